@@ -1,0 +1,1 @@
+"""The offline demo: a tiny random checkpoint, two faces, their made-up embeddings."""

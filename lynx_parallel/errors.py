@@ -1,0 +1,49 @@
+"""Every error a user can meet: one tree, one line each, one exit code each.
+
+The command line prints ``str(error)`` and leaves with ``error.exit_code``; a traceback appears only
+under ``--debug``. Nothing here imports torch or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class LynxError(Exception):
+    """Base of all errors a user can act on. ``str(error)`` is one line (several for InputErrors)."""
+
+    exit_code = 1
+
+
+class InputErrors(LynxError):
+    """Everything wrong with the user's files and options, found before any work.
+
+    Attributes:
+        lines: one self-contained line per mistake: ``file:line: path: value: what is allowed``.
+    """
+
+    exit_code = 2
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+class ClusterError(LynxError):
+    """The machine, the cluster or an installed package cannot do what was asked (exit 3)."""
+
+    exit_code = 3
+
+
+class CheckpointError(LynxError):
+    """A weights file does not fit: names file, key, expected and found."""
+
+    exit_code = 2
+
+
+class SubjectError(LynxError):
+    """One subject cannot be used; its shots fail alone."""
+
+
+class RenderError(LynxError):
+    """One shot failed while rendering; others go on."""

@@ -1,0 +1,129 @@
+"""One transformer block of Wan with its Lynx projections.
+
+Legend: B batch, L this rank's tokens, S key tokens, H heads, D channels of a head, C = H·D.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from torch import nn
+
+from lynx_parallel.model.adapters import IDProjection, RefProjection
+from lynx_parallel.model.attention import LocalTokens, attention
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+"""cos and sin, each [1, L, 1, D]."""
+
+
+class KV(NamedTuple):
+    """Static keys (normalised) and values of one block, each [B, S, H, D]."""
+
+    k_BSHD: torch.Tensor
+    v_BSHD: torch.Tensor
+
+
+class BlockConditioning(NamedTuple):
+    """What one guidance branch shows to one block; None where the block has no such adapter."""
+
+    text: KV
+    identity: KV | None = None
+    reference: KV | None = None
+    ip_scale: float = 1.0
+    ref_scale: float = 1.0
+
+
+def rotate(x_BLHD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Rotary position embedding on interleaved channel pairs."""
+    cos, sin = rotary[0][..., 0::2], rotary[1][..., 1::2]
+    x1, x2 = x_BLHD.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1).flatten(-2).type_as(x_BLHD)
+
+
+class LynxBlock(nn.Module):
+    """Takes over the modules of a ``WanTransformerBlock``, so that its state-dict keys stay Wan's.
+
+    Adapters' keys: ``id_adapter.*`` and ``ref_adapter.*``; absent where the block has none.
+    """
+
+    def __init__(
+        self,
+        wan: WanTransformerBlock,
+        id_adapter: IDProjection | None = None,
+        ref_adapter: RefProjection | None = None,
+    ):
+        super().__init__()
+        self.norm1, self.attn1 = wan.norm1, wan.attn1
+        self.norm2, self.attn2 = wan.norm2, wan.attn2
+        self.norm3, self.ffn = wan.norm3, wan.ffn
+        self.scale_shift_table = wan.scale_shift_table
+        self.id_adapter = id_adapter
+        self.ref_adapter = ref_adapter
+
+    def forward(
+        self,
+        x_BLC: torch.Tensor,
+        modulation_B6C: torch.Tensor,
+        rotary: Rotary,
+        conditioning: BlockConditioning,
+        tokens: LocalTokens,
+        length: int,
+    ) -> torch.Tensor:
+        """[B, L, C] → [B, L, C].
+
+        Args:
+            modulation_B6C: the time embedding's shift, scale and gate for attention and feed-forward.
+            tokens: how the token axis lies over ranks.
+            length: number of tokens of all ranks together, without padding.
+        """
+        x = x_BLC
+        shift, scale, gate, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
+
+        h = self.attention_input(x, shift, scale)
+        q, k, v = self._qkv(h)
+        out = tokens.self_attention(rotate(q, rotary), rotate(k, rotary), v, length)
+        if conditioning.reference is not None:
+            # The reference attends with the queries as they were before RoPE.
+            out = out + conditioning.ref_scale * attention(q, *conditioning.reference)
+        x = (x.float() + self.attn1.to_out[0](out.flatten(2)) * gate).type_as(x)
+
+        attn = self.attn2
+        q = attn.norm_q(attn.to_q(self.norm2(x.float()).type_as(x))).unflatten(2, (attn.heads, -1))
+        out = attention(q, *conditioning.text)
+        if conditioning.identity is not None:
+            out = out + conditioning.ip_scale * attention(q, *conditioning.identity)
+        x = x + attn.to_out[0](out.flatten(2))
+
+        h = (self.norm3(x.float()) * (1 + scale_ff) + shift_ff).type_as(x)
+        return (x.float() + self.ffn(h).float() * gate_ff).type_as(x)
+
+    def attention_input(self, x_BLC: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """What self-attention reads, [B, L, C]; for the face crop this is the reference feature."""
+        return (self.norm1(x_BLC.float()) * (1 + scale) + shift).type_as(x_BLC)
+
+    def _qkv(self, h_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        attn = self.attn1
+        q, k, v = attn.norm_q(attn.to_q(h_BLC)), attn.norm_k(attn.to_k(h_BLC)), attn.to_v(h_BLC)
+        return q.unflatten(2, (attn.heads, -1)), k.unflatten(2, (attn.heads, -1)), v.unflatten(2, (attn.heads, -1))
+
+    def text_kv(self, text_BSC: torch.Tensor) -> KV:
+        """Projected text [B, 512, C] → static K and V of the cross-attention."""
+        return self._kv(self.attn2.norm_k(self.attn2.to_k(text_BSC)), self.attn2.to_v(text_BSC))
+
+    def identity_kv(self, id_tokens_BSC: torch.Tensor) -> KV | None:
+        """ID tokens [B, 16, id_dim] → static K and V, or None where the block has no ID adapter."""
+        if self.id_adapter is None:
+            return None
+        return self._kv(*self.id_adapter(id_tokens_BSC, self.attn2.norm_k))
+
+    def reference_kv(self, feature_BSC: torch.Tensor) -> KV | None:
+        """Reference feature [B, 256, C] → static K and V, or None without a reference adapter."""
+        if self.ref_adapter is None:
+            return None
+        return self._kv(*self.ref_adapter(feature_BSC, self.attn1.norm_k))
+
+    def _kv(self, k_BSC: torch.Tensor, v_BSC: torch.Tensor) -> KV:
+        heads = self.attn2.heads
+        return KV(k_BSC.unflatten(2, (heads, -1)), v_BSC.unflatten(2, (heads, -1)))

@@ -1,0 +1,147 @@
+"""The Wan transformer's forward with Lynx's two adapters, on diffusers' own modules.
+
+The forward is written here rather than in attention processors, because Lynx needs three things a
+processor cannot give cleanly: static keys and values instead of text embeddings, a reference
+attention that sees the queries before RoPE, and the inputs of every self-attention (the reference
+features).
+
+Legend: B batch, N all tokens, L this rank's tokens, S key tokens, C channels; latents are
+[B, 16, T, h, w].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import nn
+
+from lynx_parallel.model.adapters import IDProjection, RefProjection
+from lynx_parallel.model.attention import LocalTokens
+from lynx_parallel.model.block import KV, BlockConditioning, LynxBlock, Rotary
+
+Branch = list[BlockConditioning]
+"""What one guidance branch sees besides the latents, block by block."""
+
+
+class LynxTransformer(nn.Module):
+    """Wan's transformer and Lynx's ID and reference projections.
+
+    State-dict keys are those of ``WanTransformer3DModel`` plus ``blocks.{i}.id_adapter.*`` and
+    ``blocks.{i}.ref_adapter.*``.
+
+    Attributes:
+        config: diffusers' configuration of the transformer.
+        tokens: how the token axis lies over ranks; ``parallel.apply.parallelize`` replaces it.
+    """
+
+    def __init__(
+        self,
+        wan: WanTransformer3DModel,
+        id_adapters: Mapping[int, IDProjection] | None = None,
+        ref_adapters: Mapping[int, RefProjection] | None = None,
+    ):
+        super().__init__()
+        id_adapters, ref_adapters = id_adapters or {}, ref_adapters or {}
+        self.config = wan.config
+        self.rope = wan.rope
+        self.patch_embedding = wan.patch_embedding
+        self.condition_embedder = wan.condition_embedder
+        self.blocks = nn.ModuleList(
+            LynxBlock(block, id_adapters.get(i), ref_adapters.get(i)) for i, block in enumerate(wan.blocks)
+        )
+        self.norm_out = wan.norm_out
+        self.proj_out = wan.proj_out
+        self.scale_shift_table = wan.scale_shift_table
+        self.tokens = LocalTokens()
+        self.requires_grad_(False).eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.patch_embedding.weight.device
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether any block has a reference adapter (full, or lite ID with full reference)."""
+        return any(block.ref_adapter is not None for block in self.blocks)
+
+    def forward(self, latents_BCThw: torch.Tensor, timestep_B: torch.Tensor, branch: Branch) -> torch.Tensor:
+        """One branch's velocity at one step.
+
+        Args:
+            latents_BCThw: noisy latents, [B, 16, T, h, w], in the model's dtype, alike on every rank.
+            timestep_B: [B], 0 … 999.
+            branch: static keys and values, one entry a block.
+
+        Returns:
+            Velocity [B, 16, T, h, w], alike on every rank.
+        """
+        x, rotary = self._embed(latents_BCThw)
+        length = x.shape[1]
+        x, rotary = self.tokens.split(x), (self.tokens.split(rotary[0]), self.tokens.split(rotary[1]))
+        temb, modulation = self._time(timestep_B)
+        for block, conditioning in zip(self.blocks, branch, strict=True):
+            x = block(x, modulation, rotary, conditioning, self.tokens, length)
+        shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
+        x = self.proj_out((self.norm_out(x.float()) * (1 + scale) + shift).type_as(x))
+        return self._unpatchify(self.tokens.gather(x, length), latents_BCThw.shape)
+
+    def reference_features(self, latents_BCThw: torch.Tensor, text: list[KV]) -> list[torch.Tensor]:
+        """The reference pass: a face crop's latents through the frozen transformer at timestep 0.
+
+        No identity acts and no reference; ``text`` is that of "image of a face". Every rank computes
+        all of it: 256 tokens cost less than splitting them would.
+
+        Args:
+            latents_BCThw: [B, 16, 1, h/8, w/8] (256×256 pixels → 32×32), in the model's dtype.
+
+        Returns:
+            One [B, 256, C] a block: the input of its self-attention, after norm and AdaLN.
+        """
+        x, rotary = self._embed(latents_BCThw)
+        _, modulation = self._time(torch.zeros(x.shape[0], device=x.device, dtype=torch.long))
+        here, length = LocalTokens(), x.shape[1]
+        features = []
+        for block, kv in zip(self.blocks, text, strict=True):
+            shift, scale = (block.scale_shift_table + modulation)[:, :2].chunk(2, dim=1)
+            features.append(block.attention_input(x, shift, scale))
+            x = block(x, modulation, rotary, BlockConditioning(kv), here, length)
+        return features
+
+    def text_kv(self, prompt_embeds_BSC: torch.Tensor) -> list[KV]:
+        """UMT5 embeddings [B, 512, text_dim] → static K and V of every block's cross-attention."""
+        text = self.condition_embedder.text_embedder(prompt_embeds_BSC)
+        return [block.text_kv(text) for block in self.blocks]
+
+    def identity_kv(self, id_tokens_BSC: torch.Tensor) -> list[KV | None]:
+        """ID tokens [B, 16, id_dim] → static K and V by block, None where a block has no adapter."""
+        return [block.identity_kv(id_tokens_BSC) for block in self.blocks]
+
+    def reference_kv(self, features: list[torch.Tensor]) -> list[KV | None]:
+        """``reference_features`` → static K and V by block, None where a block has no adapter."""
+        return [block.reference_kv(feature) for block, feature in zip(self.blocks, features, strict=True)]
+
+    def _embed(self, latents_BCThw: torch.Tensor) -> tuple[torch.Tensor, Rotary]:
+        """Latents → tokens [B, N, C] and their rotary embedding."""
+        rotary = self.rope(latents_BCThw)
+        return self.patch_embedding(latents_BCThw).flatten(2).transpose(1, 2).contiguous(), rotary
+
+    def _time(self, timestep_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """→ time embedding [B, C] and the blocks' modulation [B, 6, C]."""
+        embedder = self.condition_embedder
+        frequencies = embedder.timesteps_proj(timestep_B)
+        # diffusers keeps the time embedder in fp32 whatever the model's dtype.
+        temb = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype)).to(self.dtype)
+        return temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(1, (6, -1)).float()
+
+    def _unpatchify(self, x_BNC: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """Tokens [B, N, 16·patch] → latents of ``shape``."""
+        batch, _, frames, height, width = shape
+        pt, ph, pw = self.config.patch_size
+        x = x_BNC.reshape(batch, frames // pt, height // ph, width // pw, pt, ph, pw, -1)
+        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(batch, -1, frames, height, width)

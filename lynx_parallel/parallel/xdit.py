@@ -1,0 +1,205 @@
+"""xDiT's unified sequence parallelism: the only module that imports xfuser.
+
+A gang is a world of its own: ``join`` builds the process groups of a layout, ``leave`` takes them
+down again, weights untouched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from lynx_parallel.model.attention import LocalTokens
+from lynx_parallel.parallel.layout import Layout
+
+Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+_BACKEND = "lynx-padded"
+"""Name under which our padding-aware attention is registered with xfuser."""
+
+
+class UspTokens(LocalTokens):
+    """The token axis over a gang's ring × Ulysses ranks, in contiguous shards, zero-padded at the end.
+
+    Rank r of the sequence group holds tokens r·L … (r+1)·L − 1 with L = ⌈N / ranks⌉. Padded keys are
+    masked exactly: xfuser's own Wan wrapper lets them take part.
+    """
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self._xfuser = _import_xfuser()
+        group = self._xfuser.get_sp_group()
+        self.rank, self._group = group.rank_in_group, group.device_group
+
+    def split(self, x_BNC: torch.Tensor) -> torch.Tensor:
+        shard = self.layout.shard(x_BNC.shape[1])
+        start = self.rank * shard
+        mine = x_BNC[:, start : start + shard]
+        if (missing := shard - mine.shape[1]) > 0:
+            mine = F.pad(mine, (0, 0) * (mine.ndim - 2) + (0, missing))
+        return mine.contiguous()
+
+    def gather(self, x_BLC: torch.Tensor, length: int) -> torch.Tensor:
+        shards = [torch.empty_like(x_BLC) for _ in range(self.layout.sequence)]
+        dist.all_gather(shards, x_BLC.contiguous(), group=self._group)
+        return torch.cat(shards, dim=1)[:, :length]
+
+    def self_attention(
+        self, q_BLHD: torch.Tensor, k_BLHD: torch.Tensor, v_BLHD: torch.Tensor, length: int
+    ) -> torch.Tensor:
+        q, k, v = (t.transpose(1, 2) for t in (q_BLHD, k_BLHD, v_BLHD))
+        out = self._xfuser.USP(q, k, v, backend=_BACKEND, attention_kwargs={"length": length, "ring_step": 0})
+        return out.transpose(1, 2)
+
+
+def join(
+    layout: Layout,
+    *,
+    rank: int,
+    store: dist.Store,
+    device: torch.device,
+    transformer_config: Any,
+    timeout: timedelta = timedelta(minutes=10),
+) -> UspTokens:
+    """Makes this process rank ``rank`` of a gang; returns its view of the token axis.
+
+    Blocks until all ``layout.size`` ranks have joined: gloo on the CPU, NCCL on CUDA.
+
+    Args:
+        store: shared by the gang's ranks and by no other gang.
+        transformer_config: diffusers' configuration (heads, head size, patch size, channels).
+        timeout: of every collective; a rank that raises leaves its peers waiting this long.
+    """
+    xfuser = _import_xfuser()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.size, timeout=timeout)
+    xfuser.init_distributed_environment(
+        world_size=layout.size, rank=rank, local_rank=device.index or 0, backend=backend
+    )
+    xfuser.initialize_model_parallel(
+        # xDiT's own guidance axis stops at two branches; as replicas, the axis may have three.
+        data_parallel_degree=layout.guidance,
+        sequence_parallel_degree=layout.sequence,
+        ring_degree=layout.ring,
+        ulysses_degree=layout.ulysses,
+        backend=backend,
+    )
+    config = xfuser.xFuserArgs(
+        model="",
+        data_parallel_degree=layout.guidance,
+        ring_degree=layout.ring,
+        ulysses_degree=layout.ulysses,
+        **({"attention_backend": "sdpa_flash"} if device.type == "cpu" else {}),
+    ).create_config()[0]
+    pipeline = SimpleNamespace(transformer=SimpleNamespace(config=transformer_config))
+    xfuser.initialize_runtime_state(pipeline, config)
+    _register_padded_attention(xfuser)
+    return UspTokens(layout)
+
+
+def leave() -> None:
+    """Takes this process out of its gang; does nothing where it is in none."""
+    if dist.is_initialized():
+        xfuser = _import_xfuser()
+        xfuser.destroy_model_parallel()
+        xfuser.destroy_distributed_environment()
+
+
+def _register_padded_attention(xfuser: SimpleNamespace) -> None:
+    """Attention that drops the keys which are padding, in Ulysses (one call) and at every ring step."""
+    inner: Attention = xfuser.ATTENTION_FUNCTION_REGISTRY[xfuser.get_runtime_state().attention_backend]
+    ring, ring_rank = xfuser.get_ring_parallel_world_size(), xfuser.get_ring_parallel_rank()
+
+    def padded(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attention_kwargs: dict[str, int], **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # At step s of the ring this rank sees the keys that rank (r − s) mod R started with.
+        source = (ring_rank - attention_kwargs["ring_step"]) % ring
+        attention_kwargs["ring_step"] += 1
+        valid = min(max(attention_kwargs["length"] - source * k.shape[2], 0), k.shape[2])
+        return inner(q, k[:, :, :valid], v[:, :, :valid], attention_kwargs=None, **kwargs)
+
+    xfuser.ATTENTION_FUNCTION_REGISTRY[_BACKEND] = padded
+
+
+@cache
+def _import_xfuser() -> SimpleNamespace:
+    """Imports xfuser and names what we use of it; on a machine without CUDA, made to import at all."""
+    os.environ.setdefault("XDIT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("LOG_LEVEL", "warning")
+    if not torch.cuda.is_available():
+        _shim_cpu()
+    from xfuser.config.args import xFuserArgs
+    from xfuser.core.distributed import (
+        get_ring_parallel_rank,
+        get_ring_parallel_world_size,
+        get_runtime_state,
+        get_sp_group,
+        init_distributed_environment,
+        initialize_model_parallel,
+        initialize_runtime_state,
+    )
+    from xfuser.core.distributed.attention_backend import (
+        ATTENTION_FUNCTION_REGISTRY,
+        AttentionBackendType,
+    )
+    from xfuser.core.distributed.parallel_state import (
+        destroy_distributed_environment,
+        destroy_model_parallel,
+    )
+    from xfuser.model_executor.layers import usp
+
+    for name in ("xfuser", "yunchang"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        from yunchang.globals import PROCESS_GROUP
+
+        usp.PROCESS_GROUP = PROCESS_GROUP
+        ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.SDPA_FLASH] = _sdpa_with_lse
+    names = dict(locals())
+    return SimpleNamespace(**names, USP=usp.USP)
+
+
+def _sdpa_with_lse(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, dropout_p: float = 0.0, is_causal: bool = False, **_: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The CPU's flash kernel with its log-sum-exp, which ring attention needs to merge its steps."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout_p, is_causal)[:2]
+
+
+def _shim_cpu() -> None:
+    """Lets xfuser 0.7 import without an accelerator and without triton.
+
+    Its ``envs`` raises where there is no accelerator, and one module imports triton unguarded. Both
+    are answered before the package's own ``__init__`` runs; nothing else of xfuser is replaced.
+    """
+    spec = importlib.util.find_spec("xfuser")
+    assert spec is not None
+    assert spec.origin is not None
+    stub = ModuleType("xfuser")
+    stub.__path__ = [str(Path(spec.origin).parent)]
+    sys.modules["xfuser"] = stub
+    try:
+        from xfuser import envs
+    finally:
+        del sys.modules["xfuser"]
+    envs.get_device_version = lambda: None
+    envs.get_torch_distributed_backend = lambda: "gloo"
+    envs.PACKAGES_CHECKER.packages_info["has_long_ctx_attn"] = True
+    if importlib.util.find_spec("triton") is None:
+        name = "xfuser.core.sparge_attention.block_mask"
+        stand_in = ModuleType(name)
+        stand_in.get_block_map_meansim = None  # type: ignore[attr-defined]
+        sys.modules[name] = stand_in

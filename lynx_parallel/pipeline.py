@@ -1,0 +1,296 @@
+"""LynxPipeline: one subject, one prompt, one video, in this process. For notebooks, and for ranks.
+
+A gang's ranks hold the same class with a parallelised transformer; rank 0 makes the ``ShotInputs``,
+all ranks call ``denoise`` on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+
+from lynx_parallel.model.block import BlockConditioning
+from lynx_parallel.model.checkpoints import (
+    AdapterFiles,
+    load_resampler,
+    load_scheduler_config,
+    load_transformer,
+    load_vae,
+)
+from lynx_parallel.model.transformer import Branch
+from lynx_parallel.spec.pipeline import Sampling
+from lynx_parallel.stages.denoise import BranchName, Step, denoise, guidance_weights, make_scheduler
+from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
+from lynx_parallel.stages.prompt import TextEncoder
+from lynx_parallel.stages.subject import read_embedding, read_picture, ref_crop
+
+REFERENCE_PROMPT = "image of a face"
+REFERENCE_SIZE = 256
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ShotInputs:
+    """All tensors a shot starts from; a gang's rank 0 makes them and broadcasts them.
+
+    Attributes:
+        noise: [1, 16, T, h, w] fp32.
+        prompt_embeds, negative_prompt_embeds: [1, 512, text_dim].
+        id_tokens, id_tokens_uncond: [1, 16, id_dim].
+        reference_prompt_embeds: [1, 512, text_dim]; this and the next two None without a reference
+            adapter.
+        reference_latents, reference_latents_uncond: [1, 16, 1, 32, 32] fp32.
+    """
+
+    noise: torch.Tensor
+    prompt_embeds: torch.Tensor
+    negative_prompt_embeds: torch.Tensor
+    id_tokens: torch.Tensor
+    id_tokens_uncond: torch.Tensor
+    reference_prompt_embeds: torch.Tensor | None = None
+    reference_latents: torch.Tensor | None = None
+    reference_latents_uncond: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> ShotInputs:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return ShotInputs(**{name: None if t is None else t.to(device) for name, t in moved.items()})
+
+
+@dataclass(frozen=True)
+class LynxOutput:
+    """A rendered video.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3].
+        latents: final latents [1, 16, T, h, w], fp32, normalised.
+    """
+
+    frames: np.ndarray
+    latents: torch.Tensor
+
+
+class LynxPipeline:
+    """The model of Lynx, loaded once, called many times.
+
+    Build it with ``from_pretrained``. Conditioning that does not change between calls (a subject's
+    reference features, a prompt's keys and values) is kept and reused, see ``conditioning_entries``.
+    """
+
+    conditioning_entries = 8
+    """How many static key/value sets are kept, least recently used first to go."""
+
+    def __init__(
+        self,
+        *,
+        base: Path,
+        transformer: Any,
+        resampler: Any,
+        vae: Any,
+        scheduler_config: Mapping[str, Any],
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        self.base = base
+        self.transformer = transformer
+        self.resampler = resampler
+        self.vae = vae
+        self.scheduler_config = scheduler_config
+        self.dtype = dtype
+        self.device = device
+        self._prompt_embeds: dict[str, torch.Tensor] = {}
+        self._static: OrderedDict[Hashable, Any] = OrderedDict()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path,
+        adapters: Mapping[str, str | Path] | AdapterFiles,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Loads the base and the adapters.
+
+        Args:
+            base: folder of Wan2.1-T2V in diffusers layout.
+            adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files, in the
+                reference layout or the single-file one.
+            dtype: of the transformer, resampler and text encoder; the VAE stays fp32.
+
+        Raises:
+            CheckpointError: a file, key or shape does not fit.
+        """
+        base = Path(base)
+        if not isinstance(adapters, AdapterFiles):
+            adapters = AdapterFiles(**{name: Path(path) for name, path in adapters.items()})
+        return cls(
+            base=base,
+            transformer=load_transformer(base / "transformer", adapters, dtype=dtype, device=device),
+            resampler=load_resampler(adapters.resampler, dtype=dtype, device=device),
+            vae=load_vae(base / "vae", device=device),
+            scheduler_config=load_scheduler_config(base / "scheduler"),
+            dtype=dtype,
+            device=torch.device(device),
+        )
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        image: np.ndarray | str | Path | None = None,
+        landmarks: Any = None,
+        embedding: np.ndarray | str | Path,
+        on_step: Callable[[Step], None] | None = None,
+        **sampling: Any,
+    ) -> LynxOutput:
+        """Renders one video.
+
+        Args:
+            image: uint8 RGB [H, W, 3] or a picture file; not needed for lite.
+            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first.
+            embedding: ArcFace vector [512] of the face, or a file of it.
+            on_step: called after each denoising step.
+            sampling: any field of ``spec.pipeline.Sampling`` (width, height, num_frames, seed, …).
+
+        Raises:
+            SubjectError: picture, landmarks or embedding cannot be used.
+        """
+        settings = Sampling(**sampling)
+        inputs = self.prepare(prompt, settings, image=image, landmarks=landmarks, embedding=embedding)
+        latents = self.denoise(inputs, settings, on_step)
+        return LynxOutput(frames=to_frames(decode(self.vae, latents)), latents=latents)
+
+    def encode_prompts(self, prompts: list[str]) -> None:
+        """Makes the embeddings of these prompts ready; the text encoder is loaded for it and let go."""
+        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_embeds]:
+            encoder = TextEncoder(self.base, dtype=self.dtype, device=self.device)
+            for prompt in missing:
+                self._prompt_embeds[prompt] = encoder([prompt]).cpu()
+
+    def prompt_embeds(self, prompt: str) -> torch.Tensor:
+        """[1, 512, text_dim] of a prompt, encoded now if it was not before."""
+        self.encode_prompts([prompt])
+        return self._prompt_embeds[prompt].to(self.device)
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        prompt: str,
+        sampling: Sampling,
+        *,
+        image: np.ndarray | str | Path | None = None,
+        landmarks: Any = None,
+        embedding: np.ndarray | str | Path,
+    ) -> ShotInputs:
+        """Everything a shot starts from. Arguments as in ``__call__``."""
+        vector = embedding if isinstance(embedding, np.ndarray) else read_embedding(Path(embedding))
+        tokens = torch.from_numpy(vector).to(self.device, self.dtype).view(1, 1, -1)
+        self.encode_prompts([prompt, sampling.negative_prompt])
+        inputs = ShotInputs(
+            noise=initial_noise(sampling.width, sampling.height, sampling.num_frames, sampling.seed).to(self.device),
+            prompt_embeds=self.prompt_embeds(prompt),
+            negative_prompt_embeds=self.prompt_embeds(sampling.negative_prompt),
+            id_tokens=self.resampler(tokens),
+            # The reference's unconditional identity is the resampler's answer to zeros, not zeros.
+            id_tokens_uncond=self.resampler(torch.zeros_like(tokens)),
+        )
+        if not self.transformer.has_reference:
+            return inputs
+        if image is None or landmarks is None:
+            raise ValueError("image and landmarks are needed: these adapters have a reference branch")
+        picture = image if isinstance(image, np.ndarray) else read_picture(Path(image))
+        crop = ref_crop(picture, np.asarray(landmarks, dtype=np.float32), size=REFERENCE_SIZE)
+        made = {f.name: getattr(inputs, f.name) for f in fields(inputs) if getattr(inputs, f.name) is not None}
+        return ShotInputs(
+            **made,
+            reference_prompt_embeds=self.prompt_embeds(REFERENCE_PROMPT),
+            reference_latents=self._encode_reference(crop, sampling),
+            reference_latents_uncond=self._encode_reference(None, sampling),
+        )
+
+    def _encode_reference(self, crop: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
+        return encode_reference(
+            self.vae, crop, size=REFERENCE_SIZE, mode=sampling.reference_latent, seed=sampling.seed
+        )
+
+    @torch.no_grad()
+    def reference_features(self, inputs: ShotInputs, *, unconditional: bool = False) -> list[torch.Tensor]:
+        """The reference pass's features, one [1, 256, C] a block."""
+        latents = inputs.reference_latents_uncond if unconditional else inputs.reference_latents
+        assert latents is not None
+        assert inputs.reference_prompt_embeds is not None
+        text = self._kept("text", inputs.reference_prompt_embeds, self.transformer.text_kv)
+        return self.transformer.reference_features(latents.to(self.dtype), text)
+
+    @torch.no_grad()
+    def branches(self, inputs: ShotInputs, sampling: Sampling) -> dict[BranchName, Branch]:
+        """Static keys and values of every branch that guidance gives a weight, from memory where kept."""
+        branches: dict[BranchName, Branch] = {}
+        for name in self.guidance_weights(sampling):
+            with_identity = name != "u"
+            text = self._kept(
+                "text", inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds,
+                self.transformer.text_kv,
+            )  # fmt: skip
+            nothing: list[None] = [None] * len(text)
+            identity = reference = nothing
+            if sampling.ip_scale:
+                tokens = inputs.id_tokens if with_identity else inputs.id_tokens_uncond
+                identity = self._kept("identity", tokens, self.transformer.identity_kv)
+            if sampling.ref_scale and self.transformer.has_reference:
+                latents = inputs.reference_latents if with_identity else inputs.reference_latents_uncond
+                assert latents is not None
+                reference = self._kept(
+                    "reference", latents,
+                    lambda _, u=not with_identity: self.transformer.reference_kv(
+                        self.reference_features(inputs, unconditional=u)
+                    ),
+                )  # fmt: skip
+            branches[name] = [
+                BlockConditioning(*kv, sampling.ip_scale, sampling.ref_scale)
+                for kv in zip(text, identity, reference, strict=True)
+            ]
+        return branches
+
+    def guidance_weights(self, sampling: Sampling) -> dict[BranchName, float]:
+        """Branches to run; lite (no reference adapters) has two at most, as in the reference."""
+        g_i = sampling.guidance_scale_i if self.transformer.has_reference else None
+        return guidance_weights(sampling.guidance_scale, g_i)
+
+    def denoise(
+        self, inputs: ShotInputs, sampling: Sampling, on_step: Callable[[Step], None] | None = None
+    ) -> torch.Tensor:
+        """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang."""
+        scheduler = make_scheduler(
+            self.scheduler_config,
+            sampling.num_inference_steps,
+            flow_shift=sampling.flow_shift,
+            sigma_schedule=sampling.sigma_schedule,
+            device=self.device,
+        )
+        branches = self.branches(inputs, sampling)
+        return denoise(
+            self.transformer, scheduler, inputs.noise, branches, self.guidance_weights(sampling), on_step
+        )
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Final latents → uint8 frames [F, H, W, 3]."""
+        return to_frames(decode(self.vae, latents))
+
+    def _kept(self, kind: str, source: torch.Tensor, make: Callable[[torch.Tensor], T]) -> T:
+        """``make(source)``, remembered by the source's content."""
+        key = kind, hashlib.sha256(source.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+        if key not in self._static:
+            self._static[key] = make(source)
+        self._static.move_to_end(key)
+        while len(self._static) > self.conditioning_entries:
+            self._static.popitem(last=False)
+        return self._static[key]

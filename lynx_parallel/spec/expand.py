@@ -1,0 +1,161 @@
+"""From subjects, prompts and shot groups to shots: seeds, takes, texts, settings, names."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lynx_parallel.spec.entries import VAR
+from lynx_parallel.spec.manifest import Prompt, Shot, ShotGroup, Subject
+from lynx_parallel.spec.names import fold, folder_clash, name_mistake
+from lynx_parallel.spec.pipeline import MAX_SEED, Sampling, SamplingOverrides, overlay
+from lynx_parallel.spec.problems import Problems, nearest, shown_path, shown_value
+from lynx_parallel.spec.yaml_lines import Document
+
+MAX_SHOTS = 1_000_000
+
+
+def template_mistake(text: str) -> str | None:
+    """What is wrong with a prompt's ``{var}`` fields, whatever the subject; None when nothing is."""
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError as error:
+        return f"{error}: write {{{{ and }}}} for braces"
+    for _, field, spec, conversion in parts:
+        if field is not None and (spec or conversion or not VAR.fullmatch(field)):
+            shown = shown_value("{" + field + "}")
+            return f"{shown}: only plain {{name}} fields work; write {{{{ and }}}} for braces"
+    return None
+
+
+def unknown_vars(text: str, known: Mapping[str, str]) -> list[str]:
+    """Fields of a right template that ``known`` lacks, each once."""
+    fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+    return [field for field in dict.fromkeys(fields) if field not in known]
+
+
+@dataclass
+class Expansion:
+    """Turns groups into shots and records what does not fit.
+
+    Attributes:
+        document: the manifest, for lines.
+        base: the pipeline's sampling; ``campaign`` the manifest's; ``forced`` the ``--set`` options'.
+        pattern: of the output names, already checked.
+    """
+
+    document: Document
+    problems: Problems
+    base: Sampling
+    campaign: SamplingOverrides
+    forced: SamplingOverrides
+    pattern: str
+    subjects: Mapping[str, Subject]
+    prompts: Mapping[str, Prompt]
+    _texts: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    _takes: dict[tuple[str, str], int] = field(default_factory=dict)
+    _given: dict[tuple[str, str, int], ShotGroup] = field(default_factory=dict)
+
+    def shots(self, groups: Sequence[ShotGroup]) -> tuple[Shot, ...]:
+        """All shots in the manifest's order; empty when something was wrong."""
+        before = len(self.problems)
+        if not self._few_enough(groups):
+            return ()
+        shots = tuple(shot for group in groups for shot in self._group(group))
+        if len(self.problems) == before:
+            self._names(shots)
+        return shots if len(self.problems) == before else ()
+
+    def _few_enough(self, groups: Sequence[ShotGroup]) -> bool:
+        total = 0
+        for group in groups:
+            total += len(group.subjects) * len(group.prompts) * group.takes
+            if total > MAX_SHOTS:
+                message = f"{group.where}: makes more than {MAX_SHOTS} shots: split the manifest"
+                self.problems.add(group.file, group.line, message)
+                return False
+        return True
+
+    def _group(self, group: ShotGroup) -> Iterator[Shot]:
+        for subject in (self.subjects[name] for name in group.subjects):
+            for prompt in (self.prompts[name] for name in group.prompts):
+                text = self._text(group, subject, prompt)
+                settings = overlay(
+                    self.base, self.campaign, subject.sampling, prompt.sampling, group.sampling, self.forced
+                )
+                first = settings.seed if group.first_seed is None else group.first_seed
+                if group.seeds is None and first + group.takes - 1 > MAX_SEED:
+                    message = f"{group.where}: {group.takes} takes from seed {first} pass 2^63-1"
+                    self.problems.add(group.file, group.line, message)
+                    continue
+                for seed in group.seeds or range(first, first + group.takes):
+                    take = self._take(group, subject, prompt, seed)
+                    if text is None or take is None:
+                        continue
+                    name = self.pattern.format(subject=subject.id, prompt=prompt.id, take=take, seed=seed)
+                    sampling = settings.model_copy(update={"seed": seed})
+                    yield Shot(subject, prompt, take, text, sampling, group.priority, name)
+
+    def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, seed: int) -> int | None:
+        """Number of the next take of this pair; None when the pair has this seed already."""
+        key = (subject.id, prompt.id, seed)
+        earlier = self._given.get(key)
+        if earlier is None:
+            self._given[key] = group
+            self._takes[key[:2]] = self._takes.get(key[:2], 0) + 1
+            return self._takes[key[:2]]
+        where = f"line {earlier.line}"
+        if earlier.file != group.file:
+            where = f"{shown_path(earlier.file)}:{earlier.line}"
+        message = f"{group.where}: {subject.id}/{prompt.id} with seed {seed} is given twice, first on {where}"
+        self.problems.add(group.file, group.line, message)
+        return None
+
+    def _text(self, group: ShotGroup, subject: Subject, prompt: Prompt) -> str | None:
+        """The prompt with the subject's vars; None (and recorded, once per pair) when that fails."""
+        pair = (subject.id, prompt.id)
+        if pair not in self._texts:
+            self._texts[pair] = None
+            lacking = unknown_vars(prompt.text, subject.vars)
+            text = "" if lacking else prompt.text.format_map(subject.vars).strip()
+            for name in lacking:
+                hint = nearest(name, subject.vars, "its vars")
+                self._blame(group, prompt, f"{{{name}}}: subject {subject.id!r} has no such var; {hint}")
+            if not lacking and not text:
+                self._blame(group, prompt, f"empty once the vars of subject {subject.id!r} are filled in")
+            self._texts[pair] = text or None
+        return self._texts[pair]
+
+    def _blame(self, group: ShotGroup, prompt: Prompt, message: str) -> None:
+        path = ("prompts", prompt.id)
+        if path in self.document.lines:
+            self.document.blame(self.problems, path, message)
+        else:  # a table's prompt_text
+            self.problems.add(group.file, group.line, f"{group.where}: {message}")
+
+    def _names(self, shots: Sequence[Shot]) -> None:
+        """Every name possible, and no file of one shot where another's file or folder must be."""
+        seen: dict[str, int] = {}
+        for index, shot in enumerate(shots):
+            wrong = name_mistake(shot.name)
+            if wrong:
+                self._blame_name(f"{shown_value(shot.name)} {wrong} (shot {shot.id})")
+                return
+            other = seen.setdefault(fold(shot.name), index)
+            if other != index:
+                pair = f"shots {shots[other].id} and {shot.id}"
+                self._blame_name(f"{pair} get the same name {shown_value(shot.name)}; use {{take}} or {{seed}}")
+                return
+        for folded, index in seen.items():
+            other_index = folder_clash(folded, seen)
+            if other_index is not None:
+                first, second = shots[other_index], shots[index]
+                self._blame_name(
+                    f"a file of shot {first.id} ({shown_value(first.name)}) would stand where"
+                    f" shot {second.id} ({shown_value(second.name)}) needs a folder"
+                )
+                return
+
+    def _blame_name(self, message: str) -> None:
+        self.document.blame(self.problems, ("name",), message)

@@ -1,0 +1,112 @@
+"""What a manifest means: a campaign of shots, each a subject, a prompt and a take, fully resolved.
+
+Made by ``lynx_parallel.spec.load.load_campaign``; everything here is checked, frozen and absolute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, SamplingOverrides
+
+Label = str | int | float | bool
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """Passed through to the sidecar: what allows this face to be rendered."""
+
+    ref: str
+    scope: str | None = None
+    expires: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One person. ``landmarks``: five (x, y) points in pixels of ``image``: eyes, nose, mouth corners."""
+
+    id: str
+    image: Path | None = None
+    embedding: Path | None = None
+    landmarks: Points | None = None
+    vars: dict[str, str] = field(default_factory=dict, hash=False)
+    sampling: SamplingOverrides = SamplingOverrides()
+    consent: Consent | None = None
+    labels: dict[str, Label] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text with ``{var}`` fields, not yet filled in."""
+
+    id: str
+    text: str
+    sampling: SamplingOverrides = SamplingOverrides()
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One video to render.
+
+    Attributes:
+        take: number among the shots of this subject and prompt, from 1.
+        text: the prompt after its vars.
+        sampling: every setting, with the shot's own seed.
+        priority: higher first.
+        name: of the output files, relative to the campaign's output, with ``/``, without suffix.
+    """
+
+    subject: Subject
+    prompt: Prompt
+    take: int
+    text: str
+    sampling: Sampling
+    priority: int
+    name: str
+
+    @property
+    def seed(self) -> int:
+        """Of the initial noise."""
+        return self.sampling.seed
+
+    @property
+    def id(self) -> str:
+        """``subject/prompt/take``; unique in a campaign."""
+        return f"{self.subject.id}/{self.prompt.id}/{self.take}"
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A whole manifest. ``shots`` stand in the manifest's order; priorities are not yet applied.
+
+    ``pipeline`` includes ``--set video.*``; its ``sampling`` is the pipeline file's own (each shot has its
+    resolved one).
+    """
+
+    path: Path
+    output: Path
+    pipeline: PipelineSpec
+    pipeline_path: Path
+    subjects: tuple[Subject, ...]
+    prompts: tuple[Prompt, ...]
+    shots: tuple[Shot, ...]
+    save_latents: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShotGroup:
+    """One entry of ``shots``, a table row, or the default: subjects × prompts × takes."""
+
+    file: Path
+    line: int
+    where: str  # how errors call it: "shots[2]", "row", …
+    subjects: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] | None = None
+    first_seed: int | None = None  # takes count up from here instead of sampling.seed
+    takes: int = 1
+    priority: int = 0
+    sampling: SamplingOverrides = SamplingOverrides()

@@ -1,0 +1,70 @@
+"""Pixels ↔ latents through Wan's VAE, and the initial noise."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+
+LATENT_CHANNELS = 16
+TEMPORAL_STRIDE = 4
+SPATIAL_STRIDE = 8
+
+
+def latent_shape(width: int, height: int, num_frames: int) -> tuple[int, int, int, int, int]:
+    """[1, 16, T, h, w] of a video; width and height divisible by 16, num_frames = 4k+1."""
+    frames = (num_frames - 1) // TEMPORAL_STRIDE + 1
+    return 1, LATENT_CHANNELS, frames, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
+
+
+def initial_noise(width: int, height: int, num_frames: int, seed: int) -> torch.Tensor:
+    """The reference's noise: fp32 normal draws of a CPU generator, whatever the device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(latent_shape(width, height, num_frames), generator=generator, dtype=torch.float32)
+
+
+def _statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (torch.tensor(values, device=vae.device, dtype=torch.float32).view(1, -1, 1, 1, 1)
+                 for values in (vae.config.latents_mean, vae.config.latents_std))  # fmt: skip
+    return mean, std
+
+
+@torch.no_grad()
+def encode_reference(
+    vae: AutoencoderKLWan, crop_HW3: np.ndarray | None, *, size: int, mode: Literal["mode", "sample"], seed: int
+) -> torch.Tensor:
+    """A face crop → normalised latents [1, 16, 1, size/8, size/8], fp32.
+
+    Args:
+        crop_HW3: uint8 RGB, [size, size, 3]; None for the unconditional reference, which is an
+            all-zero picture *after* normalisation to [-1, 1], i.e. grey.
+        mode: the posterior's mode, or a sample drawn with ``seed + 1`` as the reference does.
+        seed: the shot's seed; unused for "mode".
+    """
+    if crop_HW3 is None:
+        pixels = torch.zeros(1, 3, 1, size, size, device=vae.device)
+    else:
+        rgb = torch.from_numpy(np.ascontiguousarray(crop_HW3)).to(vae.device, torch.float32)
+        pixels = (rgb / 127.5 - 1).permute(2, 0, 1)[None, :, None]
+    posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+    latents = (
+        posterior.mode() if mode == "mode" else posterior.sample(torch.Generator().manual_seed(seed + 1))
+    ).float()
+    mean, std = _statistics(vae)
+    return (latents - mean) / std
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKLWan, latents_BCThw: torch.Tensor) -> torch.Tensor:
+    """Normalised latents [1, 16, T, h, w] → video [1, 3, F, H, W] in [-1, 1], fp32."""
+    mean, std = _statistics(vae)
+    latents = latents_BCThw.to(vae.device, torch.float32) * std + mean
+    return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
+
+
+def to_frames(video_BCFHW: torch.Tensor) -> np.ndarray:
+    """[1, 3, F, H, W] in [-1, 1] → uint8 [F, H, W, 3]."""
+    levels = ((video_BCFHW[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(1, 2, 3, 0).cpu().numpy()

@@ -1,0 +1,48 @@
+"""Prompts → UMT5 embeddings. The text encoder is large and needed briefly: load, encode, let go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from lynx_parallel.errors import CheckpointError
+
+MAX_TOKENS = 512
+"""Wan's text length: longer prompts are cut, shorter ones zero-padded, and the zeros are attended."""
+
+
+class TextEncoder:
+    """UMT5 and its tokenizer.
+
+    Args:
+        base: model folder in diffusers layout (``tokenizer/`` and ``text_encoder/``).
+
+    Raises:
+        CheckpointError: the folder holds no loadable tokenizer or encoder.
+    """
+
+    def __init__(self, base: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu"):
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+            encoder = UMT5EncoderModel.from_pretrained(base / "text_encoder", dtype=dtype, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{base}: text encoder: {str(error).splitlines()[0]}") from error
+        self.encoder = encoder.requires_grad_(False).eval().to(device)
+        self.device = torch.device(device)
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """[n] prompts → [n, 512, text_dim], zero past each prompt's own tokens, in the encoder's dtype."""
+        return torch.cat([self._encode(prompt) for prompt in prompts])
+
+    def _encode(self, prompt: str) -> torch.Tensor:
+        # One at a time: a prompt's embedding must not depend on which others share its batch.
+        tokens = self.tokenizer(
+            prompt_clean(prompt), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        )
+        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        return self.encoder(ids, mask).last_hidden_state * mask.unsqueeze(-1)

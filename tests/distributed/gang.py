@@ -1,0 +1,48 @@
+"""Runs a function in N processes that share a file store: a gang without Ray."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+
+def _child(rank: int, world: int, function: Callable[..., Any], args: tuple[Any, ...], folder: str) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    try:
+        store = dist.FileStore(f"{folder}/store", world)
+        torch.save(function(rank, store, *args), f"{folder}/{rank}.pt")
+    except BaseException:
+        Path(f"{folder}/{rank}.error").write_text(traceback.format_exc())
+        raise
+
+
+def run_gang(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """``function(rank, store, *args)`` in ``world`` fresh processes; returns their results by rank.
+
+    ``function`` must be importable (module level). A rank that raises fails the test with its traceback.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        context = mp.get_context("spawn")
+        ranks = [context.Process(target=_child, args=(r, world, function, args, folder)) for r in range(world)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(300)
+        alive = [rank for rank in ranks if rank.is_alive()]
+        for rank in alive:
+            rank.kill()
+        errors = [path.read_text() for path in sorted(Path(folder).glob("*.error"))]
+        assert not errors, "\n".join(errors)
+        assert not alive, f"{len(alive)} of {world} ranks still ran after 300 s"
+        return [torch.load(f"{folder}/{r}.pt", weights_only=False) for r in range(world)]

@@ -1,0 +1,1 @@
+"""Tests of lynx_parallel.stages."""
