@@ -9,27 +9,30 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 
-from lynx_parallel.model.block import BlockConditioning
+from lynx_parallel.model.adapters import Resampler
+from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import (
-    AdapterFiles,
     load_resampler,
     load_scheduler_config,
     load_transformer,
     load_vae,
 )
-from lynx_parallel.model.transformer import Branch
-from lynx_parallel.spec.pipeline import Sampling
+from lynx_parallel.model.transformer import Branch, LynxTransformer
+from lynx_parallel.spec.pipeline import ModelSpec, Sampling
 from lynx_parallel.stages.denoise import BranchName, Step, denoise, guidance_weights, make_scheduler
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
-from lynx_parallel.stages.prompt import TextEncoder
+from lynx_parallel.stages.prompt import TextEncoder, pad
 from lynx_parallel.stages.subject import read_embedding, read_picture, ref_crop
+from lynx_parallel.weights import WeightFiles, find_weights
 
 REFERENCE_PROMPT = "image of a face"
 REFERENCE_SIZE = 256
@@ -59,10 +62,6 @@ class ShotInputs:
     reference_latents: torch.Tensor | None = None
     reference_latents_uncond: torch.Tensor | None = None
 
-    def to(self, device: torch.device | str) -> ShotInputs:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return ShotInputs(**{name: None if t is None else t.to(device) for name, t in moved.items()})
-
 
 @dataclass(frozen=True)
 class LynxOutput:
@@ -91,9 +90,9 @@ class LynxPipeline:
         self,
         *,
         base: Path,
-        transformer: Any,
-        resampler: Any,
-        vae: Any,
+        transformer: LynxTransformer,
+        resampler: Resampler,
+        vae: AutoencoderKLWan,
         scheduler_config: Mapping[str, Any],
         dtype: torch.dtype,
         device: torch.device,
@@ -112,7 +111,7 @@ class LynxPipeline:
     def from_pretrained(
         cls,
         base: str | Path,
-        adapters: Mapping[str, str | Path] | AdapterFiles,
+        adapters: Mapping[str, str | Path],
         *,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
@@ -120,23 +119,29 @@ class LynxPipeline:
         """Loads the base and the adapters.
 
         Args:
-            base: folder of Wan2.1-T2V in diffusers layout.
-            adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files, in the
-                reference layout or the single-file one.
+            base: folder of Wan2.1-T2V in diffusers layout, or a hub id ``org/name[@revision]``.
+            adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files in the
+                reference layout or the single-file one, or ``hub:org/repo/path``.
             dtype: of the transformer, resampler and text encoder; the VAE stays fp32.
 
         Raises:
             CheckpointError: a file, key or shape does not fit.
         """
-        base = Path(base)
-        if not isinstance(adapters, AdapterFiles):
-            adapters = AdapterFiles(**{name: Path(path) for name, path in adapters.items()})
+        spec = ModelSpec(
+            base=str(base),
+            adapters={name: str(path) for name, path in adapters.items()},  # type: ignore[arg-type]
+        )
+        return cls.from_files(find_weights(spec), dtype=dtype, device=device)
+
+    @classmethod
+    def from_files(cls, weights: WeightFiles, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Self:
+        """``from_pretrained`` with the local files already found."""
         return cls(
-            base=base,
-            transformer=load_transformer(base / "transformer", adapters, dtype=dtype, device=device),
-            resampler=load_resampler(adapters.resampler, dtype=dtype, device=device),
-            vae=load_vae(base / "vae", device=device),
-            scheduler_config=load_scheduler_config(base / "scheduler"),
+            base=weights.base,
+            transformer=load_transformer(weights, dtype=dtype, device=device),
+            resampler=load_resampler(weights.resampler, dtype=dtype, device=device),
+            vae=load_vae(weights.base / "vae", device=device),
+            scheduler_config=load_scheduler_config(weights.base / "scheduler"),
             dtype=dtype,
             device=torch.device(device),
         )
@@ -173,12 +178,12 @@ class LynxPipeline:
         if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_embeds]:
             encoder = TextEncoder(self.base, dtype=self.dtype, device=self.device)
             for prompt in missing:
-                self._prompt_embeds[prompt] = encoder([prompt]).cpu()
+                self._prompt_embeds[prompt] = encoder(prompt).cpu()
 
     def prompt_embeds(self, prompt: str) -> torch.Tensor:
         """[1, 512, text_dim] of a prompt, encoded now if it was not before."""
         self.encode_prompts([prompt])
-        return self._prompt_embeds[prompt].to(self.device)
+        return pad(self._prompt_embeds[prompt]).to(self.device)
 
     @torch.no_grad()
     def prepare(
@@ -208,24 +213,29 @@ class LynxPipeline:
             raise ValueError("image and landmarks are needed: these adapters have a reference branch")
         picture = image if isinstance(image, np.ndarray) else read_picture(Path(image))
         crop = ref_crop(picture, np.asarray(landmarks, dtype=np.float32), size=REFERENCE_SIZE)
-        made = {f.name: getattr(inputs, f.name) for f in fields(inputs) if getattr(inputs, f.name) is not None}
-        return ShotInputs(
-            **made,
+        return replace(
+            inputs,
             reference_prompt_embeds=self.prompt_embeds(REFERENCE_PROMPT),
             reference_latents=self._encode_reference(crop, sampling),
             reference_latents_uncond=self._encode_reference(None, sampling),
         )
 
     def _encode_reference(self, crop: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
-        return encode_reference(
-            self.vae, crop, size=REFERENCE_SIZE, mode=sampling.reference_latent, seed=sampling.seed
-        )
+        return encode_reference(self.vae, crop, size=REFERENCE_SIZE, mode=sampling.reference_latent, seed=sampling.seed)
 
     @torch.no_grad()
     def reference_features(self, inputs: ShotInputs, *, unconditional: bool = False) -> list[torch.Tensor]:
-        """The reference pass's features, one [1, 256, C] a block."""
+        """The reference pass's features, one [1, 256, C] a block.
+
+        Raises:
+            ValueError: these adapters have no reference branch.
+        """
         latents = inputs.reference_latents_uncond if unconditional else inputs.reference_latents
-        assert latents is not None
+        if latents is None:
+            raise ValueError("these adapters have no reference branch")
+        return self._reference_features(inputs, latents)
+
+    def _reference_features(self, inputs: ShotInputs, latents: torch.Tensor) -> list[torch.Tensor]:
         assert inputs.reference_prompt_embeds is not None
         text = self._kept("text", inputs.reference_prompt_embeds, self.transformer.text_kv)
         return self.transformer.reference_features(latents.to(self.dtype), text)
@@ -240,25 +250,23 @@ class LynxPipeline:
                 "text", inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds,
                 self.transformer.text_kv,
             )  # fmt: skip
-            nothing: list[None] = [None] * len(text)
-            identity = reference = nothing
+            identity: list[KV | None] = [None] * len(text)
+            reference = identity
             if sampling.ip_scale:
                 tokens = inputs.id_tokens if with_identity else inputs.id_tokens_uncond
                 identity = self._kept("identity", tokens, self.transformer.identity_kv)
             if sampling.ref_scale and self.transformer.has_reference:
                 latents = inputs.reference_latents if with_identity else inputs.reference_latents_uncond
                 assert latents is not None
-                reference = self._kept(
-                    "reference", latents,
-                    lambda _, u=not with_identity: self.transformer.reference_kv(
-                        self.reference_features(inputs, unconditional=u)
-                    ),
-                )  # fmt: skip
+                reference = self._kept("reference", latents, partial(self._reference_kv, inputs))
             branches[name] = [
                 BlockConditioning(*kv, sampling.ip_scale, sampling.ref_scale)
                 for kv in zip(text, identity, reference, strict=True)
             ]
         return branches
+
+    def _reference_kv(self, inputs: ShotInputs, latents: torch.Tensor) -> list[KV | None]:
+        return self.transformer.reference_kv(self._reference_features(inputs, latents))
 
     def guidance_weights(self, sampling: Sampling) -> dict[BranchName, float]:
         """Branches to run; lite (no reference adapters) has two at most, as in the reference."""
@@ -277,9 +285,7 @@ class LynxPipeline:
             device=self.device,
         )
         branches = self.branches(inputs, sampling)
-        return denoise(
-            self.transformer, scheduler, inputs.noise, branches, self.guidance_weights(sampling), on_step
-        )
+        return denoise(self.transformer, scheduler, inputs.noise, branches, self.guidance_weights(sampling), on_step)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Final latents → uint8 frames [F, H, W, 3]."""

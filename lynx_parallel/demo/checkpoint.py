@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from lynx_parallel.artifacts import cache_root
 from lynx_parallel.demo import tiny
-from lynx_parallel.errors import CheckpointError, ClusterError
+from lynx_parallel.errors import CheckpointError, ClusterError, LynxError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +74,7 @@ def ensure_demo(root: Path | None = None) -> Path:
         _move_into_place(scratch, root)
     except OSError as error:
         hint = "" if root != demo_root() else "; LYNX_CACHE names another cache folder"
-        raise ClusterError(
-            f"cannot write the demo checkpoint to {root}: {error.strerror or error}{hint}"
-        ) from error
+        raise ClusterError(f"cannot write the demo checkpoint to {root}: {error.strerror or error}{hint}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return root
@@ -192,7 +190,11 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1 or arguments[:1] in (["-h"], ["--help"]):
         raise SystemExit("usage: python -m lynx_parallel.demo.checkpoint [FOLDER]")
-    print(ensure_demo(Path(arguments[0]).absolute() if arguments else None))
+    try:
+        print(ensure_demo(Path(arguments[0]).absolute() if arguments else None))
+    except LynxError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SIZE = 512
 
-# Pixels, in insightface's order, left as the viewer sees it: left eye, right eye, nose tip, left corner of the
-# mouth, right corner. Placed by hand, checked on the crops.
+# Pixels, in insightface's order, left as the viewer sees it: left eye, right eye, nose tip, left and right
+# corner of the mouth. Placed by hand, checked on the crops.
 LANDMARKS: dict[str, list[list[float]]] = {
     "astronaut": [[204.5, 101.0], [247.0, 103.0], [226.0, 122.5], [205.0, 140.5], [243.5, 141.0]],
     "drawn": [[212.0, 236.0], [300.0, 236.0], [256.0, 288.0], [219.0, 332.0], [293.0, 332.0]],
@@ -60,16 +60,16 @@ def drawn() -> Image:
             mark(side)
 
     hair, skin, shade, shirt = "#4a2f23", "#e0aa84", "#cd9069", "#2f6f73"
-    spot(256, 215, 128, 136, hair)
-    shape([(131, 215), (381, 215), (372, 372), (140, 372)], hair)
+    spot(256, 208, 116, 112, hair)
+    shape([(141, 200), (371, 200), (360, 268), (152, 268)], hair)
     spot(256, 546, 196, 116, shirt)
     shape([(218, 340), (294, 340), (304, 446), (208, 446)], shade)
     spot(256, 446, 48, 26, shade)
     both(lambda side: spot(256 + side * 104, 262, 15, 27, shade))
     shape(_oval(256, 262, 102, 132), skin)
     shape(_fringe(), hair)
-    both(lambda side: spot(256 + side * 62, 300, 22, 14, "#e39f80"))
-    both(lambda side: shape(_arc(256 + side * 44, 214, 26, 10, thick=7), hair))
+    both(lambda side: spot(256 + side * 62, 300, 22, 14, "#e2a482"))
+    both(lambda side: shape(_arc(256 + side * 44, 214, 27, 9, thick=9), hair))
     both(lambda side: spot(256 + side * 44, 236, 21, 12.5, "#fbf7f0"))
     both(lambda side: spot(256 + side * 44, 236, 11.5, 11.5, "#5b7a3d"))
     both(lambda side: spot(256 + side * 44, 236, 5.5, 5.5, "#17130f"))
@@ -78,8 +78,8 @@ def drawn() -> Image:
     shape([(249, 240), (263, 240), (274, 286), (238, 286)], "#d99f78")
     spot(256, 284, 18, 11, "#d79a72")
     both(lambda side: spot(256 + side * 8, 291, 4, 2.5, "#a8694b"))
-    shape(_smile(332, 37, upper=8, lower=30), "#a8433f")
-    shape(_smile(333, 30, upper=7, lower=15), "#fbf7f0")
+    shape(_smile(332, 37, upper=8, lower=27), "#9c4840")
+    shape(_smile(333, 31, upper=7, lower=18), "#fbf7f0")
     return picture.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 

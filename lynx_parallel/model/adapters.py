@@ -97,7 +97,7 @@ class Resampler(nn.Module):
     def forward(self, embedding_BSE: torch.Tensor) -> torch.Tensor:
         latents = self.latents.expand(embedding_BSE.shape[0], -1, -1)
         x = self.proj_in(embedding_BSE)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
+        for attention, feed_forward in self.layers:
             latents = attention(x, latents) + latents
             latents = feed_forward(latents) + latents
         return self.norm_out(self.proj_out(latents))

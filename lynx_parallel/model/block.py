@@ -106,7 +106,11 @@ class LynxBlock(nn.Module):
     def _qkv(self, h_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         attn = self.attn1
         q, k, v = attn.norm_q(attn.to_q(h_BLC)), attn.norm_k(attn.to_k(h_BLC)), attn.to_v(h_BLC)
-        return q.unflatten(2, (attn.heads, -1)), k.unflatten(2, (attn.heads, -1)), v.unflatten(2, (attn.heads, -1))
+        return (
+            q.unflatten(2, (attn.heads, -1)),
+            k.unflatten(2, (attn.heads, -1)),
+            v.unflatten(2, (attn.heads, -1)),
+        )
 
     def text_kv(self, text_BSC: torch.Tensor) -> KV:
         """Projected text [B, 512, C] → static K and V of the cross-attention."""

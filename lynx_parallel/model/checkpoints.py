@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
@@ -22,17 +22,17 @@ from torch import nn
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
 from lynx_parallel.model.transformer import LynxTransformer
+from lynx_parallel.weights import WeightFiles
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class AdapterFiles:
-    """Lynx's three files; ``ref`` is None for lite. The layout is told from the keys."""
+class Source(NamedTuple):
+    """Where a parameter comes from."""
 
-    resampler: Path
-    id: Path
-    ref: Path | None = None
+    path: Path
+    key: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -107,88 +107,66 @@ def load_resampler(path: Path, *, dtype: torch.dtype, device: torch.device | str
             resampler = Resampler.from_shapes(shapes)
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]}: expected in a resampler, not found") from None
-    _check(resampler, {key: (path, key, shape) for key, shape in shapes.items()})
-    _fill(resampler, ((key, tensor) for key, tensor in _tensors(path, device)), lambda _: dtype)
+    _check(resampler, {key: Source(path, key, shape) for key, shape in shapes.items()})
+    _fill(resampler, ((key, tensor.to(dtype)) for key, tensor in _tensors(path, device)))
     return resampler.requires_grad_(False).eval()
 
 
-def build_transformer(config: dict[str, Any], id_shapes: Shapes | None, ref_shapes: Shapes | None) -> LynxTransformer:
+def build_transformer(config: dict[str, Any], adapter_shapes: Shapes) -> LynxTransformer:
     """An empty ``LynxTransformer`` on the meta device, its adapters as these shapes ask.
 
     Args:
         config: diffusers' ``config.json`` of the transformer.
-        id_shapes, ref_shapes: shapes by state-dict key (see ``adapter_keys``), or None without.
+        adapter_shapes: of both adapters, by state-dict key (see ``adapter_keys``).
     """
     with torch.device("meta"):
         wan = WanTransformer3DModel.from_config(config)
         inner = wan.config.num_attention_heads * wan.config.attention_head_dim
-        id_adapters = {
-            block: IDProjection(
-                id_shapes[f"blocks.{block}.id_adapter.to_k_ip.weight"][1],
-                inner,
-                id_shapes.get(f"blocks.{block}.id_adapter.registers", (0, 0, 0))[1],
-            )
-            for block in _blocks(id_shapes or {})
-            if id_shapes and f"blocks.{block}.id_adapter.to_k_ip.weight" in id_shapes
-        }
-        ref_adapters = {block: RefProjection(inner, inner) for block in _blocks(ref_shapes or {})}
+        id_adapters, ref_adapters = {}, {}
+        for block in _blocks(adapter_shapes, "id_adapter"):
+            prefix = f"blocks.{block}.id_adapter"
+            id_dim = adapter_shapes.get(f"{prefix}.to_k_ip.weight", (inner, inner))[1]
+            id_adapters[block] = IDProjection(id_dim, inner, adapter_shapes.get(f"{prefix}.registers", (1, 0))[1])
+        for block in _blocks(adapter_shapes, "ref_adapter"):
+            ref_adapters[block] = RefProjection(inner, inner)
         return LynxTransformer(wan, id_adapters, ref_adapters)
 
 
 def load_transformer(
-    folder: Path,
-    adapters: AdapterFiles | None = None,
-    *,
-    dtype: torch.dtype,
-    device: torch.device | str = "cpu",
+    weights: WeightFiles, *, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> LynxTransformer:
     """Base transformer and adapters, ready to run.
 
     Args:
-        folder: diffusers' ``transformer`` folder (config.json, safetensors in one or more files).
-        adapters: without, the plain base model.
         dtype: of all weights but those that diffusers keeps in fp32 (norms, time embedder,
             scale_shift_table).
 
     Raises:
         CheckpointError: a file, key or shape does not fit; names it.
     """
+    folder = weights.base / "transformer"
     config = _read_json(folder / "config.json")
-    # state-dict key → where it comes from
-    sources: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
+    sources: dict[str, Source] = {}
     for path in _weight_files(folder):
-        sources |= {key: (path, key, shape) for key, shape in read_shapes(path).items() if "norm_added_q" not in key}
-    id_shapes = ref_shapes = None
-    if adapters is not None:
-        shapes = read_shapes(adapters.id)
-        # Lite's adapters sit in every other block.
-        keys = adapter_keys(adapters.id, shapes, _ID, stride=1 if is_full(shapes) else 2)
-        sources |= {keys[key]: (adapters.id, key, shape) for key, shape in shapes.items()}
-        id_shapes = {keys[key]: shape for key, shape in shapes.items()}
-        check_resampler(adapters)
-        if adapters.ref is not None:
-            shapes = read_shapes(adapters.ref)
-            keys = adapter_keys(adapters.ref, shapes, _REF)
-            sources |= {keys[key]: (adapters.ref, key, shape) for key, shape in shapes.items()}
-            ref_shapes = {keys[key]: shape for key, shape in shapes.items()}
-    _check_blocks(adapters, id_shapes, ref_shapes, config["num_layers"])
-
-    transformer = build_transformer(config, id_shapes, ref_shapes)
+        sources |= {key: Source(path, key, shape) for key, shape in read_shapes(path).items()}
+    adapters = adapter_sources(weights, config["num_layers"])
+    transformer = build_transformer(config, {target: source.shape for target, source in adapters.items()})
+    sources |= adapters
     _check(transformer, sources)
-    by_file: dict[Path, dict[str, str]] = {}
-    for target, (path, key, _) in sources.items():
-        by_file.setdefault(path, {})[key] = target
-    tensors = (
-        (targets[key], tensor)
-        for path, targets in by_file.items()
-        for key, tensor in _tensors(path, device)
-        if key in targets
-    )
+
+    targets = {(source.path, source.key): target for target, source in sources.items()}
     fp32 = WanTransformer3DModel._keep_in_fp32_modules
+
+    def dtype_of(target: str) -> torch.dtype:
+        return torch.float32 if any(part in fp32 for part in target.split(".")) else dtype
+
     _fill(
         transformer,
-        tensors,
-        lambda key: torch.float32 if any(part in fp32 for part in key.split(".")) else dtype,
+        (
+            (targets[path, key], tensor.to(dtype_of(targets[path, key])))
+            for path in dict.fromkeys(source.path for source in sources.values())
+            for key, tensor in _tensors(path, device)
+        ),
     )
     # RoPE's tables are computed, not stored; on the meta device they were not.
     transformer.rope = WanRotaryPosEmbed(
@@ -197,17 +175,46 @@ def load_transformer(
     return transformer
 
 
-def check_resampler(adapters: AdapterFiles) -> None:
+def adapter_sources(weights: WeightFiles, num_layers: int) -> dict[str, Source]:
+    """State-dict key of ``LynxTransformer`` → the adapter file's tensor that fills it.
+
+    Raises:
+        CheckpointError: a key of neither layout, layers for other blocks than the base has, or a
+            resampler that belongs to other ID layers.
+    """
+    check_resampler(weights)
+    shapes = read_shapes(weights.id)
+    # Lite's i-th adapter sits in block 2i.
+    stride = 1 if is_full(shapes) else 2
+    sources = _adapter_file(weights.id, shapes, _ID, stride, num_layers)
+    if weights.ref is not None:
+        sources |= _adapter_file(weights.ref, read_shapes(weights.ref), _REF, 1, num_layers)
+    return sources
+
+
+def _adapter_file(path: Path, shapes: Shapes, layout: _Layout, stride: int, num_layers: int) -> dict[str, Source]:
+    keys = adapter_keys(path, shapes, layout, stride=stride)
+    sources = {keys[key]: Source(path, key, shape) for key, shape in shapes.items()}
+    found, expected = _blocks(sources, layout.module), list(range(0, num_layers, stride))
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: has layers for blocks {found}, expected {expected}: "
+            f"were they made for another base than this one of {num_layers} blocks?"
+        )
+    return sources
+
+
+def check_resampler(weights: WeightFiles) -> None:
     """Lynx's well-known crash, said in one line: lite's resampler with full's ID layers or vice versa.
 
     Raises:
         CheckpointError: the resampler's output size is not the ID layers' input size.
     """
-    found = read_shapes(adapters.resampler).get("proj_out.weight")
-    wanted = next((s for k, s in read_shapes(adapters.id).items() if k.endswith("to_k_ip.weight")), None)
+    found = read_shapes(weights.resampler).get("proj_out.weight")
+    wanted = next((s for k, s in read_shapes(weights.id).items() if k.endswith("to_k_ip.weight")), None)
     if found and wanted and found[0] != wanted[1]:
         raise CheckpointError(
-            f"{adapters.resampler}: proj_out.weight: makes tokens of size {found[0]}, but {adapters.id} takes "
+            f"{weights.resampler}: proj_out.weight: makes tokens of size {found[0]}, but {weights.id} takes "
             f"{wanted[1]}: resampler and ID layers must both be Lynx full's or both Lynx lite's"
         )
 
@@ -234,43 +241,27 @@ def load_scheduler_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _blocks(shapes: Shapes) -> list[int]:
-    return sorted({int(key.split(".")[1]) for key in shapes})
+def _blocks(keys: Iterable[str], module: str) -> list[int]:
+    return sorted({int(key.split(".")[1]) for key in keys if f".{module}." in key})
 
 
-def _check_blocks(
-    adapters: AdapterFiles | None, id_shapes: Shapes | None, ref_shapes: Shapes | None, num_layers: int
-) -> None:
-    """Full and reference layers exist for every block, lite's for every other one."""
-    if adapters is None:
-        return
-    expected = [(adapters.id, id_shapes or {}, range(0, num_layers, 1 if is_full(id_shapes or {}) else 2))]
-    if adapters.ref is not None:
-        expected.append((adapters.ref, ref_shapes or {}, range(num_layers)))
-    for path, shapes, blocks in expected:
-        if _blocks(shapes) != list(blocks):
-            raise CheckpointError(
-                f"{path}: layers for blocks {_blocks(shapes)}, expected {list(blocks)}: "
-                f"made for another base than this one of {num_layers} blocks?"
-            )
-
-
-def _check(module: nn.Module, sources: dict[str, tuple[Path, str, tuple[int, ...]]]) -> None:
+def _check(module: nn.Module, sources: Mapping[str, Source]) -> None:
     """Every key used, none missing, every shape right; the first that is not, named by file and key."""
     wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    for key, (path, name, shape) in sources.items():
-        if key not in wanted:
-            raise CheckpointError(f"{path}: {name}: surplus key, no such parameter in the model")
-        if shape != wanted[key]:
-            raise CheckpointError(f"{path}: {name}: expected shape {list(wanted[key])}, found {list(shape)}")
+    for target, source in sources.items():
+        if target not in wanted:
+            raise CheckpointError(f"{source.path}: {source.key}: surplus key, the model has no such parameter")
+        if source.shape != wanted[target]:
+            raise CheckpointError(
+                f"{source.path}: {source.key}: expected shape {list(wanted[target])}, found {list(source.shape)}"
+            )
     if missing := sorted(wanted.keys() - sources.keys()):
-        files = ", ".join(sorted({str(path) for path, _, _ in sources.values()})) or "no file"
+        files = ", ".join(dict.fromkeys(str(source.path) for source in sources.values())) or "no file"
         raise CheckpointError(f"{files}: {missing[0]}: missing ({len(missing)} missing keys in all)")
 
 
-def _fill(module: nn.Module, tensors: Iterator[tuple[str, torch.Tensor]], dtype_of: Any) -> None:
-    state = {key: tensor.to(dtype_of(key)) for key, tensor in tensors}
-    module.load_state_dict(state, strict=True, assign=True)
+def _fill(module: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
 def _weight_files(folder: Path) -> list[Path]:

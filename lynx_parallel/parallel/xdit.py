@@ -40,7 +40,7 @@ class UspTokens(LocalTokens):
     def __init__(self, layout: Layout):
         self.layout = layout
         self._xfuser = _import_xfuser()
-        group = self._xfuser.get_sp_group()
+        group = self._xfuser.distributed.get_sp_group()
         self.rank, self._group = group.rank_in_group, group.device_group
 
     def split(self, x_BNC: torch.Tensor) -> torch.Tensor:
@@ -85,10 +85,10 @@ def join(
     xfuser = _import_xfuser()
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=layout.size, timeout=timeout)
-    xfuser.init_distributed_environment(
+    xfuser.distributed.init_distributed_environment(
         world_size=layout.size, rank=rank, local_rank=device.index or 0, backend=backend
     )
-    xfuser.initialize_model_parallel(
+    xfuser.distributed.initialize_model_parallel(
         # xDiT's own guidance axis stops at two branches; as replicas, the axis may have three.
         data_parallel_degree=layout.guidance,
         sequence_parallel_degree=layout.sequence,
@@ -104,7 +104,7 @@ def join(
         **({"attention_backend": "sdpa_flash"} if device.type == "cpu" else {}),
     ).create_config()[0]
     pipeline = SimpleNamespace(transformer=SimpleNamespace(config=transformer_config))
-    xfuser.initialize_runtime_state(pipeline, config)
+    xfuser.distributed.initialize_runtime_state(pipeline, config)
     _register_padded_attention(xfuser)
     return UspTokens(layout)
 
@@ -113,14 +113,14 @@ def leave() -> None:
     """Takes this process out of its gang; does nothing where it is in none."""
     if dist.is_initialized():
         xfuser = _import_xfuser()
-        xfuser.destroy_model_parallel()
-        xfuser.destroy_distributed_environment()
+        xfuser.parallel_state.destroy_model_parallel()
+        xfuser.parallel_state.destroy_distributed_environment()
 
 
 def _register_padded_attention(xfuser: SimpleNamespace) -> None:
     """Attention that drops the keys which are padding, in Ulysses (one call) and at every ring step."""
-    inner: Attention = xfuser.ATTENTION_FUNCTION_REGISTRY[xfuser.get_runtime_state().attention_backend]
-    ring, ring_rank = xfuser.get_ring_parallel_world_size(), xfuser.get_ring_parallel_rank()
+    inner: Attention = xfuser.attention_functions[xfuser.distributed.get_runtime_state().attention_backend]
+    ring, ring_rank = xfuser.distributed.get_ring_parallel_world_size(), xfuser.distributed.get_ring_parallel_rank()
 
     def padded(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attention_kwargs: dict[str, int], **kwargs: Any
@@ -131,7 +131,7 @@ def _register_padded_attention(xfuser: SimpleNamespace) -> None:
         valid = min(max(attention_kwargs["length"] - source * k.shape[2], 0), k.shape[2])
         return inner(q, k[:, :, :valid], v[:, :, :valid], attention_kwargs=None, **kwargs)
 
-    xfuser.ATTENTION_FUNCTION_REGISTRY[_BACKEND] = padded
+    xfuser.attention_functions[_BACKEND] = padded
 
 
 @cache
@@ -142,23 +142,9 @@ def _import_xfuser() -> SimpleNamespace:
     if not torch.cuda.is_available():
         _shim_cpu()
     from xfuser.config.args import xFuserArgs
-    from xfuser.core.distributed import (
-        get_ring_parallel_rank,
-        get_ring_parallel_world_size,
-        get_runtime_state,
-        get_sp_group,
-        init_distributed_environment,
-        initialize_model_parallel,
-        initialize_runtime_state,
-    )
-    from xfuser.core.distributed.attention_backend import (
-        ATTENTION_FUNCTION_REGISTRY,
-        AttentionBackendType,
-    )
-    from xfuser.core.distributed.parallel_state import (
-        destroy_distributed_environment,
-        destroy_model_parallel,
-    )
+    from xfuser.core import distributed
+    from xfuser.core.distributed import parallel_state
+    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY, AttentionBackendType
     from xfuser.model_executor.layers import usp
 
     for name in ("xfuser", "yunchang"):
@@ -168,12 +154,23 @@ def _import_xfuser() -> SimpleNamespace:
 
         usp.PROCESS_GROUP = PROCESS_GROUP
         ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.SDPA_FLASH] = _sdpa_with_lse
-    names = dict(locals())
-    return SimpleNamespace(**names, USP=usp.USP)
+    return SimpleNamespace(
+        USP=usp.USP,
+        xFuserArgs=xFuserArgs,
+        attention_functions=ATTENTION_FUNCTION_REGISTRY,
+        distributed=distributed,
+        parallel_state=parallel_state,
+    )
 
 
 def _sdpa_with_lse(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, dropout_p: float = 0.0, is_causal: bool = False, **_: Any
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The CPU's flash kernel with its log-sum-exp, which ring attention needs to merge its steps."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout_p, is_causal)[:2]

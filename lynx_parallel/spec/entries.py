@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_parallel.spec.pipeline import SamplingOverrides, Seed
-from lynx_parallel.spec.validate import Strict, Text, must
+from lynx_parallel.spec.validate import Strict, Text, Version, must
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 ID_ALLOWED = "an id is a letter or digit, then up to 99 letters, digits, '.', '_' or '-' (ASCII)"
@@ -31,7 +31,9 @@ def _as_list(value: Any) -> Any:
 
 
 def _text_form(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
+    if value is None or isinstance(value, list):
+        raise PydanticCustomError("must", "must be {allowed}", {"allowed": "text, {text: …} or {file: …}"})
+    return value if isinstance(value, dict) else {"text": value}
 
 
 Point = tuple[float, float]
@@ -66,10 +68,10 @@ class SubjectEntry(Strict):
     image: Text | None = None
     embedding: Text | None = None
     landmarks: Landmarks | None = None
-    vars: dict[str, str] = {}
+    vars: dict[str, str] = Field(default_factory=dict)
     sampling: SamplingOverrides = SamplingOverrides()
     consent: ConsentEntry | None = None
-    labels: dict[str, LabelValue] = {}
+    labels: dict[str, LabelValue] = Field(default_factory=dict)
 
 
 class PromptEntry(Strict):
@@ -87,7 +89,7 @@ class PromptEntry(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> PromptEntry:
         if (self.text is None) == (self.file is None):
-            raise PydanticCustomError("must", "must be {allowed}", {"allowed": "text, {text: …} or {file: …}"})
+            raise PydanticCustomError("one_source", "give exactly one of text and file")
         return self
 
 
@@ -141,15 +143,13 @@ Prompts = Annotated[
         }
     ),
 ]
-Shots = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"type": "array", "items": _ref("ShotEntry"), "minItems": 1}, _FROM]})
-]
+Shots = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": _ref("ShotEntry"), "minItems": 1}, _FROM]})]
 
 
 class ManifestFile(Strict):
     """The manifest's top level."""
 
-    version: Annotated[Literal[1], must("1")] = Field(description="must be 1")
+    version: Version = Field(description="must be 1")
     pipeline: Text = Field(description="the name of a shipped pipeline, or the path of a pipeline file")
     output: Text = Field(description="the folder for the videos, relative to this file")
     sampling: SamplingOverrides = SamplingOverrides()

@@ -22,17 +22,17 @@ def template_mistake(text: str) -> str | None:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
         return f"{error}: write {{{{ and }}}} for braces"
-    for _, field, spec, conversion in parts:
-        if field is not None and (spec or conversion or not VAR.fullmatch(field)):
-            shown = shown_value("{" + field + "}")
+    for _, name, spec, conversion in parts:
+        if name is not None and (spec or conversion or not VAR.fullmatch(name)):
+            shown = shown_value("{" + name + "}")
             return f"{shown}: only plain {{name}} fields work; write {{{{ and }}}} for braces"
     return None
 
 
 def unknown_vars(text: str, known: Mapping[str, str]) -> list[str]:
     """Fields of a right template that ``known`` lacks, each once."""
-    fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
-    return [field for field in dict.fromkeys(fields) if field not in known]
+    names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+    return [name for name in dict.fromkeys(names) if name not in known]
 
 
 @dataclass

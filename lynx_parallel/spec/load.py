@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from lynx_parallel.errors import InputErrors
-from lynx_parallel.shipped import Kind, shipped_dir, shipped_names
-from lynx_parallel.spec.entries import ManifestFile, PromptEntry, ShotEntry, SubjectEntry, TableEntry
+from lynx_parallel.shipped import shipped_dir, shipped_names
+from lynx_parallel.spec.entries import DEFAULT_NAME, ManifestFile, PromptEntry, ShotEntry, SubjectEntry
 from lynx_parallel.spec.expand import Expansion
-from lynx_parallel.spec.manifest import Campaign, Prompt, Shot, ShotGroup, Subject
+from lynx_parallel.spec.groups import read_groups
+from lynx_parallel.spec.manifest import Campaign, Shot, ShotGroup, Subject
 from lynx_parallel.spec.names import pattern_mistake
-from lynx_parallel.spec.options import Forced, read_overrides, select
+from lynx_parallel.spec.options import read_overrides, select
 from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, resolve_file, resolve_weights
-from lynx_parallel.spec.problems import KeyPath, Problems, nearest, shown_path, shown_value
+from lynx_parallel.spec.problems import Problems, nearest, shown_path, shown_value
 from lynx_parallel.spec.subjects import face_gaps, read_prompts, read_subjects
-from lynx_parallel.spec.table import Table
 from lynx_parallel.spec.validate import read_model
 from lynx_parallel.spec.yaml_lines import Document, read_yaml
 
-_BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
-
-def load_campaign(
-    manifest: Path | str, overrides: Sequence[str] = (), only: Sequence[str] = ()
-) -> Campaign:
+def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Campaign:
     """Reads a manifest, its pipeline file, prompts and table, and expands them to shots.
 
     Args:
         manifest: a path, or the bare name of a shipped manifest (its output then is ``./renders/<name>``).
-        overrides: ``--set`` options, ``sampling.seed=7``; they win over everything, except that they
+        overrides: ``--set`` options such as ``sampling.seed=7``; they win over everything, except that they
             leave the seeds given by ``seeds:`` or a table's seed column alone.
         only: ``--only`` patterns on ``subject/prompt`` or the output name.
 
@@ -43,14 +37,169 @@ def load_campaign(
     """
     problems = Problems()
     forced = read_overrides(overrides, problems)
-    path, output = _find_manifest(manifest)
-    document = read_yaml(path, problems)
-    problems_or_stop(problems, document)
+    path, output = _find_manifest(manifest, problems)
+    document = read_yaml(path, problems) if path else None
+    if document is None:
+        problems.raise_if_any()
     assert document is not None
-    reader = _Reader(document, forced, problems)
-    campaign = reader.campaign(output)
+    top = read_model(ManifestFile, document, (), problems)
+    subjects, prompts = read_subjects(document, problems), read_prompts(document, problems)
+    from_table = isinstance(document.data.get("shots"), dict)
+    if "prompts" not in document.data and not from_table:
+        document.blame(problems, ("prompts",), "missing: a mapping id: text")
+    pipeline_path, pipeline = _pipeline(document, problems)
+    groups = read_groups(document, subjects, prompts, problems)
+    if pipeline:
+        _check_faces(document, groups, subjects, pipeline, problems)
+    shots: tuple[Shot, ...] = ()
+    good_subjects = {name: subject for name, subject in subjects.items() if subject}
+    good_prompts = {name: prompt for name, prompt in prompts.items() if prompt}
+    pattern = _pattern(document, problems)
+    if top and pattern and len(good_subjects) == len(subjects) and len(good_prompts) == len(prompts):
+        base = pipeline.sampling if pipeline else Sampling()
+        shots = Expansion(
+            document, problems, base, top.sampling, forced.sampling, pattern, good_subjects, good_prompts
+        ).shots(groups)
+        shots = select(shots, only, problems) if shots else shots
+    place = _output(document, forced.output, output, problems)
     problems.raise_if_any()
-    assert campaign is not None
-    shots = select(campaign.shots, only, problems)
+    assert top is not None
+    assert pipeline is not None
+    return Campaign(
+        path=document.file.absolute(),
+        output=place,
+        pipeline=pipeline.model_copy(update={"video": pipeline.video.model_copy(update=forced.video)}),
+        pipeline_path=pipeline_path,
+        subjects=tuple(good_subjects.values()),
+        prompts=tuple(good_prompts.values()),
+        shots=shots,
+        save_latents=top.save_latents if forced.save_latents is None else forced.save_latents,
+    )
+
+
+def load_pipeline(path: Path | str) -> PipelineSpec:
+    """Reads a pipeline file; a bare name means a shipped one. Local weights come back as absolute paths.
+
+    Raises:
+        InputErrors: all mistakes, one line each.
+    """
+    problems = Problems()
+    if _is_bare(str(path)) and not os.path.isfile(path):
+        if str(path) not in shipped_names("pipelines"):
+            shown, hint = shown_value(str(path)), nearest(str(path), shipped_names("pipelines"), "shipped")
+            problems.option(f"pipeline {shown}: no shipped pipeline of that name; {hint}")
+            problems.raise_if_any()
+        path = shipped_dir("pipelines") / f"{path}.yaml"
+    spec = _read_pipeline(Path(path), problems)
     problems.raise_if_any()
-    return _replace_shots(campaign, shots)
+    assert spec is not None
+    return spec
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a manifest, for editors; the checks that need files or other entries are not in it."""
+    models: list[Any] = [(m, "validation") for m in (ManifestFile, SubjectEntry, PromptEntry, ShotEntry)]
+    references, definitions = models_json_schema(models)
+    top = definitions["$defs"].pop("ManifestFile")
+    assert references
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, **definitions}
+
+
+def _is_bare(name: str) -> bool:
+    return "/" not in name and not name.endswith((".yaml", ".yml"))
+
+
+def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | None, Path | None]:
+    """(file, output folder that replaces the manifest's own). Problems when a bare name is not shipped."""
+    name = str(manifest)
+    if not _is_bare(name) or os.path.isfile(name):
+        if not os.path.lexists(name):
+            problems.option(f"{shown_path(name)}: no such manifest")
+            return None, None
+        return Path(name), None
+    names = shipped_names("manifests")
+    if name in names:
+        return shipped_dir("manifests") / f"{name}.yaml", Path.cwd() / "renders" / name
+    shown, hint = shown_path(name) or repr(name), nearest(name, names, "shipped")
+    problems.option(f"{shown}: no such file, and no shipped manifest of that name; {hint}")
+    return None, None
+
+
+def _pipeline(document: Document, problems: Problems) -> tuple[Path, PipelineSpec | None]:
+    """The manifest's pipeline file and what it says; None when something was wrong."""
+    name = document.data.get("pipeline")
+    if not isinstance(name, str) or not name.strip():
+        return Path(), None  # read_model has said so
+    if _is_bare(name):
+        path = shipped_dir("pipelines") / f"{name}.yaml"
+        if name not in shipped_names("pipelines"):
+            hint = nearest(name, shipped_names("pipelines"), "shipped")
+            message = f"{shown_value(name)}: no shipped pipeline of that name; {hint}; a path needs a / or .yaml"
+            document.blame(problems, ("pipeline",), message)
+            return path, None
+    else:
+        path = resolve_file(document.file.parent, name)
+        if not os.path.isfile(path):
+            wrong = "not a regular file" if os.path.exists(path) else "missing file"
+            document.blame(problems, ("pipeline",), f"{shown_value(name)}: {wrong}")
+            return path, None
+    return path, _read_pipeline(path, problems)
+
+
+def _read_pipeline(path: Path, problems: Problems) -> PipelineSpec | None:
+    document = read_yaml(path, problems)
+    spec = read_model(PipelineSpec, document, (), problems) if document else None
+    return resolve_weights(spec, document, problems) if spec and document else None
+
+
+def _pattern(document: Document, problems: Problems) -> str | None:
+    """The pattern of output names; None when it is wrong."""
+    pattern = document.data.get("name", DEFAULT_NAME)
+    if not isinstance(pattern, str):
+        return None  # read_model has said so
+    wrong = pattern_mistake(pattern)
+    if wrong:
+        document.blame(problems, ("name",), wrong)
+    return None if wrong else pattern
+
+
+def _output(document: Document, forced: str | None, instead: Path | None, problems: Problems) -> Path:
+    """Absolute output folder: ``--set output``, else the place of a shipped manifest, else the manifest's."""
+    text = document.data.get("output")
+    if forced is not None:
+        place = os.path.realpath(os.path.expanduser(forced))
+    elif instead is not None:
+        place = os.path.realpath(instead)
+    elif isinstance(text, str):
+        folder = os.path.abspath(document.file.parent)
+        place = os.path.realpath(os.path.join(folder, os.path.expanduser(text)))
+    else:
+        return Path()  # read_model has said so
+    if os.path.exists(place) and not os.path.isdir(place):
+        if forced is not None:
+            problems.option(f"--set output={forced}: not a folder")
+        else:
+            document.blame(problems, ("output",), f"{shown_value(text)}: not a folder")
+    return Path(place)
+
+
+def _check_faces(
+    document: Document,
+    groups: Sequence[ShotGroup],
+    subjects: Mapping[str, Subject | None],
+    pipeline: PipelineSpec,
+    problems: Problems,
+) -> None:
+    """Each subject with a shot has what the pipeline's adapters need."""
+    needs_pixels = pipeline.model.adapters.ref is not None
+    used = {name for group in groups for name in group.subjects}
+    for name, subject in subjects.items():
+        if subject is None or name not in used:
+            continue
+        path = ("subjects", name)
+        if needs_pixels and subject.image is None:
+            message = "no 'image' given; the pipeline's ref adapter needs the picture"
+            document.blame(problems, path, message)
+        gap = face_gaps(subject, needs_pixels)
+        if gap:
+            document.blame(problems, path, gap)

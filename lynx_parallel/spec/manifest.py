@@ -33,7 +33,7 @@ class Subject:
     embedding: Path | None = None
     landmarks: Points | None = None
     vars: dict[str, str] = field(default_factory=dict, hash=False)
-    sampling: SamplingOverrides = SamplingOverrides()
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     consent: Consent | None = None
     labels: dict[str, Label] = field(default_factory=dict, hash=False)
 
@@ -44,7 +44,7 @@ class Prompt:
 
     id: str
     text: str
-    sampling: SamplingOverrides = SamplingOverrides()
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +109,4 @@ class ShotGroup:
     first_seed: int | None = None  # takes count up from here instead of sampling.seed
     takes: int = 1
     priority: int = 0
-    sampling: SamplingOverrides = SamplingOverrides()
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)

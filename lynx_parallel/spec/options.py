@@ -27,7 +27,7 @@ SETTABLE = (
 class Forced:
     """What ``--set`` asks for; ``output`` is relative to the working folder."""
 
-    sampling: SamplingOverrides = SamplingOverrides()
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     video: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
     save_latents: bool | None = None
@@ -43,7 +43,7 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
         shown = f"--set {shown_value(option)[1:-1]}"
         if not equals:
             problems.option(f"{shown}: must be key=value, for example sampling.seed=7")
-        elif "\0" in text or not text.isascii() and _half_surrogates(text):
+        elif not _is_text(text):
             problems.option(f"{shown}: not UTF-8 text")
         elif key not in SETTABLE:
             problems.option(f"{shown}: unknown setting; {nearest(key, SETTABLE)}")
@@ -71,8 +71,8 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
     return forced
 
 
-def _half_surrogates(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)
+def _is_text(text: str) -> bool:
+    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
 
 
 def select(shots: Sequence[Shot], only: Iterable[str], problems: Problems) -> tuple[Shot, ...]:

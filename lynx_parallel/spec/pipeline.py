@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_core import PydanticCustomError
 
 from lynx_parallel.spec.problems import Problems, shown_value
-from lynx_parallel.spec.validate import Strict, Text, must
+from lynx_parallel.spec.validate import Strict, Text, Version, must
 from lynx_parallel.spec.yaml_lines import Document
 
 MAX_SEED = 2**63 - 1
@@ -144,9 +144,7 @@ class ModelSpec(Strict):
 
     base: Text = Field(description="a hub id org/name[@revision], a folder or demo:tiny")
     adapters: Adapters = Field(description="a mapping with resampler, id and, if wanted, ref")
-    dtype: Annotated[
-        Literal["bfloat16", "float32", "float16"], must("'bfloat16', 'float32' or 'float16'")
-    ] = "bfloat16"
+    dtype: Annotated[Literal["bfloat16", "float32", "float16"], must("'bfloat16', 'float32' or 'float16'")] = "bfloat16"
 
 
 class Video(Strict):
@@ -160,7 +158,7 @@ class Video(Strict):
 class PipelineSpec(Strict):
     """A whole pipeline file."""
 
-    version: Annotated[Literal[1], must("1")] = Field(description="must be 1")
+    version: Version = Field(description="must be 1")
     model: ModelSpec = Field(description="a mapping with base, adapters and dtype")
     sampling: Sampling = Sampling()
     video: Video = Video()

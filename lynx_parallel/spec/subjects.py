@@ -49,10 +49,7 @@ def face_gaps(subject: Subject, needs_pixels: bool) -> str | None:
     one = len(lacking) == 1
     names = " and ".join(f"'{name}'" for name in lacking)
     it = "it" if lacking == ["embedding"] else "them"
-    return (
-        f"no {names} given; finding {it} in the picture is not supported yet:"
-        f" give {'both' if not one else it}"
-    )
+    return f"no {names} given; finding {it} in the picture is not supported yet: give {'both' if not one else it}"
 
 
 def _ids(document: Document, section: str, problems: Problems) -> list[str]:
@@ -128,7 +125,6 @@ def _subject(name: str, entry: SubjectEntry, document: Document, problems: Probl
     if embedding and not embedding.endswith((".safetensors", ".npy")):
         message = f"{shown_value(embedding)}: must be a .safetensors or .npy file"
         document.blame(problems, (*at, "embedding"), message)
-        embedding = None
     consent = entry.consent
     return Subject(
         name,

@@ -8,22 +8,22 @@ import io
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lynx_parallel.spec.entries import Priority, Takes
 from lynx_parallel.spec.expand import template_mistake
 from lynx_parallel.spec.manifest import Prompt, ShotGroup
 from lynx_parallel.spec.pipeline import SamplingOverrides, Seed
 from lynx_parallel.spec.problems import Problems, nearest, shown_value
-from lynx_parallel.spec.validate import first_mistake
 from lynx_parallel.spec.yaml_lines import Unreadable, read_scalar, read_text
 
 MAX_TABLE_BYTES = 64 * 2**20
 TEXT_SETTINGS = ("negative_prompt", "sigma_schedule", "reference_latent")
+_STRICT = ConfigDict(strict=True)
 _NUMBERS: dict[str, TypeAdapter[int]] = {
-    "takes": TypeAdapter(Takes),
-    "seed": TypeAdapter(Seed),
-    "priority": TypeAdapter(Priority),
+    "takes": TypeAdapter(Takes, config=_STRICT),
+    "seed": TypeAdapter(Seed, config=_STRICT),
+    "priority": TypeAdapter(Priority, config=_STRICT),
 }
 COLUMNS = (
     "subject",
@@ -50,9 +50,7 @@ class Table:
     ``subjects`` and ``prompts`` map every id of the manifest, to None where the entry itself is wrong.
     """
 
-    def __init__(
-        self, file: Path, subjects: dict[str, Any], prompts: dict[str, Prompt | None], problems: Problems
-    ):
+    def __init__(self, file: Path, subjects: dict[str, Any], prompts: dict[str, Prompt | None], problems: Problems):
         self.file = file
         self.subjects = subjects
         self.prompts = prompts
@@ -69,7 +67,7 @@ class Table:
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         groups: list[ShotGroup] = []
         header: list[str] | None = None
-        line = 0
+        line, before = 0, len(self.problems)
         try:
             for cells in rows:
                 start, line = line + 1, rows.line_num
@@ -90,7 +88,7 @@ class Table:
             self._blame(max(rows.line_num, 1), f"not a valid table: {error}")
         if header is None:
             self._blame(1, "is empty: the first row names the columns")
-        elif line and not groups and not len(self.problems):
+        elif not groups and len(self.problems) == before:
             self._blame(line, "has no rows: at least one shot must result")
         return groups
 
@@ -115,7 +113,8 @@ class Table:
                 try:
                     numbers[name] = adapter.validate_python(read_scalar(row[name].strip()))
                 except ValidationError as invalid:
-                    self._blame(line, f"column {name}: {first_mistake(invalid)}")
+                    said = invalid.errors(include_url=False)[0]["msg"]
+                    self._blame(line, f"column {name}: {shown_value(row[name])}: {said}")
         subjects = self._ids(row, "subject", self.subjects, line)
         prompts = self._prompt_ids(row, line)
         sampling = self._sampling(row, line)
@@ -135,7 +134,7 @@ class Table:
 
     def _ids(self, row: dict[str, str], column: str, known: dict[str, Any], line: int) -> tuple[str, ...]:
         name = row.get(column, "").strip()
-        if name == "*":
+        if name == "*" and known:
             return tuple(known)
         if name in known:
             return (name,)

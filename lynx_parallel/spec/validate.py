@@ -5,10 +5,10 @@ from __future__ import annotations
 import typing
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from lynx_parallel.spec.problems import KeyPath, Problems, nearest, shown_value
+from lynx_parallel.spec.problems import KeyPath, Problems, nearest
 from lynx_parallel.spec.yaml_lines import Document
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -39,12 +39,14 @@ def _not_blank(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]
+Version = Annotated[int, Field(ge=1, le=1), must("1")]  # a Literal[1] would take True and 1.0
 
 _KINDS = {
     "model_type": "a mapping (key: value)",
     "dict_type": "a mapping (key: value)",
     "list_type": "a list",
     "tuple_type": "a list",
+    "too_short": "a list with at least one item",
     "bool_type": "true or false",
     "string_type": "text",
 }
@@ -67,10 +69,11 @@ def explain(error: ErrorDetails, shown: str, model: type[BaseModel] | None = Non
     """Our words for one pydantic error: ``<value>: must be …``, ``missing: …`` or ``unknown key; …``."""
     kind, loc = error["type"], error["loc"]
     parent = model_at(model, loc[:-1]) if model and loc else None
+    fields = {field.alias or name: field for name, field in parent.model_fields.items()} if parent else {}
     if kind == "extra_forbidden":
-        return f"unknown key; {nearest(str(loc[-1]), parent.model_fields if parent else ())}"
+        return f"unknown key; {nearest(str(loc[-1]), fields)}"
     if kind == "missing":
-        about = parent.model_fields[str(loc[-1])].description if parent else None
+        about = fields[str(loc[-1])].description if fields else None
         return f"missing: {about}" if about else "missing"
     if kind == "must":
         return f"{shown}: {error['msg']}"
@@ -93,9 +96,3 @@ def read_model(model: type[Model], document: Document, path: KeyPath, problems: 
                 at = document.standing(at)
             document.blame(problems, at, explain(error, document.shown(at, error["input"]), model))
     return None
-
-
-def first_mistake(invalid: ValidationError) -> str:
-    """The first error of a single value, as ``<value>: must be …`` (for options and table cells)."""
-    error = invalid.errors(include_url=False)[0]
-    return explain(error, shown_value(error["input"]))

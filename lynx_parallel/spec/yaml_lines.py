@@ -174,7 +174,8 @@ def _compose(text: str) -> _Node:
     stack: list[_Node] = []
     anchors: dict[str, _Node] = {}
     documents = values = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    events: Any = yaml.parse(text, Loader=_LOADER)
+    for event in events:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
@@ -239,9 +240,7 @@ class _Builder:
                 if key in out:
                     first = self.document.lines[at]
                     where = shown_key(at)
-                    self.problems.add(
-                        self.document.file, key_line, f"{where}: given twice, first on line {first}"
-                    )
+                    self.problems.add(self.document.file, key_line, f"{where}: given twice, first on line {first}")
                 else:
                     out[key] = self.build(value, at, key_line)
             return out
@@ -252,9 +251,11 @@ class _Builder:
 
 def read_yaml(file: Path, problems: Problems) -> Document | None:
     """Reads a YAML file whose top level is a mapping; records what is wrong and returns None otherwise."""
+    document = Document(file, None)
+    text = ""
     try:
-        document = Document(file, None)
-        root = _compose(read_text(file))
+        text = read_text(file)
+        root = _compose(text)
         document.data = _Builder(document, problems).build(root, (), root.line)
         if not isinstance(document.data, dict):
             raise Unreadable(f"{shown_value(document.data)}: the top level must be a mapping (key: value)")
@@ -262,10 +263,12 @@ def read_yaml(file: Path, problems: Problems) -> Document | None:
         problems.add(file, error.line, error.reason)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line = mark.line + 1 if mark else 1
         reason = " ".join(str(getattr(error, "problem", None) or "unreadable").split())
-        if "\\t" in reason or "\t" in str(getattr(error, "problem", "")):
+        here = text.split("\n")[line - 1 : line]
+        if mark and here and here[0][mark.column :].startswith("\t"):
             reason = "indent with spaces, not tabs"
-        problems.add(file, mark.line + 1 if mark else 1, f"not valid YAML: {reason}")
+        problems.add(file, line, f"not valid YAML: {reason}")
     else:
         return document
     return None

@@ -22,7 +22,7 @@ class Step:
 
     index: int
     total: int
-    velocities: Mapping[str, torch.Tensor]
+    velocities: Mapping[BranchName, torch.Tensor]
     latents: torch.Tensor
 
 

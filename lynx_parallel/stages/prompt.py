@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import AutoTokenizer, UMT5EncoderModel
 
@@ -35,14 +35,18 @@ class TextEncoder:
         self.device = torch.device(device)
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """[n] prompts → [n, 512, text_dim], zero past each prompt's own tokens, in the encoder's dtype."""
-        return torch.cat([self._encode(prompt) for prompt in prompts])
+    def __call__(self, prompt: str) -> torch.Tensor:
+        """One prompt → [tokens, text_dim], its own tokens alone, in the encoder's dtype; see ``pad``.
 
-    def _encode(self, prompt: str) -> torch.Tensor:
-        # One at a time: a prompt's embedding must not depend on which others share its batch.
+        One at a time: an embedding must not depend on which others share its batch.
+        """
         tokens = self.tokenizer(
             prompt_clean(prompt), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
         )
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-        return self.encoder(ids, mask).last_hidden_state * mask.unsqueeze(-1)
+        return self.encoder(ids, mask).last_hidden_state[0, : int(mask.sum())]
+
+
+def pad(embeds_SC: torch.Tensor) -> torch.Tensor:
+    """[tokens, text_dim] → [1, 512, text_dim], zeros at the end."""
+    return F.pad(embeds_SC, (0, 0, 0, MAX_TOKENS - embeds_SC.shape[0]))[None]

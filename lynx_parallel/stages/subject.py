@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lynx_parallel.errors import SubjectError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 
-# Where ArcFace wants the five points in a 112 × 112 crop, image order: left eye, right eye, nose tip, left and
-# right corner of the mouth. (insightface/utils/face_align.py)
+# Where ArcFace wants the five points in a 112 × 112 crop, in image order: left eye, right eye, nose tip, left
+# and right corner of the mouth. (insightface/utils/face_align.py)
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
     dtype=np.float32,
@@ -24,7 +28,7 @@ ARCFACE_TEMPLATE = np.array(
 ID_SIZE = 112
 EMBEDDING_KEY, EMBEDDING_SIZE = "face_embedding", 512
 # Real pictures stay far below; a crafted 1 MB file that unpacks to tens of gigabytes does not.
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 150_000_000  # below the 179 million at which Pillow itself refuses
 
 
 def read_picture(path: Path | str) -> Picture:
@@ -42,9 +46,7 @@ def read_picture(path: Path | str) -> Picture:
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise SubjectError(
-                    f"{path}: {width}x{height} pixels: at most {MAX_PIXELS // 10**6} million are read"
-                )
+                raise SubjectError(f"{path}: {width}x{height} pixels: at most {MAX_PIXELS // 10**6} million are read")
             return _to_rgb(ImageOps.exif_transpose(image))
     except SubjectError:
         raise
@@ -56,7 +58,7 @@ def read_picture(path: Path | str) -> Picture:
         raise SubjectError(f"{path}: cannot be read: {_one_line(error)}") from error
 
 
-def _to_rgb(image) -> Picture:  # type: ignore[no-untyped-def]
+def _to_rgb(image: Image.Image) -> Picture:
     from PIL import Image
 
     if image.mode == "F":
@@ -138,7 +140,7 @@ def check_landmarks(landmarks: ArrayLike, width: int, height: int) -> NDArray[np
 
 
 def similarity(source: NDArray, target: NDArray) -> NDArray[np.float64]:
-    """The rotation, scale and shift that bring ``source`` [n,2] closest to ``target`` [n,2], as a 2 × 3 matrix.
+    """The rotation, scale and shift that bring ``source`` closest to ``target``, both [n, 2]; a 2 × 3 matrix.
 
     S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
     as in skimage.transform.SimilarityTransform, which insightface uses. Never mirrors. In the inputs'

@@ -36,9 +36,7 @@ def digests(root: Path) -> dict[str, str]:
 
 def test_every_build_has_the_same_bytes(root: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    subprocess.run(
-        [sys.executable, "-m", "lynx_parallel.demo.checkpoint", str(again)], check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-m", "lynx_parallel.demo.checkpoint", str(again)], check=True, capture_output=True)
     assert digests(again) == digests(root)
     assert sum(path.stat().st_size for path in root.rglob("*")) < 15e6
 
@@ -60,7 +58,7 @@ def test_no_machine_path_is_written(root: Path) -> None:
 def test_adapters_have_the_reference_layout(root: Path) -> None:
     def shapes(path: str) -> dict[str, list[int]]:
         with safe_open(root / path, "numpy") as file:
-            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}
 
     full, lite, ref = (shapes(f"{name}_layers.safetensors") for name in ("full/ip", "lite/ip", "full/ref"))
     assert full["2.registers"] == [1, 16, 96]

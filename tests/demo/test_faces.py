@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from lynx_parallel.demo import faces
-from lynx_parallel.stages.subject import ARCFACE_TEMPLATE, id_crop, read_embedding, read_picture, similarity
+from lynx_parallel.stages.subject import ARCFACE_TEMPLATE, read_embedding, read_picture, similarity
 
 COMMITTED = Path(__file__).resolve().parents[2] / "manifests" / "faces"
 
@@ -53,12 +54,23 @@ def test_landmarks_lie_where_arcface_expects_them(name: str) -> None:
     assert np.abs(placed - ARCFACE_TEMPLATE).max() < 8  # pixels of 112: a face's own proportions
 
 
-def test_landmarks_mark_dark_pupils_and_a_red_mouth() -> None:
-    picture = read_picture(COMMITTED / "astronaut.jpg").astype(int)
-    for x, y in faces.LANDMARKS["astronaut"][:2]:
-        pupil = picture[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].mean()
-        cheek = picture[round(y) + 16, round(x)].mean()
-        assert pupil < 0.6 * cheek
-    crop = id_crop(read_picture(COMMITTED / "drawn.png"), faces.LANDMARKS["drawn"]).astype(int)
-    mouth = crop[88:108, 44:69].reshape(-1, 3)
-    assert (mouth[:, 0] > mouth[:, 1] + 60).any()
+@pytest.mark.parametrize("manifest", ["demo.yaml", "campaign.yaml"])
+def test_manifests_give_these_landmarks(manifest: str) -> None:
+    subjects = yaml.safe_load((COMMITTED.parent / manifest).read_text())["subjects"]
+    by_picture = {Path(s["image"]).name: s["landmarks"] for s in subjects.values() if "landmarks" in s and "image" in s}
+    for name, file in faces.FILES.items():
+        assert by_picture[file] == faces.LANDMARKS[name]
+
+
+@pytest.mark.parametrize("name", faces.FILES)
+def test_landmarks_mark_pupils_and_the_ends_of_the_mouth(name: str) -> None:
+    picture = read_picture(COMMITTED / faces.FILES[name]).astype(int)
+    left_eye, right_eye, nose, *corners = [(round(x), round(y)) for x, y in faces.LANDMARKS[name]]
+    skin = picture[nose[1] - 8 : nose[1] - 3, nose[0] - 2 : nose[0] + 3].mean()
+    for x, y in (left_eye, right_eye):
+        assert picture[y - 1 : y + 2, x - 1 : x + 2].mean() < 0.6 * skin
+    for (x, y), inwards in zip(corners, (1, -1), strict=True):
+        # Skin outside the corner, lip or the gap between the lips within: the redness jumps.
+        redness = picture[..., 0] / (1 + picture[..., 1:].mean(axis=-1))
+        outside, inside = (redness[y - 1 : y + 3, x + step * inwards] for step in (-5, 4))
+        assert inside.max() > 1.2 * outside.min()

@@ -1,0 +1,151 @@
+"""lynx-render: parse, call, print. Importing this imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+
+import lynx_parallel
+from lynx_parallel.errors import ClusterError, LynxError
+
+app = typer.Typer(
+    name="lynx-render",
+    help="Renders a campaign of personalised videos: lynx-render MANIFEST is short for lynx-render render MANIFEST.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Manifest = Annotated[str, typer.Argument(help="Manifest file, or the bare name of a shipped one (demo).")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: sampling.seed=7.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="PATTERN", help="Only these shots: 'ada/*'.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Read finished files whole instead of trusting size and mtime.")]
+Json = Annotated[bool, typer.Option("--json", help="End with a JSON summary on stdout; progress goes to stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lynx-render {lynx_parallel.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None: ...
+
+
+@app.command()
+def render(
+    manifest: Manifest,
+    ulysses: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot (sequence-parallel degree).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")] = None,
+    set_: Set = None,
+    only: Only = None,
+    verify: Verify = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Render every shot of MANIFEST that is not done yet."""
+    from lynx_parallel.driver import Driver
+    from lynx_parallel.spec.cluster import ClusterSpec
+
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
+    say = _Say(sys.stderr if as_json else sys.stdout)
+    cluster = ClusterSpec(ulysses=ulysses, device=device, address=address)  # type: ignore[arg-type]
+    campaign, plan, weights = _plan(manifest, set_, only, verify)
+    say(_headline(campaign, plan))
+    for name in plan.orphans:
+        say(f"{name}: not in the manifest any more; left as it is")
+    summary = Driver(campaign, plan, weights, cluster, say).run()
+    for name, reason in summary.blocked:
+        say(f"{name}: blocked: {reason}")
+    say(
+        f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
+        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked in {summary.seconds:.0f} s: {campaign.output}"
+    )
+    if as_json:
+        typer.echo(json.dumps({"output": str(campaign.output), **vars(summary), "exit_code": summary.exit_code}))
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def plan(
+    manifest: Manifest, set_: Set = None, only: Only = None, verify: Verify = False, as_json: Json = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Show what render would do, shot by shot, and why; renders nothing."""
+    campaign, planned, _ = _plan(manifest, set_, only, verify)
+    if as_json:
+        rows = [
+            {"name": i.shot.name, "action": i.action, "reason": i.reason, "seed": i.shot.seed} for i in planned.items
+        ]
+        typer.echo(json.dumps({"output": str(campaign.output), "shots": rows, "orphans": list(planned.orphans)}))
+        return
+    typer.echo(_headline(campaign, planned))
+    for item in planned.items:
+        typer.echo(f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}")
+    for name in planned.orphans:
+        typer.echo(f"orphan  {name}")
+
+
+def _plan(manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool) -> tuple[Any, Any, Any]:
+    from lynx_parallel.plan import make_plan
+    from lynx_parallel.spec.load import load_campaign
+    from lynx_parallel.weights import find_weights, weight_digests
+
+    campaign = load_campaign(manifest, set_ or (), only or ())
+    weights = find_weights(campaign.pipeline.model)
+    planned = make_plan(campaign, weight_digests(weights), today=date.today(), verify=verify, whole=not only)
+    return campaign, planned, weights
+
+
+def _headline(campaign: Any, planned: Any) -> str:
+    count = {action: len(planned.of(action)) for action in ("render", "encode", "done", "blocked")}
+    return (
+        f"{campaign.path.name}: {len(planned.items)} shots: {count['render']} to render, "
+        f"{count['encode']} to encode, {count['done']} done, {count['blocked']} blocked"
+    )
+
+
+class _Say:
+    """One line of progress at a time, flushed, so that a pipe or a log shows it at once."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def __call__(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+
+def main() -> None:
+    """Entry point: ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``; errors become lines and exit codes."""
+    arguments = sys.argv[1:]
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    if arguments and arguments[0] not in {*commands, "--help", "--version"}:
+        arguments.insert(0, "render")
+    try:
+        app(arguments, prog_name="lynx-render")
+    except LynxError as error:
+        if "--debug" in arguments:
+            raise
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

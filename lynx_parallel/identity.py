@@ -1,0 +1,86 @@
+"""Identity of a shot: the digests that say whether a finished video is still the one asked for.
+
+Imports neither torch nor Ray. See ``latents_digest`` for what counts and what does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lynx_parallel.artifacts import digest, sha256_file
+from lynx_parallel.spec.manifest import Campaign, Shot
+
+NUMERICS = 1
+"""Raised by hand when a change of the code changes latents beyond rounding; never the package version."""
+
+_NOT_LATENTS = {"fps"}
+"""Sampling fields that shape the file, not the latents."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A shot's settings that matter, and their digests.
+
+    Attributes:
+        settings: what the latents depend on, by dotted name; kept in the sidecar so that a later run
+            can say what changed.
+        encoding: what else the video file depends on.
+        latents: digest of ``settings``.
+        video: digest of both.
+    """
+
+    settings: Mapping[str, Any]
+    encoding: Mapping[str, Any]
+    latents: str
+    video: str
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], encoding: Mapping[str, Any]) -> Identity:
+        latents = digest(settings)
+        return cls(settings, encoding, latents, digest({"latents": latents, **encoding}))
+
+
+def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Identity:
+    """The identity of one shot.
+
+    In it: prompt after vars, negative prompt, seed, size, steps, guidance, scales, schedule; picture,
+    embedding and landmarks by content; weights by sha256; dtype; ``NUMERICS``. Not in it: ids, labels,
+    priority, layout, number of GPUs.
+
+    Args:
+        weights: of ``weights.weight_digests``.
+    """
+    sampling = shot.sampling.model_dump()
+    subject = shot.subject
+    settings: dict[str, Any] = {
+        "numerics": NUMERICS,
+        "dtype": campaign.pipeline.model.dtype,
+        "prompt": shot.text,
+        "subject.embedding": _content(subject.embedding),
+        **{f"sampling.{name}": value for name, value in sampling.items() if name not in _NOT_LATENTS},
+        **{f"weights.{name}": value for name, value in weights.items()},
+    }
+    if campaign.pipeline.model.adapters.ref is not None:
+        # Only the reference branch sees pixels.
+        settings["subject.image"] = _content(subject.image)
+        settings["subject.landmarks"] = [list(map(float, point)) for point in subject.landmarks or ()]
+    encoding = {
+        **{f"sampling.{name}": sampling[name] for name in sorted(_NOT_LATENTS)},
+        **{f"video.{name}": value for name, value in campaign.pipeline.video.model_dump().items()},
+    }
+    return Identity.of(settings, encoding)
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, sorted; weights files are folded into ``weights``."""
+    names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    return sorted({"weights" if name.startswith("weights.") else name for name in names})
+
+
+@cache
+def _content(path: Path | None) -> str | None:
+    return None if path is None else sha256_file(path)

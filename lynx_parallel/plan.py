@@ -1,0 +1,104 @@
+"""What is left to do: campaign − what is done → Plan. Decides purely; nothing here writes.
+
+Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from lynx_parallel.identity import Identity, changed, identify
+from lynx_parallel.ledger import Output
+from lynx_parallel.spec.manifest import Campaign, Shot
+
+Action = Literal["done", "encode", "render", "blocked"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One shot and what is to be done for it.
+
+    Attributes:
+        action: ``done``: nothing; ``encode``: saved latents to mp4; ``render``: all of it;
+            ``blocked``: not allowed, see ``reason``.
+        reason: why, in words for the user; empty for a shot never made before.
+        stale: old files with other settings exist, and are moved aside when the new ones are done.
+    """
+
+    shot: Shot
+    identity: Identity
+    action: Action
+    reason: str = ""
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shots of a campaign, in the order in which they will be rendered.
+
+    Attributes:
+        orphans: names in the output folder that the manifest no longer has; listed, never touched.
+    """
+
+    items: Sequence[Item]
+    orphans: Sequence[str]
+
+    def of(self, *actions: Action) -> list[Item]:
+        """Items to be done in one of these ways, in order."""
+        return [item for item in self.items if item.action in actions]
+
+
+def make_plan(
+    campaign: Campaign,
+    weights: Mapping[str, str],
+    *,
+    today: date,
+    verify: bool = False,
+    whole: bool = True,
+) -> Plan:
+    """Compares a campaign with its output folder.
+
+    Args:
+        weights: digests by ``weights.weight_digests``.
+        verify: read the content of finished files, not only their size and mtime.
+        whole: False where ``campaign`` is a part of its manifest (``--only``); orphans are not told then.
+    """
+    output = Output(campaign.output)
+    items = [_item(campaign, shot, weights, output, today, verify) for shot in in_order(campaign.shots)]
+    names = {shot.name for shot in campaign.shots}
+    orphans = [name for name, _ in output.sidecars() if name not in names] if whole else []
+    return Plan(items, orphans)
+
+
+def in_order(shots: Sequence[Shot]) -> list[Shot]:
+    """Higher priority first, then subject by subject, so that conditioning is made once and reused."""
+    first = {subject: index for index, subject in reversed(list(enumerate(shot.subject.id for shot in shots)))}
+    return sorted(shots, key=lambda shot: (-shot.priority, first[shot.subject.id]))
+
+
+def _item(
+    campaign: Campaign, shot: Shot, weights: Mapping[str, str], output: Output, today: date, verify: bool
+) -> Item:
+    identity = identify(campaign, shot, weights)
+    consent = shot.subject.consent
+    if consent and consent.expires and consent.expires < today:
+        return Item(shot, identity, "blocked", f"consent {consent.ref} expired on {consent.expires}")
+    old = output.sidecar(shot.name)
+    if old is None:
+        return Item(shot, identity, "render")
+    if old["digests"].get("latents") != identity.latents:
+        names = ", ".join(changed(old.get("settings", {}), identity.settings))
+        return Item(shot, identity, "render", f"changed: {names}", stale=True)
+
+    has_latents = output.intact(shot.name, old, "latents", verify=verify)
+    if old["digests"].get("video") != identity.video:
+        names = ", ".join(changed(old.get("encoding", {}), identity.encoding))
+        return Item(shot, identity, "encode" if has_latents else "render", f"changed: {names}", stale=True)
+    if campaign.save_latents and not has_latents:
+        return Item(shot, identity, "render", "latents missing or damaged")
+    if not output.intact(shot.name, old, "video", verify=verify):
+        return Item(shot, identity, "encode" if has_latents else "render", "video missing or damaged")
+    return Item(shot, identity, "done")

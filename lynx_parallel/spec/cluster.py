@@ -1,0 +1,51 @@
+"""Command-line options that say where to render. They never change a pixel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lynx_parallel.errors import InputErrors
+from lynx_parallel.spec.problems import one_of, shown_value
+
+Device = Literal["auto", "cuda", "cpu"]
+DEVICES = ("auto", "cuda", "cpu")
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """Checked options.
+
+    Attributes:
+        ulysses: ranks per shot along the Ulysses axis; None leaves it to the plan.
+        device: what ranks run on.
+        address: of a running Ray cluster (``auto`` or ``host:port``); None starts one on this machine.
+
+    Raises:
+        InputErrors: one line per wrong option, naming it.
+    """
+
+    ulysses: int | None = None
+    device: Device = "auto"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        lines: list[str] = []
+        count = self.ulysses
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            lines.append(f"--ulysses {count}: must be a whole number from 1")
+        if self.device not in DEVICES:
+            lines.append(f"--device {shown_value(self.device)[1:-1]}: must be {one_of(DEVICES)}")
+        if self.address is not None:
+            shown = f"--address {shown_value(self.address)[1:-1]}"
+            if self.address.startswith("ray://"):
+                lines.append(
+                    f"{shown}: Ray Client (ray://) is not supported: run on a machine of the cluster with"
+                    " --address auto, or submit with `ray job submit`"
+                )
+            elif self.address not in ("auto", "local") and not _HOST_PORT.fullmatch(self.address):
+                lines.append(f"{shown}: must be auto, local or host:port")
+        if lines:
+            raise InputErrors(lines)

@@ -1,0 +1,220 @@
+"""Frames to a video file and back, through the ffmpeg that imageio-ffmpeg brings. numpy only.
+
+The same frames and settings give the same bytes, run after run: no dates or library versions are written,
+the number of encoder threads is fixed, and x264 is told not to choose by CPU type.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lynx_parallel.errors import ClusterError, RenderError
+
+Frames = NDArray[np.uint8]  # [F, H, W, 3], RGB
+
+# More threads than a small machine has cost nothing; another number changes the bytes.
+CODECS: dict[str, dict[str, str]] = {
+    "h264": {"vcodec": "libx264", "x264-params": "threads=4:cpu-independent=1"},
+    # Without info=0 the stream records the CPU's features. Apple's players want the tag hvc1, not hev1.
+    "h265": {
+        "vcodec": "libx265",
+        "x265-params": "pools=4:frame-threads=1:info=0:log-level=error",
+        "tag:v": "hvc1",
+    },
+}
+CODECS |= {"libx264": CODECS["h264"], "hevc": CODECS["h265"], "libx265": CODECS["h265"]}
+
+# Without these, players guess the matrix from the height and show 480p in another tint than 720p.
+BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+ACCURATE = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds. ``frames`` were decoded one by one, not read from a header."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    codec: str
+    """``h264`` or ``h265``, or ffmpeg's own name for any other."""
+    duration: float
+    """Seconds."""
+
+
+def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int) -> None:
+    """Write ``frames`` to exactly ``path`` as an MP4 that starts playing while it loads (bt709, yuv420p).
+
+    Args:
+        frames: [F, H, W, 3] uint8 RGB, F ≥ 1, even H and W.
+        fps: frames a second; may be fractional.
+        codec: a key of CODECS: ``h264`` or ``h265``.
+        crf: quality; lower is better and larger.
+
+    Raises:
+        RenderError: one line with ffmpeg's last words.
+        ClusterError: there is no ffmpeg.
+
+    Whatever ends it early, an interrupt included, leaves neither a process nor a file.
+    """
+    import ffmpeg
+
+    if codec not in CODECS:
+        raise RenderError(f"codec {codec!r}: one of {', '.join(CODECS)} is needed")
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise RenderError(f"frames are {frames.dtype} {list(frames.shape)}: uint8 [F, H, W, 3] is needed")
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise RenderError(f"frames of {width}x{height}: yuv420p needs even sizes")
+    rate = Fraction(fps).limit_denominator(1001)
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=f"{rate}")
+    tagged = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags=ACCURATE)
+    tagged = tagged.filter("format", "yuv420p").filter(
+        "setparams", colorspace="bt709", color_primaries="bt709", color_trc="bt709", range="tv"
+    )
+    options: dict[str, Any] = {
+        **CODECS[codec],
+        **BT709,
+        "crf": crf,
+        "preset": "medium",
+        "pix_fmt": "yuv420p",
+        "movflags": "+faststart",
+        "fflags": "+bitexact",
+        "flags:v": "+bitexact",
+        "map_metadata": -1,
+        "format": "mp4",
+    }
+    output = ffmpeg.output(tagged, f"file:{path}", **options)
+    command = output.global_args("-hide_banner", "-nostats", "-v", "error").compile(
+        cmd=_ffmpeg(), overwrite_output=True
+    )
+    try:
+        _feed(command, frames)
+        if not path.is_file() or path.stat().st_size == 0:
+            raise RenderError(f"ffmpeg wrote nothing to {path}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _feed(command: list[str], frames: Frames) -> None:
+    """Run ``command`` with the frames on its standard input, a frame at a time."""
+    whole = False
+    with tempfile.TemporaryFile() as words, _process(command, words) as process:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended by itself: its exit status tells why
+            for frame in frames:
+                process.stdin.write(np.ascontiguousarray(frame).data)
+            process.stdin.close()
+            whole = True
+        status = process.wait()
+        words.seek(0)
+        said = words.read()
+    if status != 0 or not whole:
+        raise RenderError(_failure("encode", status, said))
+
+
+@contextlib.contextmanager
+def _process(command: list[str], stderr: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does not outlive the block. stderr goes to a file: a full pipe would block both sides."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,  # Ctrl-C is for us to handle: ffmpeg would finish the file as if whole
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def probe(path: Path) -> VideoInfo:
+    """Size, rate, codec and number of frames of the first video stream, decoding all of it.
+
+    Raises:
+        RenderError: one line: no such file, no video in it, or frames that do not decode.
+    """
+    # ffprobe does not come with imageio-ffmpeg; framecrc is ffmpeg's machine-readable listing of packets.
+    listing = _run(path, "-c", "copy", "-f", "framecrc", "-").decode()
+    header, durations = {}, []
+    for line in listing.splitlines():
+        if line.startswith("#"):
+            key, _, value = line[1:].partition(":")
+            header[key.split()[0]] = value.strip()
+        elif line.strip():
+            durations.append(int(line.split(",")[3]))
+    if header.get("media_type") != "video" or not sum(durations):
+        raise RenderError(f"{path}: holds no video frames")
+    width, _, height = header["dimensions"].partition("x")
+    tick = Fraction(header["tb"])
+    decoded = _run(path, "-fps_mode", "passthrough", "-f", "framecrc", "-").decode()
+    frames = sum(1 for line in decoded.splitlines() if line.strip() and not line.startswith("#"))
+    seconds = sum(durations) * tick
+    return VideoInfo(
+        width=int(width),
+        height=int(height),
+        frames=frames,
+        fps=float(len(durations) / seconds),
+        codec={"hevc": "h265"}.get(header["codec_id"], header["codec_id"]),
+        duration=float(seconds),
+    )
+
+
+def read_frames(path: Path) -> Frames:
+    """All frames of a file that :func:`encode_video` wrote, as RGB by its matrix, bt709. [F, H, W, 3] uint8
+
+    Raises:
+        RenderError: as :func:`probe`.
+    """
+    info = probe(path)
+    to_rgb = f"scale=in_color_matrix=bt709:in_range=tv:flags={ACCURATE},format=rgb24"
+    raw = _run(path, "-vf", to_rgb, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    return np.frombuffer(raw, np.uint8).reshape(-1, info.height, info.width, 3).copy()
+
+
+def _run(path: Path, *arguments: str) -> bytes:
+    """ffmpeg's standard output for the first video stream of ``path``; any complaint of it is an error."""
+    if not path.is_file():
+        raise RenderError(f"{path}: no such file")
+    command = [_ffmpeg(), "-hide_banner", "-nostats", "-nostdin", "-v", "error", "-i", f"file:{path}"]
+    done = subprocess.run(
+        [*command, "-map", "0:v:0", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode != 0 or done.stderr.strip():
+        raise RenderError(_failure(f"read {path}", done.returncode, done.stderr))
+    return done.stdout
+
+
+def _failure(what: str, status: int, stderr: bytes) -> str:
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    said = "; ".join(lines[-3:])[-400:]
+    return f"cannot {what}: ffmpeg {how}" + (f": {said}" if said else "")
+
+
+def _ffmpeg() -> str:
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ClusterError("there is no ffmpeg: reinstall imageio-ffmpeg, or name one in IMAGEIO_FFMPEG_EXE") from error

@@ -1,0 +1,167 @@
+"""Which files a pipeline's weights are, and what they hash to. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lynx_parallel.artifacts import atomic_write, cache_root, sha256_file
+from lynx_parallel.demo.checkpoint import demo_root, is_built
+from lynx_parallel.errors import CheckpointError
+from lynx_parallel.spec.pipeline import ModelSpec
+
+COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
+"""Folders of the base that change a video."""
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Local files of a pipeline's weights; ``ref`` is None for lite."""
+
+    base: Path
+    resampler: Path
+    id: Path
+    ref: Path | None = None
+
+
+def find_weights(model: ModelSpec) -> WeightFiles:
+    """Local paths of the weights a pipeline names; builds ``demo:tiny`` and asks the hub where needed.
+
+    Raises:
+        CheckpointError: a hub id that cannot be had, an unknown ``demo:`` name.
+    """
+    adapters = model.adapters
+    return WeightFiles(
+        base=_find_base(model.base),
+        resampler=_find_adapter(adapters.resampler.file, "resampler"),
+        id=_find_adapter(adapters.id.file, "ip_layers"),
+        ref=_find_adapter(adapters.ref.file, "ref_layers") if adapters.ref else None,
+    )
+
+
+def transformer_config(weights: WeightFiles) -> dict[str, Any]:
+    """diffusers' configuration of the base's transformer.
+
+    Raises:
+        CheckpointError: missing or not JSON.
+    """
+    path = weights.base / "transformer" / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: {reason}: is {weights.base} a Wan2.1 model in diffusers layout?") from None
+
+
+def weight_digests(weights: WeightFiles) -> dict[str, str]:
+    """sha256 by file, keys relative to the base (``base/vae/config.json``) or ``resampler``, ``id``, ``ref``.
+
+    Files are read once; the result is remembered under the user's cache folder by path, size and mtime.
+    """
+    remembered = _Remembered(cache_root() / "digests.json")
+    digests = {f"base/{path.relative_to(weights.base)}": remembered.sha256(path) for path in _base_files(weights)}
+    for name in ("resampler", "id", "ref"):
+        if path := getattr(weights, name):
+            digests[name] = remembered.sha256(path)
+    remembered.save()
+    return digests
+
+
+def _base_files(weights: WeightFiles) -> Iterator[Path]:
+    for component in COMPONENTS:
+        folder = weights.base / component
+        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+        if not files:
+            raise CheckpointError(f"{folder}: missing: is {weights.base} a Wan2.1 model in diffusers layout?")
+        yield from files
+
+
+class _Remembered:
+    """sha256 by (path, size, mtime); a damaged cache file is as good as none."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.changed = False
+        try:
+            self.entries: dict[str, list[Any]] = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            self.entries = {}
+
+    def sha256(self, path: Path) -> str:
+        real = os.path.realpath(path)
+        status = os.stat(real)
+        entry = self.entries.get(real)
+        if isinstance(entry, list) and entry[:2] == [status.st_size, status.st_mtime_ns] and len(entry) == 3:
+            return entry[2]
+        digest = sha256_file(Path(real))
+        self.entries[real] = [status.st_size, status.st_mtime_ns, digest]
+        self.changed = True
+        return digest
+
+    def save(self) -> None:
+        if not self.changed:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.path) as part:
+                part.write_text(json.dumps(self.entries))
+        except OSError:
+            pass  # a cache: the next run hashes again
+
+
+def _find_base(base: str) -> Path:
+    if base.startswith("demo:"):
+        return _demo(base) / "wan"
+    if Path(base).is_dir() or base.startswith((".", "/", "~")):
+        return Path(base).expanduser()
+    repo, _, revision = base.partition("@")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["model_index.json", *(f"{name}/*" for name in COMPONENTS)]
+    return Path(_from_hub(base, lambda: snapshot_download(repo, revision=revision or None, allow_patterns=patterns)))
+
+
+def _find_adapter(file: str, stem: str) -> Path:
+    if file.startswith("demo:"):
+        return _demo(file) / file.removeprefix("demo:") / f"{stem}.safetensors"
+    if not file.startswith("hub:"):
+        return Path(file).expanduser()
+    owner, repo, path = file.removeprefix("hub:").split("/", 2)
+    repo, _, revision = repo.partition("@")
+    from huggingface_hub import hf_hub_download
+
+    return Path(_from_hub(file, lambda: hf_hub_download(f"{owner}/{repo}", path, revision=revision or None)))
+
+
+def _from_hub(name: str, download: Any) -> str:
+    # Only hub weights pay for this import, and its errors are a family of their own.
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return download()
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f"{name}: not in the local hub cache, and the hub did not give it: {reason}") from None
+
+
+def _demo(name: str) -> Path:
+    if name not in ("demo:tiny", "demo:full", "demo:lite"):
+        raise CheckpointError(f"{name}: no such demo weights; base is demo:tiny, adapters are demo:full or demo:lite")
+    if not is_built():
+        # In a process of its own: building needs torch, which this one does without.
+        built = subprocess.run(
+            [sys.executable, "-m", "lynx_parallel.demo.checkpoint"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if built.returncode:
+            lines = built.stderr.strip().splitlines() or ["no message"]
+            raise CheckpointError(f"{demo_root()}: building the demo weights failed: {lines[-1]}")
+    return demo_root()

@@ -1,0 +1,73 @@
+"""A folder with the files a small manifest needs, and ways to load texts as manifests there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lynx_parallel.errors import InputErrors
+from lynx_parallel.spec.load import load_campaign
+from lynx_parallel.spec.manifest import Campaign
+
+LITE = """\
+version: 1
+model:
+  base: demo:tiny
+  adapters: {resampler: demo:lite, id: demo:lite}
+sampling: {width: 64, height: 48, num_frames: 9, guidance_scale_i: null}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working folder: lite.yaml (no pixels needed), faces ada and bob with embeddings."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lite.yaml").write_text(LITE)
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    for name in ("ada", "bob"):
+        (faces / f"{name}.jpg").write_bytes(b"jpg")
+        (faces / f"{name}.npy").write_bytes(b"npy")
+    return tmp_path
+
+
+HEAD = """\
+version: 1
+pipeline: lite.yaml
+output: out
+"""
+ADA = "subjects: {ada: {embedding: faces/ada.npy, vars: {person: woman}}}\n"
+BOTH = (
+    "subjects: {ada: {embedding: faces/ada.npy, vars: {person: woman}},"
+    " bob: {embedding: faces/bob.npy, vars: {person: man}}}\n"
+)
+PROMPTS = "prompts: {walk: A {person} walks., run: A {person} runs.}\n".replace("A {", '"A {').replace("s.", 's."')
+
+Load = Callable[..., Campaign]
+Complain = Callable[..., list[str]]
+
+
+@pytest.fixture
+def load(folder: Path) -> Load:
+    """``load(text, overrides=(), only=())`` writes m.yaml and loads it."""
+
+    def run(text: str, **options: object) -> Campaign:
+        (folder / "m.yaml").write_text(text)
+        return load_campaign("m.yaml", **options)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def complain(load: Load) -> Complain:
+    """Like ``load`` for a wrong manifest: the error's lines."""
+
+    def run(text: str, **options: object) -> list[str]:
+        with pytest.raises(InputErrors) as caught:
+            load(text, **options)
+        assert all("\n" not in line for line in caught.value.lines)
+        return caught.value.lines
+
+    return run

@@ -1,0 +1,124 @@
+"""Output names."""
+
+from __future__ import annotations
+
+import pytest
+
+from lynx_parallel.spec.names import name_mistake, pattern_mistake
+from tests.spec.conftest import BOTH, HEAD, Complain, Load
+
+PROMPTS = "prompts: {p: x, q: y}\n"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("{subject}/{prompt}-t{take:02}", "ada/p-t01"),
+        ("{subject}{prompt}{take}_{seed}", "adap1_42"),
+        ("{prompt}/{subject}/{seed:06d}", "p/ada/000042"),
+        ("été/{subject}{prompt}{{x}}", "été/adap{x}"),
+    ],
+)
+def test_patterns(load: Load, pattern: str, name: str) -> None:
+    assert load(HEAD + BOTH + PROMPTS + f'name: "{pattern}"\n').shots[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("{subjct}", "{subjct}: unknown field; did you mean 'subject'? (allowed: subject, prompt, take, seed)"),
+        ("{}", "{}: unknown field; (allowed: subject, prompt, take, seed)"),
+        ("{subject.x}", "{subject.x}: unknown field; did you mean 'subject'? (allowed: subject, prompt, take,"
+         " seed)"),
+        ("{subject:>10}", "{subject}: takes no format"),
+        ("{subject!r}", "{subject}: takes no format"),
+        ("{take!s}", "{take}: a format is like {take:02}"),
+        ("{take:1000000000}", "{take}: a format is like {take:02}"),
+        ("{take:{seed}}", "{take}: a format is like {take:02}"),
+        ("{take", "expected '}' before end of string: write {{ and }} for braces"),
+    ],
+)  # fmt: skip
+def test_wrong_patterns(complain: Complain, pattern: str, said: str) -> None:
+    assert pattern_mistake(pattern) == said
+    assert complain(HEAD + BOTH + PROMPTS + f'name: "{pattern}"\n') == [f"m.yaml:6: name: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/a", "is absolute: names are relative to output"),
+        ("a//b", "has an empty part"),
+        ("a/", "has an empty part"),
+        ("", "has an empty part"),
+        ("a/ /b", "has an empty part"),
+        ("../a", "has a part that starts with '.'"),
+        ("a/../b", "has a part that starts with '.'"),
+        (".lynx/a", "has a part that starts with '.'"),
+        ("a/.b", "has a part that starts with '.'"),
+        ("a\\b", "holds a backslash"),
+        ("a\nb", "holds a control character"),
+        ("a\x00b", "holds a control character"),
+        ("a\x7fb", "holds a control character"),
+        ("é" * 101, "has a part longer than 200 bytes"),
+        ("/".join(["a" * 100] * 10), "is longer than 1000 bytes"),
+        ("a.PART", "has a part that ends in '.part', which marks unfinished files"),
+        ("a.part/b", "has a part that ends in '.part', which marks unfinished files"),
+    ],
+)
+def test_wrong_names(name: str, said: str) -> None:
+    assert name_mistake(name) == said
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "a.b/c.mp4", "a" * 200, "a b", "é", "a..b", "lynx/x"])
+def test_right_names(name: str) -> None:
+    assert name_mistake(name) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("/x/{subject}{prompt}", "'/x/adap' is absolute: names are relative to output (shot ada/p/1)"),
+        ("../{subject}{prompt}", "'../adap' has a part that starts with '.' (shot ada/p/1)"),
+        (
+            "{subject}",
+            "shots ada/p/1 and ada/q/1 get the same name 'ada'; use {take} or {seed}",
+        ),
+        ("x", "shots ada/p/1 and ada/q/1 get the same name 'x'; use {take} or {seed}"),
+    ],
+)
+def test_names_of_shots(complain: Complain, pattern: str, said: str) -> None:
+    assert complain(HEAD + BOTH + PROMPTS + f'name: "{pattern}"\n') == [f"m.yaml:6: name: {said}"]
+
+
+def test_case_alone_is_no_difference(complain: Complain) -> None:
+    text = HEAD + BOTH.replace("bob:", "x:") + "prompts: {p: x}\nname: '{subject}'\n"
+    text += "shots: [{subject: ada, prompt: p}, {subject: x, prompt: p}]\n"
+    clash = text.replace("name: '{subject}'", "name: 'Ada{subject}'").replace("x:", "adaada:")
+    assert "get the same name" not in "".join(complain(clash.replace("prompt: p", "prompt: zz")))
+    ids = HEAD + "subjects: {aB: {embedding: faces/ada.npy}, a: {embedding: faces/ada.npy}}\n"
+    ids += "prompts: {p: x, Bp: y}\nname: '{subject}{prompt}'\n"
+    ids += "shots: [{subject: aB, prompt: p}, {subject: a, prompt: Bp}]\n"
+    assert complain(ids) == ["m.yaml:6: name: shots aB/p/1 and a/Bp/1 get the same name 'aBp'; use {take} or {seed}"]
+    assert complain(ids.replace("aB", "ab")) == [
+        "m.yaml:6: name: shots ab/p/1 and a/Bp/1 get the same name 'aBp'; use {take} or {seed}"
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".json", ".latents.safetensors", ".MP4"])
+def test_a_file_cannot_stand_where_a_folder_must(complain: Complain, load: Load, suffix: str) -> None:
+    # "{subject}{prompt}" with subjects "a" and "a.mp4", names a/x and a.mp4/x would be fine: the clash needs
+    # one shot named "a" and another named "a.mp4/…", which fixed ids alone cannot make; two takes can.
+    subjects = f"subjects: {{a: {{embedding: faces/ada.npy}}, b{suffix}: {{embedding: faces/ada.npy}}}}\n"
+    text = HEAD + subjects + "prompts: {p: x}\nname: '{subject}/{prompt}'\n"
+    assert [s.name for s in load(text).shots] == ["a/p", f"b{suffix}/p"]
+
+
+def test_folder_clash() -> None:
+    from lynx_parallel.spec.names import folder_clash
+
+    names = {"a": 0, "b/c": 1}
+    assert folder_clash("a.mp4/x", names) == 0
+    assert folder_clash("b/c.latents.safetensors/x/y", names) == 1
+    assert folder_clash("a/x", names) is None
+    assert folder_clash("a.mp4", names) is None
+    assert folder_clash("a.mp4.part/x", names) is None  # refused before: .part

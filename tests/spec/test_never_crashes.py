@@ -1,0 +1,163 @@
+"""Whatever the files hold: a campaign, or InputErrors whose lines say where."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lynx_parallel.errors import InputErrors
+from lynx_parallel.spec.load import load_campaign, load_pipeline
+
+WHERE = re.compile(r"(m\.yaml|lite\.yaml|p\.yaml|t\.csv):\d+: .|--(set|only) .")
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+MANIFEST: dict[str, Any] = {
+    "version": 1,
+    "pipeline": "lite.yaml",
+    "output": "out",
+    "sampling": {"seed": 1, "width": 64, "guidance_scale_i": None},
+    "subjects": {
+        "ada": {
+            "image": "faces/ada.jpg",
+            "embedding": "faces/ada.npy",
+            "landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]],
+            "vars": {"person": "woman"},
+            "sampling": {"fps": 8},
+            "consent": {"ref": "r", "scope": "s", "expires": "2027-01-31"},
+            "labels": {"a": 1, "b": "c"},
+        },
+        "bob": {"embedding": "faces/bob.npy", "vars": {"person": "man"}},
+    },
+    "prompts": {"walk": "A {person} walks.", "run": {"text": "A {person}.", "sampling": {"num_frames": 5}}},
+    "shots": [
+        {"subject": "ada", "prompt": "walk", "seeds": [1, 2]},
+        {"subject": "*", "prompt": ["run"], "takes": 2, "priority": 3, "sampling": {"ip_scale": 0.5}},
+    ],
+    "save_latents": True,
+    "name": "{subject}/{prompt}-t{take:02}",
+}
+PIPELINE: dict[str, Any] = {
+    "version": 1,
+    "model": {
+        "base": "demo:tiny",
+        "adapters": {"resampler": "demo:lite", "id": {"file": "demo:lite", "license": "x"}},
+        "dtype": "float32",
+    },
+    "sampling": {"width": 64, "height": 48, "num_frames": 9, "negative_prompt": "x"},
+    "video": {"container": "mp4", "codec": "h264", "crf": 18},
+}
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(
+        ["{", "}", "{person.x}", "{seed}", "{take:{take}}", "../x", "/", "~", "~nobody/x", "*", "", ".", "faces",
+         "a\0b", "x" * 5000, "hub:a/b/c", "demo:x", 10**400, -(10**30), 2**63, "faces/*", "faces/[", "9" * 5000]
+    ),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+    st.just({"from": "t.csv"}),
+    st.just({"from": "faces/*.jpg"}),
+)  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in places(item, (*path, key)))]
+
+
+@st.composite
+def mutated(draw: st.DrawFn, original: dict[str, Any]) -> dict[str, Any]:
+    data = copy.deepcopy(original)
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from([p for p in places(data) if p]))
+        parent = data
+        for part in path[:-1]:
+            parent = parent[part]
+        what = draw(st.sampled_from(["drop", "replace", "rename"]))
+        if what == "drop":
+            del parent[path[-1]]
+        elif what == "rename" and isinstance(parent, dict):
+            parent[draw(st.text(max_size=8))] = parent.pop(path[-1])
+        else:
+            parent[path[-1]] = draw(ODD)
+        if not data:
+            break
+    return data
+
+
+def check(run: Any) -> None:
+    lines = None
+    try:
+        run()
+    except InputErrors as errors:
+        lines = errors.lines
+    assert lines != []
+    for line in lines or []:
+        assert WHERE.match(line), line
+        assert len(line.splitlines()) == 1, line
+        assert len(line) < 3000
+        line.encode()
+
+
+def dump(file: Path, data: Any) -> None:
+    file.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), errors="surrogatepass")
+
+
+@pytest.fixture(autouse=True)
+def _table(folder: Path) -> None:
+    (folder / "t.csv").write_text("subject,prompt\nada,walk\n")
+
+
+def test_the_original_is_right(folder: Path) -> None:
+    dump(folder / "m.yaml", MANIFEST)
+    dump(folder / "lite.yaml", PIPELINE)
+    assert len(load_campaign("m.yaml").shots) == 6
+
+
+@QUICK
+@given(mutated(MANIFEST))
+def test_mutated_manifests(folder: Path, data: dict[str, Any]) -> None:
+    dump(folder / "m.yaml", data)
+    check(lambda: load_campaign("m.yaml"))
+
+
+@QUICK
+@given(mutated(PIPELINE))
+def test_mutated_pipelines(folder: Path, data: dict[str, Any]) -> None:
+    dump(folder / "p.yaml", data)
+    check(lambda: load_pipeline("p.yaml"))
+
+
+@QUICK
+@given(st.one_of(st.binary(max_size=200), st.text("{}[]:,-&*!|>'\"%@`#? \n\tab1.<", max_size=60).map(str.encode)))
+def test_random_bytes(folder: Path, content: bytes) -> None:
+    (folder / "m.yaml").write_bytes(content)
+    check(lambda: load_campaign("m.yaml"))
+    check(lambda: load_pipeline("m.yaml"))
+
+
+@QUICK
+@given(st.one_of(st.binary(max_size=200), st.text('subject,prom_text"\n\r*adwlk01{}', max_size=80).map(str.encode)))
+def test_random_tables(folder: Path, content: bytes) -> None:
+    dump(folder / "m.yaml", {**MANIFEST, "shots": {"from": "t.csv"}})
+    for head in (b"", b"subject,prompt_text,seed,sampling.fps\n"):
+        (folder / "t.csv").write_bytes(head + content)
+        check(lambda: load_campaign("m.yaml"))
+
+
+@QUICK
+@given(st.lists(st.text(max_size=20) | st.sampled_from(["sampling.seed=1", "output=x"]), max_size=3), st.text())
+def test_random_options(folder: Path, overrides: list[str], only: str) -> None:
+    dump(folder / "m.yaml", MANIFEST)
+    check(lambda: load_campaign("m.yaml", overrides, [only]))

@@ -1,0 +1,234 @@
+"""Pipeline files: fields, weights, shipped data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from lynx_parallel.errors import InputErrors
+from lynx_parallel.shipped import shipped_dir, shipped_names
+from lynx_parallel.spec.load import load_pipeline
+from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, SamplingOverrides, overlay
+
+MODEL = "version: 1\nmodel:\n  base: {base}\n  adapters: {{resampler: {file}, id: demo:full}}\n"
+
+
+def load(folder: Path, text: str) -> PipelineSpec:
+    (folder / "p.yaml").write_text(text)
+    return load_pipeline("p.yaml")
+
+
+def complain(folder: Path, text: str) -> list[str]:
+    with pytest.raises(InputErrors) as caught:
+        load(folder, text)
+    return caught.value.lines
+
+
+@pytest.mark.parametrize("name", shipped_names("pipelines"))
+def test_every_shipped_pipeline_loads(name: str) -> None:
+    spec = load_pipeline(name)
+    assert spec == load_pipeline(shipped_dir("pipelines") / f"{name}.yaml")
+
+
+def test_shipped_pipelines_are_the_models_they_name() -> None:
+    assert shipped_names("pipelines") == ["demo-tiny", "lynx-full", "lynx-lite", "lynx-lite-id-full-ref"]
+    full, lite = load_pipeline("lynx-full"), load_pipeline("lynx-lite")
+    assert full.model.adapters.ref is not None
+    assert (full.sampling.num_frames, full.sampling.fps, full.sampling.guidance_scale_i) == (81, 16, 2.0)
+    assert lite.model.adapters.ref is None
+    assert (lite.sampling.num_frames, lite.sampling.fps, lite.sampling.guidance_scale_i) == (121, 24, None)
+    assert full.model.adapters.id.file == "hub:ByteDance/lynx/lynx_full/ip_layers.safetensors"
+
+
+def test_defaults() -> None:
+    assert Sampling().model_dump() == {
+        "width": 832,
+        "height": 480,
+        "num_frames": 81,
+        "fps": 16.0,
+        "num_inference_steps": 50,
+        "flow_shift": 3.0,
+        "sigma_schedule": "lynx",
+        "guidance_scale": 5.0,
+        "guidance_scale_i": 2.0,
+        "ip_scale": 1.0,
+        "ref_scale": 1.0,
+        "negative_prompt": "",
+        "reference_latent": "mode",
+        "seed": 42,
+    }
+
+
+WHOLE = [True, 1.0, "1", None, float("nan")]
+GOOD_AND_BAD = [
+    ("width", [16, 4096], [0, 15, 24, 4112, -16, 10**30, *WHOLE]),
+    ("height", [16, 4096], [0, 15, 24, 4112, *WHOLE]),
+    ("num_frames", [1, 5, 81, 121, 100001], [0, 2, 80, -3, 100005, *WHOLE]),
+    ("fps", [1, 0.5, 240, 23.976], [0, -1, 241, float("inf"), float("nan"), True, "24", None, 10**400]),
+    ("num_inference_steps", [1, 1000], [0, 1001, *WHOLE]),
+    ("flow_shift", [0.1, 3, 1e9], [0, -1, float("inf"), float("nan"), False, "3"]),
+    ("sigma_schedule", ["lynx", "diffusers"], ["Lynx", 1, None, True]),
+    ("guidance_scale", [0, 5, 7.5], [-0.1, float("inf"), True, "5", None]),
+    ("guidance_scale_i", [0, 2.5, None], [-1, float("nan"), True, "null"]),
+    ("ip_scale", [0, 1.5], [-1, float("inf"), True, None]),
+    ("ref_scale", [0, 1.5], [-1, float("inf"), True, None]),
+    ("negative_prompt", ["", "bad"], [1, None, True]),
+    ("reference_latent", ["mode", "sample"], ["mean", None]),
+    ("seed", [0, 2**63 - 1], [-1, 2**63, *WHOLE]),
+]
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), GOOD_AND_BAD, ids=[row[0] for row in GOOD_AND_BAD])
+def test_sampling_fields(name: str, good: list[object], bad: list[object]) -> None:
+    for value in good:
+        assert getattr(Sampling.model_validate({name: value}), name) == value
+        assert SamplingOverrides.model_validate({name: value}).given() == {name: value}
+    for value in bad:
+        for model in (Sampling, SamplingOverrides):
+            with pytest.raises(ValidationError):
+                model.model_validate({name: value})
+
+
+def test_whole_numbers_become_floats() -> None:
+    sampling = Sampling.model_validate({"fps": 24, "guidance_scale": 5})
+    assert type(sampling.fps) is float
+    assert repr(sampling) == repr(Sampling.model_validate({"fps": 24.0, "guidance_scale": 5.0}))
+
+
+def test_overrides_have_the_fields_of_sampling() -> None:
+    assert list(SamplingOverrides.model_fields) == list(Sampling.model_fields)
+
+
+def test_overlay_tells_null_from_not_given() -> None:
+    null = SamplingOverrides.model_validate({"guidance_scale_i": None})
+    width = SamplingOverrides(width=64)
+    assert overlay(Sampling(), width).guidance_scale_i == 2.0
+    assert overlay(Sampling(), null, width).guidance_scale_i is None
+    assert overlay(Sampling(), null, SamplingOverrides(guidance_scale_i=3.0)).guidance_scale_i == 3.0
+    assert hash(Sampling()) == hash(overlay(Sampling()))
+
+
+@pytest.mark.parametrize("base", ["Wan-AI/Wan2.1-T2V-14B-Diffusers", "a/b@main", "a/b@refs/pr/1", "demo:tiny"])
+def test_base_taken_as_it_stands(folder: Path, base: str) -> None:
+    assert load(folder, MODEL.format(base=base, file="demo:full")).model.base == base
+
+
+def test_base_folders(folder: Path) -> None:
+    (folder / "org" / "wan").mkdir(parents=True)
+    for base in ("org/wan", "./org/wan", str(folder / "org/wan"), "org"):
+        spec = load(folder, MODEL.format(base=base, file="demo:full"))
+        assert spec.model.base == str(folder / ("org" if base == "org" else "org/wan"))
+
+
+def test_paths_are_relative_to_the_pipeline_file(folder: Path) -> None:
+    (folder / "sub" / "w").mkdir(parents=True)
+    (folder / "sub" / "w" / "r.safetensors").write_bytes(b"x")
+    (folder / "sub" / "p.yaml").write_text(MODEL.format(base="./w", file="w/r.safetensors"))
+    spec = load_pipeline("sub/p.yaml")
+    assert spec.model.base == str(folder / "sub" / "w")
+    assert spec.model.adapters.resampler.file == str(folder / "sub" / "w" / "r.safetensors")
+
+
+def test_a_link_keeps_its_suffix_and_home_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "blob").write_bytes(b"x")
+    (folder / "r.safetensors").symlink_to("blob")
+    spec = load(folder, MODEL.format(base="demo:tiny", file="~/r.safetensors"))
+    assert spec.model.adapters.resampler.file == str(folder / "r.safetensors")
+
+
+def test_adapter_with_license(folder: Path) -> None:
+    file = "{file: 'hub:a/b@v1/c/d.safetensors', license: Apache-2.0}"
+    adapter = load(folder, MODEL.format(base="demo:tiny", file=file)).model.adapters.resampler
+    assert (adapter.file, adapter.license, str(adapter)) == (
+        "hub:a/b@v1/c/d.safetensors",
+        "Apache-2.0",
+        "hub:a/b@v1/c/d.safetensors",
+    )
+
+
+BASE = "must be a hub id (org/name or org/name@revision), a folder or demo:tiny"
+FILE = "must be a .safetensors file, hub:org/repo/path/in/repo or demo:name"
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("./nothing", "'./nothing': missing folder {folder}/nothing"),
+        ("../lite.yaml/x", None),
+        ("./lite.yaml", "'./lite.yaml': not a folder"),
+        ("wan", f"'wan': {BASE}"),
+        ("a/b/c", f"'a/b/c': {BASE}"),
+        ('"demo:"', "'demo:': " + BASE),
+        ("demo:Tiny", f"'demo:Tiny': {BASE}"),
+        ('"demo:tiny\\n"', f"'demo:tiny\\n': {BASE}"),
+        ('"a/b\\n"', f"'a/b\\n': {BASE}"),
+        ("x" * 300, f"'{'x' * 78}…': {BASE}"),
+    ],
+)
+def test_wrong_base(folder: Path, base: str, said: str | None) -> None:
+    lines = complain(folder, MODEL.format(base=base, file="demo:full"))
+    assert len(lines) == 1
+    if said:
+        assert lines == [f"p.yaml:3: model.base: {said.replace('{folder}', str(folder))}"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("x.safetensors", "'x.safetensors': missing file {folder}/x.safetensors"),
+        ("./x", "'./x': missing file {folder}/x"),
+        ("faces", "'faces': not a regular file"),
+        ("something", f"'something': {FILE}"),
+        ("hub:a/b", f"'hub:a/b': {FILE}"),
+        ("hub:a/b/../c", f"'hub:a/b/../c': {FILE}"),
+        ("hub:a/b//c", f"'hub:a/b//c': {FILE}"),
+        ("demo:a_b", f"'demo:a_b': {FILE}"),
+    ],
+)
+def test_wrong_adapter(folder: Path, file: str, said: str) -> None:
+    lines = complain(folder, MODEL.format(base="demo:tiny", file=file))
+    assert lines == [f"p.yaml:4: model.adapters.resampler: {said.replace('{folder}', str(folder))}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("version: 1\n", ["p.yaml:1: model: missing: a mapping with base, adapters and dtype"]),
+        (
+            "version: 1\nmodel: {base: demo:tiny, adapters: {id: demo:full, loras: []}, face: 1}\n",
+            [
+                "p.yaml:2: model.adapters.resampler: missing: a file, hub:org/repo/path or demo:name",
+                "p.yaml:2: model.adapters.loras: unknown key; (allowed: resampler, id, ref)",
+                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, dtype)",
+            ],
+        ),
+        (
+            "version: one\nmodel: []\nvideo: {crf: 52, codec: av1, container: mkv}\nsampling: no\n",
+            [
+                "p.yaml:1: version: 'one': must be 1",
+                "p.yaml:2: model: a list: must be a mapping (key: value)",
+                "p.yaml:3: video.container: 'mkv': must be 'mp4'",
+                "p.yaml:3: video.codec: 'av1': must be 'h264' or 'h265'",
+                "p.yaml:3: video.crf: 52: must be a whole number from 0 to 51",
+                "p.yaml:4: sampling: no: must be a mapping (key: value)",
+            ],
+        ),
+    ],
+)
+def test_wrong_files(folder: Path, text: str, lines: list[str]) -> None:
+    assert complain(folder, text) == lines
+
+
+def test_wrong_names(folder: Path) -> None:
+    with pytest.raises(InputErrors) as caught:
+        load_pipeline("lynx-ful")
+    assert caught.value.lines == [
+        "pipeline 'lynx-ful': no shipped pipeline of that name; did you mean 'lynx-full'?"
+        " (shipped: demo-tiny, lynx-full, lynx-lite, lynx-lite-id-full-ref)"
+    ]
+    with pytest.raises(InputErrors) as caught:
+        load_pipeline(Path("none.yaml"))
+    assert caught.value.lines == ["none.yaml:1: missing file"]

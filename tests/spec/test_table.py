@@ -1,0 +1,118 @@
+"""``shots: {from: shots.csv}``."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.spec.conftest import BOTH, HEAD, PROMPTS, Complain, Load
+
+TEXT = HEAD + BOTH + PROMPTS + "shots: {from: t.csv}\n"
+COLUMNS = (
+    "(allowed: subject, prompt, prompt_text, takes, seed, priority, sampling.width, sampling.height,"
+    " sampling.num_frames, sampling.fps, sampling.num_inference_steps, sampling.flow_shift,"
+    " sampling.sigma_schedule, sampling.guidance_scale, sampling.guidance_scale_i, sampling.ip_scale,"
+    " sampling.ref_scale, sampling.negative_prompt, sampling.reference_latent, sampling.seed)"
+)
+
+
+def p_id(text: str) -> str:
+    return "p-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def test_a_table(folder: Path, load: Load) -> None:
+    (folder / "t.csv").write_text(
+        "\ufeffsubject,prompt,prompt_text,takes,seed,priority,sampling.fps,sampling.negative_prompt,"
+        "sampling.guidance_scale_i,sampling.seed\r\n"
+        "ada,run,,2,7,1,24,no,null,\r\n"
+        "\r\n"
+        '*,,"A {person}\r\nsings.",,,,,,,5\r\n'
+        "bob,*,,,,,,,,\r\n"
+    )
+    campaign = load(TEXT)
+    sings = p_id("A {person}\r\nsings.")
+    assert [(s.id, s.seed, s.priority, s.sampling.fps) for s in campaign.shots] == [
+        ("ada/run/1", 7, 1, 24),
+        ("ada/run/2", 8, 1, 24),
+        (f"ada/{sings}/1", 5, 0, 16),
+        (f"bob/{sings}/1", 5, 0, 16),
+        ("bob/walk/1", 42, 0, 16),
+        ("bob/run/1", 42, 0, 16),
+    ]
+    assert campaign.shots[0].sampling.negative_prompt == "no"
+    assert [s.sampling.guidance_scale_i for s in campaign.shots[:3]] == [None, None, None]
+    assert campaign.shots[3].text == "A man\r\nsings."
+    assert [p.id for p in campaign.prompts] == ["walk", "run", sings]
+
+
+def test_prompts_may_all_be_in_the_table(folder: Path, load: Load) -> None:
+    (folder / "t.csv").write_text("subject,prompt_text\nada,x\nada,y\n")
+    assert [s.text for s in load(TEXT.replace(PROMPTS, "")).shots] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("table", "lines"),
+    [
+        ("", ["t.csv:1: is empty: the first row names the columns"]),
+        ("subject,prompt\n", ["t.csv:1: has no rows: at least one shot must result"]),
+        ("\n\n  ,\nsubject,prompt\nada,none\n", [
+            "t.csv:5: column prompt: 'none': no such prompt; (allowed: walk, run)"]),
+        ("subject,promt,x y\nada,run,1\n", [
+            f"t.csv:1: column 'promt': unknown column; did you mean 'prompt'? {COLUMNS}",
+            f"t.csv:1: column 'x y': unknown column; {COLUMNS}",
+            "t.csv:1: column prompt or prompt_text: missing"]),
+        ("prompt,prompt\nrun,run\n", [
+            "t.csv:1: column prompt: given twice", "t.csv:1: column subject: missing"]),
+        ("subject,prompt,prompt_text\nada,run,x\nada,,\n,run,\nadda,run,\n", [
+            "t.csv:2: columns prompt and prompt_text: both are given: a row has exactly one of them",
+            "t.csv:3: columns prompt and prompt_text: neither is given: a row has exactly one of them",
+            "t.csv:4: column subject: empty: must be a subject's id, or * for all",
+            "t.csv:5: column subject: 'adda': no such subject; did you mean 'ada'? (allowed: ada, bob)"]),
+        ("subject,prompt,takes,seed,priority,sampling.width\nada,run,0,-1,x,65\nada,run,1.0,yes,,\n", [
+            "t.csv:2: column takes: '0': must be a whole number from 1",
+            "t.csv:2: column seed: '-1': must be a whole number from 0 to 2^63-1",
+            "t.csv:2: column priority: 'x': must be a whole number; higher comes first",
+            "t.csv:2: column sampling.width: '65': must be a multiple of 16 from 16 to 4096",
+            "t.csv:3: column takes: '1.0': must be a whole number from 1",
+            "t.csv:3: column seed: 'yes': must be a whole number from 0 to 2^63-1"]),
+        ("subject,prompt\nada\n\"a\nb\",run\nada,run,1\n", [
+            "t.csv:2: row has 1 cells, the header has 2",
+            "t.csv:3: column subject: 'a\\nb': no such subject; (allowed: ada, bob)",
+            "t.csv:5: row has 3 cells, the header has 2"]),
+        ("subject,prompt\nada,run\nada,*\n", [
+            "t.csv:3: row: ada/run with seed 42 is given twice, first on line 2"]),
+        ("subject,prompt_text\nada,a {b}\nada,{c.d}\n", [
+            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person)",
+            "t.csv:3: column prompt_text: '{c.d}': only plain {name} fields work; write {{ and }} for braces"]),
+        ("subject,prompt_text\nada,a {b}\n", [
+            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person)"]),
+        ("subject,prompt,takes\nada,run,9999999\n", [
+            "t.csv:2: row: makes more than 1000000 shots: split the manifest"]),
+        ("subject,prompt\nada,\"run\n", ["t.csv:2: not a valid table: unexpected end of data"]),
+        ("subject,prompt\nada,ru\x00n\n", ["t.csv:2: holds the control character '\\x00'"]),
+        ("subject,prompt,sampling.guidance_scale_i,sampling.fps\nada,run,~,~\n", [
+            "t.csv:2: column sampling.fps: '~': must be a value (leave the key out to keep the setting)"]),
+    ],
+)  # fmt: skip
+def test_wrong_tables(folder: Path, complain: Complain, table: str, lines: list[str]) -> None:
+    (folder / "t.csv").write_text(table)
+    assert complain(TEXT) == lines
+
+
+def test_an_adhoc_id_that_is_taken(folder: Path, complain: Complain) -> None:
+    (folder / "t.csv").write_text("subject,prompt_text\nada,x\n")
+    assert complain(TEXT.replace("walk:", f"{p_id('x').upper()}:")) == [
+        f"t.csv:2: column prompt_text: its id would be {p_id('x')}, which is another prompt's"
+    ]
+
+
+def test_all_prompts_of_none(folder: Path, complain: Complain) -> None:
+    (folder / "t.csv").write_text("subject,prompt\nada,*\n")
+    assert complain(TEXT.replace(PROMPTS, "")) == ["t.csv:2: column prompt: '*': no such prompt; (allowed: none)"]
+
+
+def test_not_utf8(folder: Path, complain: Complain) -> None:
+    (folder / "t.csv").write_bytes(b"subject,prompt\nada,\xff\n")
+    assert complain(TEXT) == ["t.csv:2: not UTF-8 text"]
