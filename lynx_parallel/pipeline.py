@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.block import KV, BlockConditioning
@@ -273,17 +273,21 @@ class LynxPipeline:
         g_i = sampling.guidance_scale_i if self.transformer.has_reference else None
         return guidance_weights(sampling.guidance_scale, g_i)
 
-    def denoise(
-        self, inputs: ShotInputs, sampling: Sampling, on_step: Callable[[Step], None] | None = None
-    ) -> torch.Tensor:
-        """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang."""
-        scheduler = make_scheduler(
+    def make_scheduler(self, sampling: Sampling) -> UniPCMultistepScheduler:
+        """The base's scheduler with these settings' timesteps."""
+        return make_scheduler(
             self.scheduler_config,
             sampling.num_inference_steps,
             flow_shift=sampling.flow_shift,
             sigma_schedule=sampling.sigma_schedule,
             device=self.device,
         )
+
+    def denoise(
+        self, inputs: ShotInputs, sampling: Sampling, on_step: Callable[[Step], None] | None = None
+    ) -> torch.Tensor:
+        """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang."""
+        scheduler = self.make_scheduler(sampling)
         branches = self.branches(inputs, sampling)
         return denoise(self.transformer, scheduler, inputs.noise, branches, self.guidance_weights(sampling), on_step)
 

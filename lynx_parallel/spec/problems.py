@@ -18,13 +18,17 @@ _SHOWN_CHARS = 80
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.*-]{0,99}")
 
 
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def shown_path(path: Path | str) -> str:
     """The path as the user would type it: relative when inside the working folder, on one line."""
     try:
         text = str(Path(path).absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
         text = str(path)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _one_line(text)
 
 
 def shown_value(value: Any) -> str:
@@ -41,7 +45,6 @@ def shown_value(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, str):
         text = repr(value[: _SHOWN_CHARS + 1])
-        # repr keeps printable characters; lone surrogates cannot be printed and come out escaped.
         return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…" + text[0]
     if isinstance(value, int) and value.bit_length() > 1024:
         return "a number of more than 300 digits"
@@ -90,11 +93,11 @@ class Problems:
 
     def add(self, file: Path | str, line: int, message: str) -> None:
         """Records ``file:line: message``; saying the same twice counts once."""
-        self._found.setdefault((shown_path(file), line, message))
+        self._found.setdefault((shown_path(file), line, _one_line(message)))
 
     def option(self, message: str) -> None:
         """Records a mistake in a command-line option; the message starts with the option."""
-        self._found.setdefault(("", 0, message))
+        self._found.setdefault(("", 0, _one_line(message)))
 
     def raise_if_any(self) -> None:
         """Raises InputErrors when something was recorded."""

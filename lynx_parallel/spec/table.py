@@ -55,6 +55,7 @@ class Table:
         self.subjects = subjects
         self.prompts = prompts
         self.named = dict(prompts)  # without the ad-hoc ones: what "*" means
+        self.folded = {name.casefold(): name for name in prompts}
         self.problems = problems
 
     def groups(self) -> list[ShotGroup]:
@@ -157,11 +158,11 @@ class Table:
             self._blame(line, f"column prompt_text: {wrong}")
             return ()
         name = prompt_id(text)
-        for other, prompt in self.prompts.items():
-            if other.casefold() == name and (other != name or prompt is None or prompt.text != text):
-                self._blame(line, f"column prompt_text: its id would be {name}, which is another prompt's")
-                return ()
-        self.prompts.setdefault(name, Prompt(name, text))
+        other = self.folded.setdefault(name, name)
+        prompt = self.prompts.setdefault(name, Prompt(name, text)) if other == name else None
+        if prompt is None or prompt.text != text:
+            self._blame(line, f"column prompt_text: its id would be {name}, which is another prompt's")
+            return ()
         return (name,)
 
     def _sampling(self, row: dict[str, str], line: int) -> SamplingOverrides:

@@ -43,7 +43,7 @@ BOTH = (
     "subjects: {ada: {embedding: faces/ada.npy, vars: {person: woman}},"
     " bob: {embedding: faces/bob.npy, vars: {person: man}}}\n"
 )
-PROMPTS = "prompts: {walk: A {person} walks., run: A {person} runs.}\n".replace("A {", '"A {').replace("s.", 's."')
+PROMPTS = "prompts: {walk: 'A {person} walks.', run: 'A {person} runs.'}\n"
 
 Load = Callable[..., Campaign]
 Complain = Callable[..., list[str]]

@@ -450,6 +450,11 @@ def test_all_mistakes_at_once_sorted_by_file_and_line(folder: Path, complain: Co
     assert [line.split(": ")[0] for line in lines] == ["lite.yaml:2", "lite.yaml:3", "m.yaml:5", "m.yaml:5"]
 
 
+def test_a_line_stays_one_line(complain: Complain) -> None:
+    text = HEAD + 'subjects: {ada: {embedding: faces/ada.npy, vars: {"a\\nb": x}}}\nprompts: {p: "{c}"}\n'
+    assert complain(text)[-1] == "m.yaml:5: prompts.p: {c}: subject 'ada' has no such var; (its vars: a\\nb)"
+
+
 def test_many_mistakes_are_cut_short(complain: Complain) -> None:
     text = HEAD + ADA + "prompts:\n" + "".join(f"  p{i}: 1\n" for i in range(300))
     lines = complain(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lynx_parallel.spec.names import name_mistake, pattern_mistake
+from lynx_parallel.spec.names import folder_clash, name_mistake, pattern_mistake
 from tests.spec.conftest import BOTH, HEAD, Complain, Load
 
 PROMPTS = "prompts: {p: x, q: y}\n"
@@ -91,31 +91,23 @@ def test_names_of_shots(complain: Complain, pattern: str, said: str) -> None:
 
 
 def test_case_alone_is_no_difference(complain: Complain) -> None:
-    text = HEAD + BOTH.replace("bob:", "x:") + "prompts: {p: x}\nname: '{subject}'\n"
-    text += "shots: [{subject: ada, prompt: p}, {subject: x, prompt: p}]\n"
-    clash = text.replace("name: '{subject}'", "name: 'Ada{subject}'").replace("x:", "adaada:")
-    assert "get the same name" not in "".join(complain(clash.replace("prompt: p", "prompt: zz")))
-    ids = HEAD + "subjects: {aB: {embedding: faces/ada.npy}, a: {embedding: faces/ada.npy}}\n"
-    ids += "prompts: {p: x, Bp: y}\nname: '{subject}{prompt}'\n"
-    ids += "shots: [{subject: aB, prompt: p}, {subject: a, prompt: Bp}]\n"
-    assert complain(ids) == ["m.yaml:6: name: shots aB/p/1 and a/Bp/1 get the same name 'aBp'; use {take} or {seed}"]
-    assert complain(ids.replace("aB", "ab")) == [
-        "m.yaml:6: name: shots ab/p/1 and a/Bp/1 get the same name 'aBp'; use {take} or {seed}"
-    ]
+    for subject in ("aB", "ab"):
+        text = HEAD + f"subjects: {{{subject}: {{embedding: faces/ada.npy}}, a: {{embedding: faces/ada.npy}}}}\n"
+        text += "prompts: {p: x, Bp: y}\nname: '{subject}{prompt}'\n"
+        text += f"shots: [{{subject: {subject}, prompt: p}}, {{subject: a, prompt: Bp}}]\n"
+        assert complain(text) == [
+            f"m.yaml:6: name: shots {subject}/p/1 and a/Bp/1 get the same name 'aBp'; use {{take}} or {{seed}}"
+        ]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".json", ".latents.safetensors", ".MP4"])
-def test_a_file_cannot_stand_where_a_folder_must(complain: Complain, load: Load, suffix: str) -> None:
-    # "{subject}{prompt}" with subjects "a" and "a.mp4", names a/x and a.mp4/x would be fine: the clash needs
-    # one shot named "a" and another named "a.mp4/…", which fixed ids alone cannot make; two takes can.
-    subjects = f"subjects: {{a: {{embedding: faces/ada.npy}}, b{suffix}: {{embedding: faces/ada.npy}}}}\n"
+@pytest.mark.parametrize("suffix", [".mp4", ".json", ".latents.safetensors"])
+def test_a_folder_named_like_a_file_of_no_shot(load: Load, suffix: str) -> None:
+    subjects = f"subjects: {{a: {{embedding: faces/ada.npy}}, a{suffix}: {{embedding: faces/ada.npy}}}}\n"
     text = HEAD + subjects + "prompts: {p: x}\nname: '{subject}/{prompt}'\n"
-    assert [s.name for s in load(text).shots] == ["a/p", f"b{suffix}/p"]
+    assert [s.name for s in load(text).shots] == ["a/p", f"a{suffix}/p"]
 
 
 def test_folder_clash() -> None:
-    from lynx_parallel.spec.names import folder_clash
-
     names = {"a": 0, "b/c": 1}
     assert folder_clash("a.mp4/x", names) == 0
     assert folder_clash("b/c.latents.safetensors/x/y", names) == 1

@@ -90,7 +90,7 @@ def mutated(draw: st.DrawFn, original: dict[str, Any]) -> dict[str, Any]:
         elif what == "rename" and isinstance(parent, dict):
             parent[draw(st.text(max_size=8))] = parent.pop(path[-1])
         else:
-            parent[path[-1]] = draw(ODD)
+            parent[path[-1]] = copy.deepcopy(draw(ODD))  # a later mutation may change it
         if not data:
             break
     return data

@@ -1,0 +1,41 @@
+"""Fixtures for all tests: a cache folder of the tests' own, the demo checkpoint, a copy of the demo campaign."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """``LYNX_CACHE`` for this process and its children; the user's own cache is left alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("LYNX_CACHE")
+    os.environ["LYNX_CACHE"] = str(folder)
+    # A cluster the developer happens to be on must not be used by tests.
+    address = os.environ.pop("RAY_ADDRESS", None)
+    yield folder
+    os.environ.pop("LYNX_CACHE")
+    os.environ |= {"LYNX_CACHE": before} if before else {}
+    os.environ |= {"RAY_ADDRESS": address} if address else {}
+
+
+@pytest.fixture(scope="session")
+def demo(cache: Path) -> Path:
+    """``demo:tiny``, built once: ``wan/``, ``full/``, ``lite/``."""
+    from lynx_parallel.demo.checkpoint import ensure_demo
+
+    return ensure_demo()
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, demo: Path) -> Path:
+    """A copy of the demo campaign in a folder of its own; renders go to ``tmp_path / "renders" / "demo"``."""
+    shutil.copytree(REPOSITORY / "manifests", tmp_path / "manifests")
+    return tmp_path / "manifests" / "demo.yaml"
