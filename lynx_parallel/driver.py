@@ -144,8 +144,13 @@ class Driver:
     def _run(self, todo: list[Item], config: dict[str, Any], journal: Journal) -> None:
         from lynx_parallel.gang.cluster import ray_cluster
 
-        with _deferred_signals() as pending, ray_cluster(self.cluster.address) as local:
-            asyncio.run(self._until_stopped(todo, config, journal, local, pending))
+        try:
+            with _deferred_signals() as pending, ray_cluster(self.cluster.address) as local:
+                asyncio.run(self._until_stopped(todo, config, journal, local, pending))
+                _hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
+        except SystemExit:
+            # ray.init answers SIGTERM with a handler of its own, which does this.
+            self.summary.stopped_by = int(signal.SIGTERM)
 
     async def _until_stopped(
         self, todo: list[Item], config: dict[str, Any], journal: Journal, local: bool, pending: list[int]
@@ -231,7 +236,7 @@ class Driver:
             (self.summary.rendered, "rendered") if item.action == "render" else (self.summary.encoded, "encoded")
         )
         done.append(name)
-        self.say(f"{label} {name}: {verb} in {seconds:.1f} s")
+        self.say(f"{label} {verb} in {seconds:.1f} s: {self.output.path(name, 'video')}")
         return True
 
     async def _tell_progress(self, gang: Gang, label: str) -> None:
@@ -249,23 +254,22 @@ class Driver:
     def _publish(
         self, item: Item, gang: Gang, made: Rendered, kinds: tuple[str, ...], attempt: int, seconds: float
     ) -> None:
-        name, shot = item.shot.name, item.shot
+        name = item.shot.name
         outputs = {kind: {"file": self.output.path(name, kind).name, **made.outputs[kind]} for kind in kinds}
         if item.action == "encode" and (old := self.output.sidecar(name)):
             outputs["latents"] = old["outputs"]["latents"]
         if item.stale:
             self.output.supersede(name, ("video", "sidecar", *(("latents",) if item.action == "render" else ())))
-        self.output.commit(name, kinds, self._sidecar(item, gang, outputs, made, attempt, seconds) | {
-            "shot": {"subject": shot.subject.id, "prompt": shot.prompt.id, "take": shot.take, "seed": shot.seed},
-        })  # fmt: skip
+        self.output.commit(name, kinds, self._sidecar(item, gang, outputs, made, attempt, seconds))
 
     def _sidecar(
         self, item: Item, gang: Gang, outputs: dict[str, Any], made: Rendered, attempt: int, seconds: float
     ) -> dict[str, Any]:
-        subject, layout = item.shot.subject, gang.layout
-        consent = subject.consent
+        shot, layout = item.shot, gang.layout
+        subject, consent = shot.subject, shot.subject.consent
         return {
-            "name": item.shot.name,
+            "name": shot.name,
+            "shot": {"subject": subject.id, "prompt": shot.prompt.id, "take": shot.take, "seed": shot.seed},
             "digests": {"latents": item.identity.latents, "video": item.identity.video},
             "outputs": outputs,
             "settings": dict(item.identity.settings),
@@ -309,9 +313,15 @@ def _next_attempt(output: Output, name: str) -> int:
 def _deferred_signals() -> Iterator[list[int]]:
     """Holds SIGINT and SIGTERM back while Ray starts and ends: half-started, it could not be taken down."""
     pending: list[int] = []
-    before = {number: signal.signal(number, lambda received, _: pending.append(received)) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    _hold(pending)
     try:
         yield pending
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _hold(pending: list[int]) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, lambda received, _: pending.append(received))

@@ -46,18 +46,18 @@ def ray_cluster(address: str | None) -> Iterator[bool]:
             "_temp_dir": folder,
         }
     try:
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="lynx-parallel", **options)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ClusterError(f"Ray at {address!r} cannot be used: {reason}") from error
-        try:
-            yield local
-        finally:
-            started_here = _descendants() if local else []
-            ray.shutdown()
-            _end(started_here)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="lynx-parallel", **options)
+        yield local
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        if ray.is_initialized():
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ClusterError(f"Ray at {address!r} cannot be used: {reason}") from error
     finally:
+        # Also where ray.init was broken off: what it had started by then are children of this process.
+        started_here = _descendants() if local else []
+        ray.shutdown()
+        _end(started_here)
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
 

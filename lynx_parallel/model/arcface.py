@@ -83,10 +83,10 @@ class ArcFace(nn.Module):
 
     def __init__(self, widths: Sequence[int] = IR_SE50_WIDTHS):
         super().__init__()
-        inputs = (widths[0], *widths[:-1])
+        inputs = (*widths[:1], *widths[:-1])
         strides = [2 if i == 0 or inputs[i] != width else 1 for i, width in enumerate(widths)]
         if strides.count(2) != HALVINGS:
-            raise ValueError(f"{strides.count(2)} stages, not {HALVINGS}")
+            raise ValueError(f"body: expected {HALVINGS} stages, found {strides.count(2)}")
         last = widths[-1]
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
@@ -106,11 +106,13 @@ class ArcFace(nn.Module):
 
         Raises:
             KeyError: a key that fixes a width is absent.
-            ValueError: the widths are not those of four stages.
+            ValueError: the widths are not those of four stages. The message names the key.
         """
         depth = len({key.split(".")[1] for key in shapes if key.startswith("body.")})
         keys = ["input_layer.0.weight", *(f"body.{i}.res_layer.1.weight" for i in range(depth))]
-        return cls([shapes[key][0] for key in keys][1:] or [shapes[keys[0]][0]])
+        if odd := next((key for key in keys if len(shapes[key]) != 4), None):
+            raise ValueError(f"{odd}: expected a convolution's four dimensions, found shape {list(shapes[odd])}")
+        return cls([shapes[key][0] for key in keys[1:]])
 
     def forward(self, bgr_B3HW: torch.Tensor) -> torch.Tensor:
         """Crops [B, 3, 112, 112], BGR in [-1, 1] → embeddings of length 1, [B, 512]."""
@@ -154,14 +156,13 @@ def load_arcface(path: Path | str, *, device: torch.device | str = "cpu", sha256
             network = ArcFace.from_shapes(shapes)
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]}: expected in an IR-SE50 ArcFace, not found") from None
-    except (ValueError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: body: not an IR-SE50 ArcFace: {error}") from None
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: {_first_line(error)}: not an IR-SE50 ArcFace") from None
     _check_tensors(path, network.state_dict(), tensors)
-    network.load_state_dict(
-        {key: tensor.to(device, _kind(network.state_dict()[key])) for key, tensor in tensors.items()},
-        strict=True,
-        assign=True,
-    )
+    # Copied out of the mapped file: at its odd addresses kernels round differently, and one network would give
+    # other vectors from .pth than from .safetensors.
+    own = {key: tensor.to(device, _kind(tensor), copy=True) for key, tensor in tensors.items()}
+    network.load_state_dict(own, strict=True, assign=True)
     return network.requires_grad_(False).eval()
 
 
