@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import platform
 import sys
+import traceback
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import typer
 
@@ -130,21 +131,26 @@ class _Say:
         print(line, file=self.stream, flush=True)
 
 
+def _names_file(error: Exception) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
+
+
 def main() -> None:
     """Entry point: ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``; errors become lines and exit codes."""
     arguments = sys.argv[1:]
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     if arguments and arguments[0] not in {*commands, "--help", "--version"}:
         arguments.insert(0, "render")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name may stop a run in a narrow locale
     try:
         app(arguments, prog_name="lynx-render")
-    except LynxError as error:
+    except (LynxError, OSError) as error:
         if "--debug" in arguments:
-            raise
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os._exit(1)
+            traceback.print_exc()
+        else:
+            print(f"{error.filename}: {error.strerror}" if _names_file(error) else error, file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.artifacts import digest, sha256_file
+from lynx_parallel.errors import InputErrors
 from lynx_parallel.spec.manifest import Campaign, Shot
+from lynx_parallel.spec.problems import shown_path
 
 NUMERICS = 1
 """Raised by hand when a change of the code changes latents beyond rounding; never the package version."""
@@ -53,6 +55,9 @@ def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Iden
 
     Args:
         weights: of ``weights.weight_digests``.
+
+    Raises:
+        InputErrors: a picture or an embedding cannot be read.
     """
     sampling = shot.sampling.model_dump()
     subject = shot.subject
@@ -81,6 +86,16 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return sorted({"weights" if name.startswith("weights.") else name for name in names})
 
 
-@cache
 def _content(path: Path | None) -> str | None:
-    return None if path is None else sha256_file(path)
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+        return _sha256(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputErrors([f"{shown_path(path)}: {error.strerror or error}"]) from None
+
+
+@cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_file(path)

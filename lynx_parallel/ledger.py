@@ -1,4 +1,4 @@
-"""What an output folder holds: sidecars (the truth), journal (the history), lock (one driver).
+"""What an output folder holds: sidecars (the truth), journal (the history); the lock is in ``lock``.
 
 Order of publication: latents, mp4, sidecar. The sidecar's rename is what makes a shot done.
 """
@@ -6,23 +6,25 @@ Order of publication: latents, mp4, sidecar. The sidecar's rename is what makes 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-import socket
-import threading
-import time
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from lynx_parallel.artifacts import atomic_write, part_path, publish, sha256_file
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.lock import Lock as Lock
 
 SIDECAR_VERSION = 1
 SUFFIXES = {"latents": ".latents.safetensors", "video": ".mp4", "sidecar": ".json"}
-HEARTBEAT_S = 10.0
-STALE_LOCK_S = 120.0
+"""In the order of publication."""
+MAX_SIDECAR_BYTES = 16 * 2**20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PART = re.compile(r"(.+)(\.mp4|\.latents\.safetensors|\.json\.[0-9]+)\.part")
 
 
 class Output:
@@ -35,6 +37,7 @@ class Output:
     def __init__(self, folder: Path):
         self.folder = folder
         self.private = folder / ".lynx"
+        self.journal = self.private / "journal.jsonl"
 
     def path(self, name: str, kind: str) -> Path:
         """Where a shot's ``latents``, ``video`` or ``sidecar`` lies."""
@@ -53,48 +56,71 @@ class Output:
 
         Its size must agree; its content is read where the mtime differs, or with ``verify``.
         """
-        record = sidecar.get("outputs", {}).get(kind)
+        record = sidecar["outputs"].get(kind)
         path = self.path(name, kind)
         try:
             status = path.stat()
+            if not isinstance(record, dict) or status.st_size != record.get("size"):
+                return False
+            if not verify and status.st_mtime_ns == record.get("mtime_ns"):
+                return True
+            return sha256_file(path) == record.get("sha256")
         except OSError:
             return False
-        if not isinstance(record, dict) or status.st_size != record.get("size"):
-            return False
-        if not verify and status.st_mtime_ns == record.get("mtime_ns"):
-            return True
-        return sha256_file(path) == record.get("sha256")
+
+    def has_files(self, name: str) -> bool:
+        """Whether anything lies where a shot's files belong."""
+        return any(os.path.lexists(self.path(name, kind)) for kind in SUFFIXES)
 
     def sidecars(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every (name, sidecar) below the folder, sorted by name."""
-        for path in sorted(self.folder.rglob("*.json")):
-            if self.private in path.parents:
-                continue
-            if (sidecar := _read_sidecar(path)) is not None:
-                yield str(path.relative_to(self.folder).with_suffix("")), sidecar
+        suffix = SUFFIXES["sidecar"]
+        for name in sorted(file.removesuffix(suffix) for file in self._files() if file.endswith(suffix)):
+            if (sidecar := self.sidecar(name)) is not None:
+                yield name, sidecar
 
     def sweep(self) -> int:
-        """Removes what a killed run left half-written; returns how many files."""
-        parts = [path for path in self.folder.rglob("*.part") if path.is_file()]
+        """Removes what a killed run left half-written; returns how many files.
+
+        Only temporaries of shots the journal knows: a user's own ``.part`` (a download, say) stays.
+        """
+        ours = attempted(self.journal)
+        parts = [self.folder / file for file in self._files() if (m := _PART.fullmatch(file)) and m[1] in ours]
+        parts += (self.private / "superseded").rglob("*.part")
         for path in parts:
             path.unlink(missing_ok=True)
         return len(parts)
 
+    def _files(self) -> Iterator[str]:
+        """Every file below the folder, relative to it; ``.lynx`` folders are passed over."""
+        for folder, folders, files in os.walk(self.folder):
+            folders[:] = [name for name in folders if name != ".lynx"]
+            below = os.path.relpath(folder, self.folder)
+            yield from (name if below == "." else f"{below}/{name}" for name in files)
+
     def supersede(self, name: str, kinds: tuple[str, ...]) -> None:
-        """Moves a shot's old files aside, to ``.lynx/superseded/<old video digest, 8 digits>/``."""
+        """Moves a shot's old files aside, to ``.lynx/superseded/<old video digest, 8 digits>/``.
+
+        What was moved there before is never replaced: the folder then is ``<8 digits>-2`` and so on. The
+        sidecar goes last, so that a crash in between leaves a shot that is still known to be stale.
+        """
         old = self.sidecar(name)
-        digest8 = str((old or {}).get("digests", {}).get("video", "unknown"))[:8]
-        for kind in kinds:
-            source = self.path(name, kind)
-            if not source.exists():
-                continue
-            target = self.private / "superseded" / digest8 / (name + SUFFIXES[kind])
+        digest8 = old["digests"]["video"][:8] if old else "unknown"
+        sources = {kind: self.path(name, kind) for kind in SUFFIXES if kind in kinds}
+        sources = {kind: path for kind, path in sources.items() if os.path.lexists(path)}
+        for number in itertools.count(1):
+            folder = self.private / "superseded" / (digest8 if number == 1 else f"{digest8}-{number}")
+            targets = {kind: folder / (name + SUFFIXES[kind]) for kind in sources}
+            if not any(map(os.path.lexists, targets.values())):
+                break
+        for kind, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             if kind == "sidecar" and "latents" not in kinds:
                 # The latents stay in use; the superseded video keeps a copy of what it was.
-                target.write_bytes(source.read_bytes())
-                continue
-            os.replace(source, target)
+                with atomic_write(target) as part:
+                    part.write_bytes(sources[kind].read_bytes())
+            else:
+                os.replace(sources[kind], target)
 
     def commit(self, name: str, kinds: tuple[str, ...], sidecar: dict[str, Any]) -> None:
         """Publishes a shot's finished ``.part`` files and then its sidecar.
@@ -108,8 +134,9 @@ class Output:
                 publish(part_path(path), path)
             if kind in sidecar["outputs"]:
                 sidecar["outputs"][kind]["mtime_ns"] = path.stat().st_mtime_ns
+        text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"
         with atomic_write(self.path(name, "sidecar")) as part:
-            part.write_text(json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n")
+            part.write_bytes(_encode(text))
 
     def snapshot(self, manifest: Path, stamp: str) -> None:
         """Keeps a copy of the manifest of this run."""
@@ -129,7 +156,7 @@ class Journal:
 
     def append(self, event: str, **record: Any) -> None:
         line = json.dumps({"time": now(), "event": event, **record}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
+        self._file.write(_encode(line) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -137,65 +164,14 @@ class Journal:
         self._file.close()
 
 
-class Lock:
-    """One driver per output folder: an O_EXCL file with host and pid, its mtime a heartbeat.
-
-    Works on network file systems, where flock does not. A lock is stale when its pid is dead on this
-    host, or when its heartbeat stopped ``STALE_LOCK_S`` ago.
-
-    Raises:
-        ClusterError: another driver holds the folder.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "time": now()}
-        for _ in range(2):
-            try:
-                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                self._remove_if_stale()
-                continue
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(mine, file)
-            self._thread.start()
-            return self
-        raise ClusterError(f"{self.path}: another driver has just taken this output folder")
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.path.unlink(missing_ok=True)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
-
-    def _remove_if_stale(self) -> None:
-        try:
-            age = time.time() - self.path.stat().st_mtime
-            text = self.path.read_text()
-        except FileNotFoundError:
-            return
-        try:
-            holder = json.loads(text)
-            host, pid, started = holder["host"], int(holder["pid"]), holder["started"]
-        except (ValueError, KeyError, TypeError):
-            host, pid, started = "an unknown host", 0, None
-        here = host == socket.gethostname()
-        if (here and _started(pid) != started) or age > STALE_LOCK_S:
-            self.path.unlink(missing_ok=True)
-            return
-        raise ClusterError(
-            f"{self.path.parent.parent}: another driver is at work here: process {pid} on {host}; "
-            f"if it is gone for good, remove {self.path}"
-        )
+def attempted(journal: Path) -> set[str]:
+    """Names of all shots a journal knows of; lines that cannot be read are passed over."""
+    names = set()
+    with contextlib.suppress(OSError), journal.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                names.add(str(json.loads(line)["name"]))
+    return names
 
 
 def now() -> str:
@@ -204,24 +180,28 @@ def now() -> str:
 
 
 def _read_sidecar(path: Path) -> dict[str, Any] | None:
+    """A sidecar of ours; None for anything else: the folder may hold other people's files."""
     try:
-        sidecar = json.loads(path.read_text())
-    except (OSError, ValueError):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIDECAR_BYTES:
+            return None
+        sidecar = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
-    ours = isinstance(sidecar, dict) and sidecar.get("version") == SIDECAR_VERSION and "digests" in sidecar
-    return sidecar if ours else None
+    if not isinstance(sidecar, dict) or sidecar.get("version") != SIDECAR_VERSION:
+        return None
+    if not all(isinstance(sidecar.get(key), dict) for key in ("digests", "outputs", "settings", "encoding")):
+        return None
+    digests = (str(sidecar["digests"].get(key)) for key in ("latents", "video"))
+    return sidecar if all(map(_DIGEST.fullmatch, digests)) else None
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8; what a file name of another encoding leaves in a string becomes JSON's own escape."""
+    return text.encode(errors="backslashreplace")
 
 
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a process on this host in clock ticks since boot; None when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return stat.rpartition(")")[2].split()[19]

@@ -28,7 +28,7 @@ from lynx_parallel.model.checkpoints import (
 )
 from lynx_parallel.model.transformer import Branch, LynxTransformer
 from lynx_parallel.spec.pipeline import ModelSpec, Sampling
-from lynx_parallel.stages.denoise import BranchName, Step, denoise, guidance_weights, make_scheduler
+from lynx_parallel.stages.denoise import BranchName, LocalGuidance, Step, denoise, guidance_weights, make_scheduler
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
 from lynx_parallel.stages.prompt import TextEncoder, pad
 from lynx_parallel.stages.subject import read_embedding, read_picture, ref_crop
@@ -104,7 +104,8 @@ class LynxPipeline:
         self.scheduler_config = scheduler_config
         self.dtype = dtype
         self.device = device
-        self._prompt_embeds: dict[str, torch.Tensor] = {}
+        self.guidance = LocalGuidance()
+        self.encoded_prompts: dict[str, torch.Tensor] = {}
         self._static: OrderedDict[Hashable, Any] = OrderedDict()
 
     @classmethod
@@ -134,11 +135,18 @@ class LynxPipeline:
         return cls.from_files(find_weights(spec), dtype=dtype, device=device)
 
     @classmethod
-    def from_files(cls, weights: WeightFiles, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Self:
-        """``from_pretrained`` with the local files already found."""
+    def from_files(
+        cls,
+        weights: WeightFiles,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        shard: Callable[[LynxTransformer], None] | None = None,
+    ) -> Self:
+        """``from_pretrained`` with the local files already found; ``shard`` as in ``load_transformer``."""
         return cls(
             base=weights.base,
-            transformer=load_transformer(weights, dtype=dtype, device=device),
+            transformer=load_transformer(weights, dtype=dtype, device=device, shard=shard),
             resampler=load_resampler(weights.resampler, dtype=dtype, device=device),
             vae=load_vae(weights.base / "vae", device=device),
             scheduler_config=load_scheduler_config(weights.base / "scheduler"),
@@ -175,15 +183,15 @@ class LynxPipeline:
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Makes the embeddings of these prompts ready; the text encoder is loaded for it and let go."""
-        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_embeds]:
+        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.encoded_prompts]:
             encoder = TextEncoder(self.base, dtype=self.dtype, device=self.device)
             for prompt in missing:
-                self._prompt_embeds[prompt] = encoder(prompt).cpu()
+                self.encoded_prompts[prompt] = encoder(prompt).cpu()
 
     def prompt_embeds(self, prompt: str) -> torch.Tensor:
         """[1, 512, text_dim] of a prompt, encoded now if it was not before."""
         self.encode_prompts([prompt])
-        return pad(self._prompt_embeds[prompt]).to(self.device)
+        return pad(self.encoded_prompts[prompt]).to(self.device)
 
     @torch.no_grad()
     def prepare(
@@ -242,9 +250,9 @@ class LynxPipeline:
 
     @torch.no_grad()
     def branches(self, inputs: ShotInputs, sampling: Sampling) -> dict[BranchName, Branch]:
-        """Static keys and values of every branch that guidance gives a weight, from memory where kept."""
+        """Static keys and values of every branch that this rank computes, from memory where kept."""
         branches: dict[BranchName, Branch] = {}
-        for name in self.guidance_weights(sampling):
+        for name in self.guidance.mine(list(self.guidance_weights(sampling))):
             with_identity = name != "u"
             text = self._kept(
                 "text", inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds,
@@ -289,7 +297,9 @@ class LynxPipeline:
         """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang."""
         scheduler = self.make_scheduler(sampling)
         branches = self.branches(inputs, sampling)
-        return denoise(self.transformer, scheduler, inputs.noise, branches, self.guidance_weights(sampling), on_step)
+        return denoise(
+            self.transformer, scheduler, inputs.noise, branches, self.guidance_weights(sampling), on_step, self.guidance
+        )
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Final latents → uint8 frames [F, H, W, 3]."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 from lynx_parallel.identity import Identity, changed, identify
 from lynx_parallel.ledger import Output
@@ -25,7 +25,7 @@ class Item:
         action: ``done``: nothing; ``encode``: saved latents to mp4; ``render``: all of it;
             ``blocked``: not allowed, see ``reason``.
         reason: why, in words for the user; empty for a shot never made before.
-        stale: old files with other settings exist, and are moved aside when the new ones are done.
+        stale: old files with other or unknown settings exist, and are moved aside when the new ones are done.
     """
 
     shot: Shot
@@ -88,17 +88,22 @@ def _item(
         return Item(shot, identity, "blocked", f"consent {consent.ref} expired on {consent.expires}")
     old = output.sidecar(shot.name)
     if old is None:
-        return Item(shot, identity, "render")
-    if old["digests"].get("latents") != identity.latents:
-        names = ", ".join(changed(old.get("settings", {}), identity.settings))
-        return Item(shot, identity, "render", f"changed: {names}", stale=True)
+        unknown = output.has_files(shot.name)
+        return Item(shot, identity, "render", "files without a readable sidecar" if unknown else "", stale=unknown)
+    if old["digests"]["latents"] != identity.latents:
+        return Item(shot, identity, "render", _changed(old["settings"], identity.settings), stale=True)
 
     has_latents = output.intact(shot.name, old, "latents", verify=verify)
-    if old["digests"].get("video") != identity.video:
-        names = ", ".join(changed(old.get("encoding", {}), identity.encoding))
-        return Item(shot, identity, "encode" if has_latents else "render", f"changed: {names}", stale=True)
+    again: Action = "encode" if has_latents else "render"
+    if old["digests"]["video"] != identity.video:
+        return Item(shot, identity, again, _changed(old["encoding"], identity.encoding), stale=True)
+    # A damaged file may be one that somebody has worked on: it is moved aside as well.
     if campaign.save_latents and not has_latents:
-        return Item(shot, identity, "render", "latents missing or damaged")
+        return Item(shot, identity, "render", "latents missing or damaged", stale=True)
     if not output.intact(shot.name, old, "video", verify=verify):
-        return Item(shot, identity, "encode" if has_latents else "render", "video missing or damaged")
+        return Item(shot, identity, again, "video missing or damaged", stale=True)
     return Item(shot, identity, "done")
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return f"changed: {', '.join(changed(old, new)) or 'not known what'}"

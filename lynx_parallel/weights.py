@@ -13,7 +13,7 @@ from typing import Any
 
 from lynx_parallel.artifacts import atomic_write, cache_root, sha256_file
 from lynx_parallel.demo.checkpoint import demo_root, is_built
-from lynx_parallel.errors import CheckpointError
+from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.spec.pipeline import ModelSpec
 
 COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
@@ -35,6 +35,7 @@ def find_weights(model: ModelSpec) -> WeightFiles:
 
     Raises:
         CheckpointError: a hub id that cannot be had, an unknown ``demo:`` name.
+        ClusterError: no place for the demo weights.
     """
     adapters = model.adapters
     return WeightFiles(
@@ -63,23 +64,35 @@ def weight_digests(weights: WeightFiles) -> dict[str, str]:
     """sha256 by file, keys relative to the base (``base/vae/config.json``) or ``resampler``, ``id``, ``ref``.
 
     Files are read once; the result is remembered under the user's cache folder by path, size and mtime.
+
+    Raises:
+        CheckpointError: a file is missing or cannot be read.
     """
     remembered = _Remembered(cache_root() / "digests.json")
-    digests = {f"base/{path.relative_to(weights.base)}": remembered.sha256(path) for path in _base_files(weights)}
-    for name in ("resampler", "id", "ref"):
-        if path := getattr(weights, name):
-            digests[name] = remembered.sha256(path)
-    remembered.save()
+    try:
+        digests = {f"base/{path.relative_to(weights.base)}": remembered.sha256(path) for path in _base_files(weights)}
+        for name in ("resampler", "id", "ref"):
+            if path := getattr(weights, name):
+                digests[name] = remembered.sha256(path)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror or error}") from None
+    finally:
+        remembered.save()  # also of a run broken off: hashing 70 GB takes minutes
     return digests
 
 
 def _base_files(weights: WeightFiles) -> Iterator[Path]:
     for component in COMPONENTS:
         folder = weights.base / component
-        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
         if not files:
             raise CheckpointError(f"{folder}: missing: is {weights.base} a Wan2.1 model in diffusers layout?")
         yield from files
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Such files come and go by themselves (.DS_Store, .nfs…), and no loader reads them."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 class _Remembered:
@@ -90,17 +103,18 @@ class _Remembered:
         self.changed = False
         try:
             self.entries: dict[str, list[Any]] = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             self.entries = {}
 
     def sha256(self, path: Path) -> str:
         real = os.path.realpath(path)
         status = os.stat(real)
-        entry = self.entries.get(real)
-        if isinstance(entry, list) and entry[:2] == [status.st_size, status.st_mtime_ns] and len(entry) == 3:
-            return entry[2]
+        seen = [status.st_size, status.st_mtime_ns]
+        match self.entries.get(real):
+            case [size, mtime_ns, str(digest)] if [size, mtime_ns] == seen and len(digest) == 64:
+                return digest
         digest = sha256_file(Path(real))
-        self.entries[real] = [status.st_size, status.st_mtime_ns, digest]
+        self.entries[real] = [*seen, digest]
         self.changed = True
         return digest
 
@@ -117,9 +131,9 @@ class _Remembered:
 
 def _find_base(base: str) -> Path:
     if base.startswith("demo:"):
-        return _demo(base) / "wan"
+        return _demo(base, ("demo:tiny",)) / "wan"
     if Path(base).is_dir() or base.startswith((".", "/", "~")):
-        return Path(base).expanduser()
+        return Path(base).expanduser().absolute()
     repo, _, revision = base.partition("@")
     from huggingface_hub import snapshot_download
 
@@ -129,9 +143,10 @@ def _find_base(base: str) -> Path:
 
 def _find_adapter(file: str, stem: str) -> Path:
     if file.startswith("demo:"):
-        return _demo(file) / file.removeprefix("demo:") / f"{stem}.safetensors"
+        allowed = ("demo:full",) if stem == "ref_layers" else ("demo:full", "demo:lite")
+        return _demo(file, allowed) / file.removeprefix("demo:") / f"{stem}.safetensors"
     if not file.startswith("hub:"):
-        return Path(file).expanduser()
+        return Path(file).expanduser().absolute()
     owner, repo, path = file.removeprefix("hub:").split("/", 2)
     repo, _, revision = repo.partition("@")
     from huggingface_hub import hf_hub_download
@@ -150,9 +165,9 @@ def _from_hub(name: str, download: Any) -> str:
         raise CheckpointError(f"{name}: not in the local hub cache, and the hub did not give it: {reason}") from None
 
 
-def _demo(name: str) -> Path:
-    if name not in ("demo:tiny", "demo:full", "demo:lite"):
-        raise CheckpointError(f"{name}: no such demo weights; base is demo:tiny, adapters are demo:full or demo:lite")
+def _demo(name: str, allowed: tuple[str, ...]) -> Path:
+    if name not in allowed:
+        raise CheckpointError(f"{name}: no such demo weights here; {' or '.join(allowed)}")
     if not is_built():
         # In a process of its own: building needs torch, which this one does without.
         built = subprocess.run(
@@ -163,5 +178,6 @@ def _demo(name: str) -> Path:
         )
         if built.returncode:
             lines = built.stderr.strip().splitlines() or ["no message"]
-            raise CheckpointError(f"{demo_root()}: building the demo weights failed: {lines[-1]}")
+            kind = ClusterError if built.returncode == ClusterError.exit_code else CheckpointError
+            raise kind(f"{demo_root()}: building the demo weights failed: {lines[-1]}")
     return demo_root()

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import nn
 
 from lynx_parallel.model.adapters import IDProjection, RefProjection
-from lynx_parallel.model.attention import LocalTokens, attention
+from lynx_parallel.model.attention import LocalTokens
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, each [1, L, 1, D]."""
@@ -70,6 +70,7 @@ class LynxBlock(nn.Module):
         conditioning: BlockConditioning,
         tokens: LocalTokens,
         length: int,
+        features: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """[B, L, C] → [B, L, C].
 
@@ -77,31 +78,30 @@ class LynxBlock(nn.Module):
             modulation_B6C: the time embedding's shift, scale and gate for attention and feed-forward.
             tokens: how the token axis lies over ranks.
             length: number of tokens of all ranks together, without padding.
+            features: takes what self-attention reads, [B, L, C]; for a face crop, the reference feature.
         """
         x = x_BLC
         shift, scale, gate, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
 
-        h = self.attention_input(x, shift, scale)
+        h = (self.norm1(x.float()) * (1 + scale) + shift).type_as(x)
+        if features is not None:
+            features.append(h)
         q, k, v = self._qkv(h)
         out = tokens.self_attention(rotate(q, rotary), rotate(k, rotary), v, length)
         if conditioning.reference is not None:
             # The reference attends with the queries as they were before RoPE.
-            out = out + conditioning.ref_scale * attention(q, *conditioning.reference)
+            out = out + conditioning.ref_scale * tokens.attention(q, *conditioning.reference)
         x = (x.float() + self.attn1.to_out[0](out.flatten(2)) * gate).type_as(x)
 
         attn = self.attn2
         q = attn.norm_q(attn.to_q(self.norm2(x.float()).type_as(x))).unflatten(2, (attn.heads, -1))
-        out = attention(q, *conditioning.text)
+        out = tokens.attention(q, *conditioning.text)
         if conditioning.identity is not None:
-            out = out + conditioning.ip_scale * attention(q, *conditioning.identity)
+            out = out + conditioning.ip_scale * tokens.attention(q, *conditioning.identity)
         x = x + attn.to_out[0](out.flatten(2))
 
         h = (self.norm3(x.float()) * (1 + scale_ff) + shift_ff).type_as(x)
         return (x.float() + self.ffn(h).float() * gate_ff).type_as(x)
-
-    def attention_input(self, x_BLC: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """What self-attention reads, [B, L, C]; for the face crop this is the reference feature."""
-        return (self.norm1(x_BLC.float()) * (1 + scale) + shift).type_as(x_BLC)
 
     def _qkv(self, h_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         attn = self.attn1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
@@ -133,13 +134,19 @@ def build_transformer(config: dict[str, Any], adapter_shapes: Shapes) -> LynxTra
 
 
 def load_transformer(
-    weights: WeightFiles, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+    weights: WeightFiles,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    shard: Callable[[LynxTransformer], None] | None = None,
 ) -> LynxTransformer:
     """Base transformer and adapters, ready to run.
 
     Args:
         dtype: of all weights but those that diffusers keeps in fp32 (norms, time embedder,
             scale_shift_table).
+        shard: marks the empty transformer as sharded (``parallel.shard.shard``); only the rows that this rank
+            keeps are read then.
 
     Raises:
         CheckpointError: a file, key or shape does not fit; names it.
@@ -153,26 +160,40 @@ def load_transformer(
     transformer = build_transformer(config, {target: source.shape for target, source in adapters.items()})
     sources |= adapters
     _check(transformer, sources)
+    if shard is not None:
+        shard(transformer)
 
-    targets = {(source.path, source.key): target for target, source in sources.items()}
-    fp32 = WanTransformer3DModel._keep_in_fp32_modules
-
-    def dtype_of(target: str) -> torch.dtype:
-        return torch.float32 if any(part in fp32 for part in target.split(".")) else dtype
-
-    _fill(
-        transformer,
-        (
-            (targets[path, key], tensor.to(dtype_of(targets[path, key])))
-            for path in dict.fromkeys(source.path for source in sources.values())
-            for key, tensor in _tensors(path, device)
-        ),
-    )
+    parameters = dict(transformer.named_parameters())
+    state: dict[str, torch.Tensor] = {}
+    for path in dict.fromkeys(source.path for source in sources.values()):
+        with _open(path, str(device)) as file:
+            for target, source in sources.items():
+                if source.path == path:
+                    wanted = torch.float32 if _stays_fp32(target) else dtype
+                    state[target] = _read_tensor(file, source.key, parameters[target], wanted)
+    transformer.load_state_dict(state, strict=True, assign=True)
     # RoPE's tables are computed, not stored; on the meta device they were not.
     transformer.rope = WanRotaryPosEmbed(
         config["attention_head_dim"], tuple(config["patch_size"]), config["rope_max_seq_len"]
     ).to(device)
     return transformer
+
+
+def _stays_fp32(target: str) -> bool:
+    return any(part in WanTransformer3DModel._keep_in_fp32_modules for part in target.split("."))
+
+
+def _read_tensor(file: Any, key: str, parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """One tensor of a file; for a sharded parameter, only the rows that this rank keeps are read."""
+    if not isinstance(parameter, DTensor):
+        return file.get_tensor(key).to(dtype)
+    rows, ranks = parameter.shape[0], parameter.device_mesh.size()
+    chunk = -(-rows // ranks)  # as fully_shard cuts: the last ranks may get fewer rows, or none
+    start = min(parameter.device_mesh.get_local_rank() * chunk, rows)
+    mine = file.get_slice(key)[start : min(start + chunk, rows)].to(dtype).contiguous()
+    return DTensor.from_local(
+        mine, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
 
 
 def adapter_sources(weights: WeightFiles, num_layers: int) -> dict[str, Source]:

@@ -105,12 +105,10 @@ class LynxTransformer(nn.Module):
         """
         x, rotary = self._embed(latents_BCThw)
         _, modulation = self._time(torch.zeros(x.shape[0], device=x.device, dtype=torch.long))
-        here, length = LocalTokens(), x.shape[1]
-        features = []
+        here = LocalTokens(self.tokens.kernel)
+        features: list[torch.Tensor] = []
         for block, kv in zip(self.blocks, text, strict=True):
-            shift, scale = (block.scale_shift_table + modulation)[:, :2].chunk(2, dim=1)
-            features.append(block.attention_input(x, shift, scale))
-            x = block(x, modulation, rotary, BlockConditioning(kv), here, length)
+            x = block(x, modulation, rotary, BlockConditioning(kv), here, x.shape[1], features)
         return features
 
     def text_kv(self, prompt_embeds_BSC: torch.Tensor) -> list[KV]:

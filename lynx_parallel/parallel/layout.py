@@ -38,8 +38,12 @@ class Layout:
         """Tokens of one rank: ⌈N / (ring · ulysses)⌉; the last rank's may hold padding."""
         return ceil(tokens / self.sequence)
 
-    def check(self, *, heads: int, tokens: int) -> None:
-        """Whether a model of ``heads`` attention heads can run ``tokens`` tokens in this layout.
+    def check(self, *, heads: int, tokens: int, branches: int) -> None:
+        """Whether a shot of this many guidance branches and tokens can run in this layout.
+
+        Args:
+            heads: attention heads of the model.
+            branches: guidance branches with a weight.
 
         Raises:
             InputErrors: one line saying what does not fit and what would.
@@ -49,6 +53,8 @@ class Layout:
             raise InputErrors(
                 [f"--ulysses {self.ulysses}: does not divide the model's {heads} attention heads; one of {fitting}"]
             )
+        if self.guidance > branches:
+            raise InputErrors([f"--guidance {self.guidance}: the shot has {branches} guidance branches; at most that"])
         if self.shard(tokens) * (self.sequence - 1) >= tokens:
             raise InputErrors(
                 [
@@ -56,3 +62,7 @@ class Layout:
                     f"would leave a rank with nothing but padding; use fewer ranks or a larger video"
                 ]
             )
+
+    def __str__(self) -> str:
+        axes = {"guidance": self.guidance, "ring": self.ring, "Ulysses": self.ulysses}
+        return " × ".join(f"{name} {degree}" for name, degree in axes.items() if degree > 1) or "one rank"

@@ -10,24 +10,58 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from lynx_parallel.model.attention import LocalTokens
+from lynx_parallel.model.attention import Attention, LocalTokens, sdpa
 from lynx_parallel.parallel.layout import Layout
-
-Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+from lynx_parallel.stages.denoise import BranchName, LocalGuidance
 
 _BACKEND = "lynx-padded"
 """Name under which our padding-aware attention is registered with xfuser."""
+
+
+class Membership(NamedTuple):
+    """A rank's place in a gang: how the token axis and the guidance branches lie over it."""
+
+    tokens: UspTokens
+    guidance: SplitGuidance
+
+
+class SplitGuidance(LocalGuidance):
+    """Guidance branches dealt out over the guidance axis; every rank ends with all of them.
+
+    Branch j runs on guidance rank j mod degree.
+    """
+
+    def __init__(self, layout: Layout):
+        self.degree = layout.guidance
+        group = _import_xfuser().distributed.get_dp_group()
+        self.index, self.group = group.rank_in_group, group.device_group
+
+    def mine(self, names: Sequence[BranchName]) -> list[BranchName]:
+        return list(names[self.index :: self.degree])
+
+    def share(
+        self, velocities: dict[BranchName, torch.Tensor], names: Sequence[BranchName]
+    ) -> dict[BranchName, torch.Tensor]:
+        if self.degree == 1:
+            return velocities
+        mine = torch.stack(list(velocities.values()))
+        most = -(-len(names) // self.degree)
+        # Two of three branches on one rank: the other sends a blank beside its own.
+        mine = torch.cat([mine, mine.new_zeros(most - len(mine), *mine.shape[1:])])
+        dealt = [torch.empty_like(mine) for _ in range(self.degree)]
+        dist.all_gather(dealt, mine, group=self.group)
+        return {name: dealt[j % self.degree][j // self.degree] for j, name in enumerate(names)}
 
 
 class UspTokens(LocalTokens):
@@ -37,11 +71,15 @@ class UspTokens(LocalTokens):
     masked exactly: xfuser's own Wan wrapper lets them take part.
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(self, layout: Layout, kernel: Attention = sdpa):
+        super().__init__(kernel)
         self.layout = layout
-        self._xfuser = _import_xfuser()
-        group = self._xfuser.distributed.get_sp_group()
-        self.rank, self._group = group.rank_in_group, group.device_group
+        self._usp = _import_xfuser().USP
+        distributed = _import_xfuser().distributed
+        group = distributed.get_sp_group()
+        self.rank, self.group = group.rank_in_group, group.device_group
+        self._ring_rank = distributed.get_ring_parallel_rank()
+        _import_xfuser().attention_functions[_BACKEND] = self._padded_attention
 
     def split(self, x_BNC: torch.Tensor) -> torch.Tensor:
         shard = self.layout.shard(x_BNC.shape[1])
@@ -53,15 +91,27 @@ class UspTokens(LocalTokens):
 
     def gather(self, x_BLC: torch.Tensor, length: int) -> torch.Tensor:
         shards = [torch.empty_like(x_BLC) for _ in range(self.layout.sequence)]
-        dist.all_gather(shards, x_BLC.contiguous(), group=self._group)
+        dist.all_gather(shards, x_BLC.contiguous(), group=self.group)
         return torch.cat(shards, dim=1)[:, :length]
 
     def self_attention(
         self, q_BLHD: torch.Tensor, k_BLHD: torch.Tensor, v_BLHD: torch.Tensor, length: int
     ) -> torch.Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q_BLHD, k_BLHD, v_BLHD))
-        out = self._xfuser.USP(q, k, v, backend=_BACKEND, attention_kwargs={"length": length, "ring_step": 0})
+        out = self._usp(q, k, v, backend=_BACKEND, attention_kwargs={"length": length, "ring_step": 0})
         return out.transpose(1, 2)
+
+    def _padded_attention(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attention_kwargs: dict[str, int], **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What USP calls, [B, H, tokens, D]: once in Ulysses, at every step in a ring. Drops padded keys."""
+        # At step s of the ring this rank sees the keys that rank (r − s) mod R started with.
+        source = (self._ring_rank - attention_kwargs["ring_step"]) % self.layout.ring
+        attention_kwargs["ring_step"] += 1
+        valid = min(max(attention_kwargs["length"] - source * k.shape[2], 0), k.shape[2])
+        q, k, v = (t.transpose(1, 2) for t in (q, k[:, :, :valid], v[:, :, :valid]))
+        out, lse = self.kernel(q, k, v, self.layout.ring > 1)
+        return out.transpose(1, 2), lse
 
 
 def join(
@@ -71,15 +121,17 @@ def join(
     store: dist.Store,
     device: torch.device,
     transformer_config: Any,
+    kernel: Attention = sdpa,
     timeout: timedelta = timedelta(minutes=10),
-) -> UspTokens:
-    """Makes this process rank ``rank`` of a gang; returns its view of the token axis.
+) -> Membership:
+    """Makes this process rank ``rank`` of a gang; returns its place in it.
 
     Blocks until all ``layout.size`` ranks have joined: gloo on the CPU, NCCL on CUDA.
 
     Args:
         store: shared by the gang's ranks and by no other gang.
         transformer_config: diffusers' configuration (heads, head size, patch size, channels).
+        kernel: attention kernel, of ``model.attention.choose_kernel``.
         timeout: of every collective; a rank that raises leaves its peers waiting this long.
     """
     xfuser = _import_xfuser()
@@ -96,17 +148,17 @@ def join(
         ulysses_degree=layout.ulysses,
         backend=backend,
     )
+    # USP reads its switches from the runtime state. The kernel is ours, but the state insists on one it knows.
     config = xfuser.xFuserArgs(
         model="",
         data_parallel_degree=layout.guidance,
         ring_degree=layout.ring,
         ulysses_degree=layout.ulysses,
-        **({"attention_backend": "sdpa_flash"} if device.type == "cpu" else {}),
+        attention_backend="sdpa_flash",
     ).create_config()[0]
     pipeline = SimpleNamespace(transformer=SimpleNamespace(config=transformer_config))
     xfuser.distributed.initialize_runtime_state(pipeline, config)
-    _register_padded_attention(xfuser)
-    return UspTokens(layout)
+    return Membership(UspTokens(layout, kernel), SplitGuidance(layout))
 
 
 def leave() -> None:
@@ -115,23 +167,6 @@ def leave() -> None:
         xfuser = _import_xfuser()
         xfuser.parallel_state.destroy_model_parallel()
         xfuser.parallel_state.destroy_distributed_environment()
-
-
-def _register_padded_attention(xfuser: SimpleNamespace) -> None:
-    """Attention that drops the keys which are padding, in Ulysses (one call) and at every ring step."""
-    inner: Attention = xfuser.attention_functions[xfuser.distributed.get_runtime_state().attention_backend]
-    ring, ring_rank = xfuser.distributed.get_ring_parallel_world_size(), xfuser.distributed.get_ring_parallel_rank()
-
-    def padded(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attention_kwargs: dict[str, int], **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # At step s of the ring this rank sees the keys that rank (r − s) mod R started with.
-        source = (ring_rank - attention_kwargs["ring_step"]) % ring
-        attention_kwargs["ring_step"] += 1
-        valid = min(max(attention_kwargs["length"] - source * k.shape[2], 0), k.shape[2])
-        return inner(q, k[:, :, :valid], v[:, :, :valid], attention_kwargs=None, **kwargs)
-
-    xfuser.attention_functions[_BACKEND] = padded
 
 
 @cache
@@ -144,7 +179,7 @@ def _import_xfuser() -> SimpleNamespace:
     from xfuser.config.args import xFuserArgs
     from xfuser.core import distributed
     from xfuser.core.distributed import parallel_state
-    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY, AttentionBackendType
+    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY
     from xfuser.model_executor.layers import usp
 
     for name in ("xfuser", "yunchang"):
@@ -153,7 +188,6 @@ def _import_xfuser() -> SimpleNamespace:
         from yunchang.globals import PROCESS_GROUP
 
         usp.PROCESS_GROUP = PROCESS_GROUP
-        ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.SDPA_FLASH] = _sdpa_with_lse
     return SimpleNamespace(
         USP=usp.USP,
         xFuserArgs=xFuserArgs,
@@ -161,19 +195,6 @@ def _import_xfuser() -> SimpleNamespace:
         distributed=distributed,
         parallel_state=parallel_state,
     )
-
-
-def _sdpa_with_lse(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    **_: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The CPU's flash kernel with its log-sum-exp, which ring attention needs to merge its steps."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout_p, is_causal)[:2]
 
 
 def _shim_cpu() -> None:

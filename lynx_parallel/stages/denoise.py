@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,20 @@ from lynx_parallel.model.transformer import Branch, LynxTransformer
 
 BranchName = Literal["c", "i", "u"]
 """c: prompt and identity; i: negative prompt and identity; u: negative prompt, no one's identity."""
+
+
+class LocalGuidance:
+    """All guidance branches on this rank; ``parallel.xdit.SplitGuidance`` spreads them over a gang."""
+
+    def mine(self, names: Sequence[BranchName]) -> list[BranchName]:
+        """The branches that this rank computes."""
+        return list(names)
+
+    def share(
+        self, velocities: dict[BranchName, torch.Tensor], names: Sequence[BranchName]
+    ) -> dict[BranchName, torch.Tensor]:
+        """This rank's branches → all of ``names``, on every rank."""
+        return velocities
 
 
 @dataclass(frozen=True)
@@ -74,18 +88,22 @@ def denoise(
     branches: Mapping[BranchName, Branch],
     weights: Mapping[BranchName, float],
     on_step: Callable[[Step], None] | None = None,
+    guidance: LocalGuidance | None = None,
 ) -> torch.Tensor:
     """Noise [1, 16, T, h, w] fp32 → final latents, fp32, alike on every rank.
 
     Args:
         scheduler: fresh from ``make_scheduler``; it is advanced.
-        branches: static keys and values of each branch that ``weights`` names.
+        branches: static keys and values of each branch that ``weights`` names and this rank computes.
         on_step: called after every step; an exception it raises ends the loop.
+        guidance: how the branches lie over ranks.
     """
-    latents = latents_BCThw
+    latents, names = latents_BCThw, list(weights)
+    guidance = guidance or LocalGuidance()
     for index, timestep in enumerate(scheduler.timesteps):
         x, t = latents.to(transformer.dtype), timestep.expand(latents.shape[0])
-        velocities = {name: transformer(x, t, branches[name]).float() for name in weights}
+        velocities = {name: transformer(x, t, branches[name]).float() for name in guidance.mine(names)}
+        velocities = guidance.share(velocities, names)
         # Summed in one fixed order, in fp32: every layout must give the same bits.
         velocity = torch.stack([weights[name] * velocities[name] for name in weights]).sum(dim=0)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]

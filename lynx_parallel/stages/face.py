@@ -60,7 +60,7 @@ class InsightFaceDetector:
     Args:
         root_or_pack: a folder of ``.onnx`` files, or a models root that holds ``buffalo_l``.
         det_size: the picture is fitted into a square of this side; ignored by a network of fixed size.
-        rgb_quirk: hand insightface, which expects BGR, an RGB array as the reference does. False what the
+        rgb_quirk: hand insightface, which expects BGR, an RGB array as the reference does. False is what the
             network was trained on, and gives slightly other landmarks than the reference's.
 
     Raises:
@@ -144,7 +144,9 @@ class YuNetDetector:
             raise CheckpointError(f"{path}: OpenCV cannot load this model: {first_line(error)}") from error
 
     def detect(self, image: Picture) -> list[Face]:
-        return self._detect(image, self.det_size) or self._detect(image, self.det_size // 2)
+        smaller = self.det_size // 2
+        faces = self._detect(image, self.det_size)
+        return faces if faces or max(image.shape[:2]) <= smaller else self._detect(image, smaller)
 
     def _detect(self, image: Picture, side: int) -> list[Face]:
         import cv2
@@ -174,7 +176,7 @@ def yunet_faces(rows_N15: NDArray[np.float32], scale_x: float = 1.0, scale_y: fl
     """
     faces = []
     for row in np.asarray(rows_N15, np.float32):
-        left, top, width, height = row[:4]
+        left, top, width, height = (float(number) for number in row[:4])
         landmarks = row[4:14].reshape(5, 2) * np.array([scale_x, scale_y], np.float32)
         box = _box(left * scale_x, top * scale_y, (left + width) * scale_x, (top + height) * scale_y)
         faces.append(Face(landmarks, box, float(row[14])))

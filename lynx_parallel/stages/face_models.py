@@ -18,7 +18,7 @@ def find_pack(path: Path) -> Path:
         CheckpointError: none there, or none with a detector.
     """
     path = path.expanduser()
-    # The last: what unzipping insightface's archive into a folder of its name gives.
+    # The second is also what unzipping buffalo_l.zip into a folder of its name can leave: buffalo_l/buffalo_l.
     for folder in (path, path / PACK, path / "models" / PACK):
         if files := sorted(folder.glob("*.onnx")):
             return _with_detector(folder, files)

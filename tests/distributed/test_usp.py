@@ -25,7 +25,7 @@ def _self_attention(rank: int, store: Any, layout: Layout, counts: list[int]) ->
     config = SimpleNamespace(
         num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, patch_size=(1, 2, 2), in_channels=16
     )
-    tokens = xdit.join(layout, rank=rank, store=store, device=torch.device("cpu"), transformer_config=config)
+    tokens = xdit.join(layout, rank=rank, store=store, device=torch.device("cpu"), transformer_config=config).tokens
     outputs = []
     for count in counts:
         q, k, v = (tokens.split(t.flatten(2)).unflatten(2, (HEADS, -1)) for t in _qkv(count))
@@ -45,12 +45,12 @@ def _self_attention(rank: int, store: Any, layout: Layout, counts: list[int]) ->
     ],
 )
 def test_usp_equals_serial_attention(layout: Layout, counts: list[int]) -> None:
-    from lynx_parallel.model.attention import attention
+    from lynx_parallel.model.attention import sdpa
 
     by_rank = run_gang(layout.size, _self_attention, layout, counts)
     for outputs in by_rank:
         for count, output in zip(counts, outputs, strict=True):
-            serial = attention(*_qkv(count)).flatten(2)
+            serial = sdpa(*_qkv(count), False)[0].flatten(2)
             if layout.ring == 1:
                 assert torch.equal(output, serial), (layout, count)
             else:

@@ -11,6 +11,7 @@ import torch
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.model import block as block_module
 from lynx_parallel.model.adapters import IDProjection
+from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.spec.pipeline import Sampling
 from lynx_parallel.stages.latents import decode
@@ -97,16 +98,14 @@ def test_parity(demo: Path, name: str) -> None:
 
 def rotate_reference_query(monkeypatch: pytest.MonkeyPatch) -> None:
     original = block_module.LynxBlock.forward
-    def forward(self: Any, x: Any, modulation: Any, rotary: Any, conditioning: Any, *rest: Any) -> Any:
-        attend = block_module.attention
 
-        def rotated(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            is_reference = conditioning.reference is not None and k is conditioning.reference.k_BSHD
-            return attend(block_module.rotate(q, rotary) if is_reference else q, k, v)
+    def forward(self: Any, x: Any, modulation: Any, rotary: Any, conditioning: Any, tokens: Any, *rest: Any) -> Any:
+        class Rotated(LocalTokens):
+            def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                is_reference = conditioning.reference is not None and k is conditioning.reference.k_BSHD
+                return super().attention(block_module.rotate(q, rotary) if is_reference else q, k, v)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(block_module, "attention", rotated)
-            return original(self, x, modulation, rotary, conditioning, *rest)
+        return original(self, x, modulation, rotary, conditioning, Rotated(), *rest)
 
     monkeypatch.setattr(block_module.LynxBlock, "forward", forward)
 

@@ -1,0 +1,148 @@
+"""One driver per output folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Self
+
+from lynx_parallel.errors import ClusterError
+
+HEARTBEAT_S = 10.0
+STALE_LOCK_S = 120.0
+
+
+class Lock:
+    """One driver per output folder: an O_EXCL file with host and pid, its mtime a heartbeat.
+
+    Works on network file systems, where flock does not. A lock is stale when its process is dead, if that
+    can be seen from here; else when its heartbeat stopped ``STALE_LOCK_S`` ago by the file system's clock.
+
+    Raises:
+        ClusterError: another driver holds the folder, or it cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = -1
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for _ in range(3):
+                if self._take():
+                    self._thread.start()
+                    return self
+                self._remove_if_stale()
+        except OSError as error:
+            raise ClusterError(f"{self.path}: {error.strerror or error}") from None
+        raise ClusterError(f"{self.path}: another driver has just taken this output folder")
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._file), self.path.stat()):  # not one that another driver took over
+                self.path.unlink()
+        os.close(self._file)
+
+    def _take(self) -> bool:
+        try:
+            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        pid = os.getpid()
+        mine = {"host": socket.gethostname(), "namespace": _namespace(), "pid": pid, "started": _started(pid)}
+        try:
+            os.write(self._file, json.dumps(mine).encode())
+        except OSError:
+            os.close(self._file)
+            self.path.unlink()
+            raise
+        return True
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(self._file)
+
+    def _remove_if_stale(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                seen, text = os.fstat(file.fileno()), file.read(2**16)
+        except FileNotFoundError:
+            return
+        who, dead = _holder(text)
+        if dead is None:
+            dead = _clock(self.path.parent) - seen.st_mtime > STALE_LOCK_S
+        if not dead:
+            raise ClusterError(
+                f"{self.path.parent.parent}: another driver is at work here: {who}; "
+                f"if it is gone for good, remove {self.path}"
+            )
+        self._remove(seen)
+
+    def _remove(self, seen: os.stat_result) -> None:
+        """Removes this very lock. Of all who find it stale, the one that makes the marker may.
+
+        Otherwise the slower of two would remove the lock that the faster has made by then.
+        """
+        marker = self.path.with_name(f"{self.path.name}.{seen.st_ino}-{seen.st_mtime_ns}")
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if _clock(marker.parent) - marker.stat().st_mtime > STALE_LOCK_S:  # killed while at it
+                    marker.unlink()
+            return
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                now_there = self.path.stat()
+                if os.path.samestat(now_there, seen) and now_there.st_mtime_ns == seen.st_mtime_ns:
+                    self.path.unlink()
+        finally:
+            marker.unlink(missing_ok=True)
+
+
+def _holder(text: bytes) -> tuple[str, bool | None]:
+    """Who holds a lock, in words, and whether that process is dead; None where it cannot be seen from here."""
+    try:
+        holder = json.loads(text)
+        host, pid, started = holder["host"], int(holder["pid"]), holder["started"]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return "an unknown process", None
+    who = f"process {pid} on {host}"
+    # Containers may share a host's name, not its processes.
+    here = host == socket.gethostname() and holder.get("namespace") == _namespace()
+    return who, _started(pid) != started if here else None
+
+
+def _namespace() -> str | None:
+    """Which processes this one can see: equal numbers mean the same process only within one of these."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
+def _clock(folder: Path) -> float:
+    """The time of the file system, which may be another machine's."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a living process of this host, in clock ticks since boot; None when there is none."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = status.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]  # killed, but not yet reaped
