@@ -49,7 +49,14 @@ def _options(
 @app.command()
 def render(
     manifest: Manifest,
-    ulysses: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot (sequence-parallel degree).")] = None,
+    ulysses: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, all-to-all over heads.")] = None,
+    ring: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, ring over tokens.")] = None,
+    guidance: Annotated[int | None, typer.Option(metavar="N", help="Guidance branches side by side: 1 to 3.")] = None,
+    shard_weights: Annotated[
+        bool, typer.Option("--shard-weights", help="Split the weights over a shot's ranks.")
+    ] = False,
+    attention: Annotated[str, typer.Option(help="auto, flash3, flash, cudnn or sdpa.")] = "auto",
+    tiled_decode: Annotated[bool, typer.Option("--tiled-decode", help="Less memory, slightly other pixels.")] = False,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")] = None,
     set_: Set = None,
@@ -65,7 +72,10 @@ def render(
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
     say = _Say(sys.stderr if as_json else sys.stdout)
-    cluster = ClusterSpec(ulysses=ulysses, device=device, address=address)  # type: ignore[arg-type]
+    cluster = ClusterSpec(
+        ulysses=ulysses, ring=ring, guidance=guidance, device=device, address=address,  # type: ignore[arg-type]
+        shard_weights=shard_weights, attention=attention, tiled_decode=tiled_decode,  # type: ignore[arg-type]
+    )  # fmt: skip
     campaign, plan, weights = _plan(manifest, set_, only, verify)
     say(_headline(campaign, plan))
     for name in plan.orphans:

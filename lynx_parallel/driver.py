@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import lynx_parallel
 from lynx_parallel.artifacts import part_path
-from lynx_parallel.errors import InputErrors, LynxError, SubjectError
+from lynx_parallel.errors import LynxError, SubjectError
+from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import Journal, Lock, Output, now
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.plan import Item, Plan
 from lynx_parallel.spec.cluster import ClusterSpec
-from lynx_parallel.spec.manifest import Campaign, Shot
-from lynx_parallel.weights import WeightFiles, transformer_config
+from lynx_parallel.spec.manifest import Campaign
+from lynx_parallel.weights import WeightFiles
 
 if TYPE_CHECKING:
     from lynx_parallel.gang.gang import Gang
-    from lynx_parallel.gang.rank import Rendered
+    from lynx_parallel.gang.rank import Load, Rendered
 
 PROGRESS_EVERY_S = 15.0
-VAE_STRIDE = 8
 _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
 
@@ -49,39 +49,6 @@ class Summary:
         if self.stopped_by is not None:
             return 128 + self.stopped_by
         return 1 if self.failed or self.blocked else 0
-
-
-def token_count(shot: Shot, patch: tuple[int, int, int]) -> int:
-    """Tokens of a shot's latents after patching."""
-    sampling = shot.sampling
-    frames = (sampling.num_frames - 1) // 4 + 1
-    return (
-        (frames // patch[0]) * (sampling.height // VAE_STRIDE // patch[1]) * (sampling.width // VAE_STRIDE // patch[2])
-    )
-
-
-def choose_layout(cluster: ClusterSpec, device: str, cores: int, shots: list[Shot], config: dict[str, Any]) -> Layout:
-    """The layout asked for, checked against every shot; else the largest default that fits them all.
-
-    Default: one rank on CUDA; min(2, cores) ranks on the CPU.
-
-    Raises:
-        InputErrors: a layout asked for by hand does not fit a shot.
-    """
-
-    def check(layout: Layout) -> None:
-        for shot in shots:
-            layout.check(heads=config["num_attention_heads"], tokens=token_count(shot, tuple(config["patch_size"])))
-
-    if cluster.ulysses is not None:
-        check(layout := Layout(ulysses=cluster.ulysses))
-        return layout
-    wanted = 1 if device == "cuda" else min(2, cores)
-    for degree in range(wanted, 1, -1):
-        with contextlib.suppress(InputErrors):
-            check(layout := Layout(ulysses=degree))
-            return layout
-    return Layout()
 
 
 class Driver:
@@ -115,11 +82,10 @@ class Driver:
         began = time.monotonic()
         todo = self.plan.of("render", "encode")
         if todo:
-            config = transformer_config(self.weights)
-            if self.cluster.ulysses is not None:  # by hand: say so before any work
-                choose_layout(self.cluster, "cpu", 1, [item.shot for item in todo], config)
+            layouts = Layouts(self.cluster, self.weights)
+            layouts.check(item.shot for item in todo)  # before any work
             with self._locked() as journal:
-                self._run(todo, config, journal)
+                self._run(todo, layouts, journal)
         self.summary.seconds = time.monotonic() - began
         return self.summary
 
@@ -141,22 +107,22 @@ class Driver:
                 )  # fmt: skip
                 journal.close()
 
-    def _run(self, todo: list[Item], config: dict[str, Any], journal: Journal) -> None:
+    def _run(self, todo: list[Item], layouts: Layouts, journal: Journal) -> None:
         from lynx_parallel.gang.cluster import ray_cluster
 
         try:
             with _deferred_signals() as pending, ray_cluster(self.cluster.address) as local:
-                asyncio.run(self._until_stopped(todo, config, journal, local, pending))
+                asyncio.run(self._until_stopped(todo, layouts, journal, local, pending))
                 _hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
         except SystemExit:
             # ray.init answers SIGTERM with a handler of its own, which does this.
             self.summary.stopped_by = int(signal.SIGTERM)
 
     async def _until_stopped(
-        self, todo: list[Item], config: dict[str, Any], journal: Journal, local: bool, pending: list[int]
+        self, todo: list[Item], layouts: Layouts, journal: Journal, local: bool, pending: list[int]
     ) -> None:
         """Runs the shots; a signal cancels them. Handlers are set here since ``ray.init`` sets its own."""
-        work = asyncio.ensure_future(self._render_all(todo, config, journal, local))
+        work = asyncio.ensure_future(self._render_all(todo, layouts, journal, local))
 
         def stop(number: int) -> None:
             if self.summary.stopped_by is None:
@@ -171,40 +137,43 @@ class Driver:
         with contextlib.suppress(asyncio.CancelledError):
             await work
 
-    async def _render_all(self, todo: list[Item], config: dict[str, Any], journal: Journal, local: bool) -> None:
+    async def _render_all(self, todo: list[Item], layouts: Layouts, journal: Journal, local: bool) -> None:
         from lynx_parallel.gang.gang import Gang
 
-        device, cores = _device(self.cluster.device)
-        layout = choose_layout(self.cluster, device, cores, [item.shot for item in todo], config)
+        device, available = _available(self.cluster.device)
+        planned = layouts.plan([item.shot for item in todo], device, available)
+        size = max(layout.size for layout in planned)
         gang: Gang | None = None
         try:
-            for number, item in enumerate(todo):
+            for number, (item, layout) in enumerate(zip(todo, planned, strict=True)):
                 if reason := self._quarantined.get(item.shot.subject.id):
                     self._fail(item, reason, journal)
                     continue
                 if gang is None:
-                    self.say(f"starting {layout.size} rank{'s' * (layout.size > 1)} on {device} ({_words(layout)})")
-                    renders = [left.shot for left in todo[number:] if left.action == "render"]
-                    gang = await Gang.start(
-                        layout, self.weights, dtype=self.campaign.pipeline.model.dtype, device=device,
-                        denoise=bool(renders), local=local,
-                    )  # fmt: skip
-                    await self._encode_prompts(gang, renders)
-                if not await self._shot(gang, item, f"[{number + 1}/{len(todo)}]", journal):
+                    self.say(f"starting {size} rank{'s' * (size > 1)} on {device}")
+                    load, prompts = self._load([left for left in todo[number:] if left.action == "render"])
+                    gang = await Gang.start(size, load, prompts, device=device, local=local)
+                if not await self._shot(gang, layout, item, f"[{number + 1}/{len(todo)}]", journal):
                     gang.kill()
                     gang = None
         finally:
             if gang is not None:
                 gang.kill()
 
-    async def _encode_prompts(self, gang: Gang, shots: list[Shot]) -> None:
-        if shots:
-            from lynx_parallel.pipeline import REFERENCE_PROMPT
+    def _load(self, renders: list[Item]) -> tuple[Load, list[str]]:
+        """What ranks load for these shots, and the prompts to encode first."""
+        from lynx_parallel.gang.rank import Load
+        from lynx_parallel.pipeline import REFERENCE_PROMPT
 
-            texts = [text for shot in shots for text in (shot.text, shot.sampling.negative_prompt)]
-            await gang.encode_prompts(list(dict.fromkeys([*texts, REFERENCE_PROMPT])))
+        load = Load(
+            self.weights, self.campaign.pipeline.model.dtype, denoise=bool(renders),
+            shard=self.cluster.shard_weights, attention=self.cluster.attention,
+            tiled_decode=self.cluster.tiled_decode,
+        )  # fmt: skip
+        texts = [text for item in renders for text in (item.shot.text, item.shot.sampling.negative_prompt)]
+        return load, list(dict.fromkeys([*texts, REFERENCE_PROMPT])) if renders else []
 
-    async def _shot(self, gang: Gang, item: Item, label: str, journal: Journal) -> bool:
+    async def _shot(self, gang: Gang, layout: Layout, item: Item, label: str, journal: Journal) -> bool:
         """Makes one shot; returns whether the gang may go on."""
         shot, name = item.shot, item.shot.name
         attempt = _next_attempt(self.output, name)
@@ -217,6 +186,7 @@ class Driver:
         progress = asyncio.ensure_future(self._tell_progress(gang, f"{label} {name}"))
         try:
             if item.action == "render":
+                await self._form(gang, layout)
                 made = await gang.render(shot, video, parts, logs)
             else:
                 made = await gang.encode(shot, video, self.output.path(name, "latents"), parts, logs)
@@ -238,6 +208,15 @@ class Driver:
         done.append(name)
         self.say(f"{label} {verb} in {seconds:.1f} s: {self.output.path(name, 'video')}")
         return True
+
+    async def _form(self, gang: Gang, layout: Layout) -> None:
+        if layout != gang.layout:
+            again = " and reading their shares of the weights" if self.cluster.shard_weights else ""
+            began = time.monotonic()
+            await gang.form(layout)
+            self.say(
+                f"grouped {layout.size} of {len(gang.ranks)} ranks{again}: {layout}, {time.monotonic() - began:.1f} s"
+            )
 
     async def _tell_progress(self, gang: Gang, label: str) -> None:
         while True:
@@ -265,7 +244,7 @@ class Driver:
     def _sidecar(
         self, item: Item, gang: Gang, outputs: dict[str, Any], made: Rendered, attempt: int, seconds: float
     ) -> dict[str, Any]:
-        shot, layout = item.shot, gang.layout
+        shot, layout = item.shot, gang.layout or Layout()
         subject, consent = shot.subject, shot.subject.consent
         return {
             "name": shot.name,
@@ -280,27 +259,28 @@ class Driver:
             "layout": {"guidance": layout.guidance, "ring": layout.ring, "ulysses": layout.ulysses},
             "ranks": [
                 {"rank": rank, "pid": hello.pid, "host": hello.host, "device": hello.device}
-                for rank, hello in enumerate(gang.hellos)
+                for rank, hello in enumerate(gang.hellos[: layout.size])
             ],
+            "attention": gang.hellos[0].attention,
+            "sharded": self.cluster.shard_weights and layout.sequence > 1,
             "attempt": attempt,
             "seconds": {**made.seconds, "total": round(seconds, 3)},
-            "exactness": {},
+            "exactness": made.exactness,
             "finished": now(),
             "lynx_parallel": lynx_parallel.__version__,
         }
 
 
-def _device(asked: str) -> tuple[str, int]:
-    """(cuda or cpu, CPU cores of the cluster)."""
+def _available(asked: str) -> tuple[str, int]:
+    """(cuda or cpu, how many ranks of it the cluster can hold)."""
     import ray
 
+    from lynx_parallel.gang.gang import CPUS_OF_A_CPU_RANK
+
     resources = ray.cluster_resources()
-    device = asked if asked != "auto" else "cuda" if resources.get("GPU", 0) >= 1 else "cpu"
-    return device, int(resources.get("CPU", 1))
-
-
-def _words(layout: Layout) -> str:
-    return "no split" if layout.size == 1 else f"Ulysses {layout.ulysses}"
+    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
+    device = asked if asked != "auto" else "cuda" if gpus else "cpu"
+    return device, gpus if device == "cuda" else int(cpus / CPUS_OF_A_CPU_RANK)
 
 
 def _next_attempt(output: Output, name: str) -> int:

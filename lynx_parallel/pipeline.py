@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
+from lynx_parallel.guidance import BranchName, guidance_weights
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import (
@@ -28,9 +29,9 @@ from lynx_parallel.model.checkpoints import (
 )
 from lynx_parallel.model.transformer import Branch, LynxTransformer
 from lynx_parallel.spec.pipeline import ModelSpec, Sampling
-from lynx_parallel.stages.denoise import BranchName, LocalGuidance, Step, denoise, guidance_weights, make_scheduler
+from lynx_parallel.stages.denoise import LocalGuidance, Step, denoise, make_scheduler
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
-from lynx_parallel.stages.prompt import TextEncoder, pad
+from lynx_parallel.stages.prompt import encode_prompts, pad
 from lynx_parallel.stages.subject import read_embedding, read_picture, ref_crop
 from lynx_parallel.weights import WeightFiles, find_weights
 
@@ -183,10 +184,8 @@ class LynxPipeline:
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Makes the embeddings of these prompts ready; the text encoder is loaded for it and let go."""
-        if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.encoded_prompts]:
-            encoder = TextEncoder(self.base, dtype=self.dtype, device=self.device)
-            for prompt in missing:
-                self.encoded_prompts[prompt] = encoder(prompt).cpu()
+        if missing := [prompt for prompt in prompts if prompt not in self.encoded_prompts]:
+            self.encoded_prompts |= encode_prompts(self.base, missing, dtype=self.dtype, device=self.device)
 
     def prompt_embeds(self, prompt: str) -> torch.Tensor:
         """[1, 512, text_dim] of a prompt, encoded now if it was not before."""
@@ -277,9 +276,10 @@ class LynxPipeline:
         return self.transformer.reference_kv(self._reference_features(inputs, latents))
 
     def guidance_weights(self, sampling: Sampling) -> dict[BranchName, float]:
-        """Branches to run; lite (no reference adapters) has two at most, as in the reference."""
-        g_i = sampling.guidance_scale_i if self.transformer.has_reference else None
-        return guidance_weights(sampling.guidance_scale, g_i)
+        """Branches to run, with their coefficients."""
+        return guidance_weights(
+            sampling.guidance_scale, sampling.guidance_scale_i, has_reference=self.transformer.has_reference
+        )
 
     def make_scheduler(self, sampling: Sampling) -> UniPCMultistepScheduler:
         """The base's scheduler with these settings' timesteps."""

@@ -15,11 +15,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import lynx_parallel
 from lynx_parallel.errors import ClusterError, LynxError, RenderError
-from lynx_parallel.gang.rank import Hello, Rank, Rendered
+from lynx_parallel.gang.rank import Hello, Load, Rank, Rendered
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
-from lynx_parallel.weights import WeightFiles
 
 START_TIMEOUT_S = 120
 CPUS_OF_A_CPU_RANK = 0.25
@@ -27,67 +26,83 @@ CPUS_OF_A_CPU_RANK = 0.25
 
 
 class Gang:
-    """Rank actors and the calls made on all of them. Build it with ``start``.
+    """Living rank actors, of which the first few form the gang at hand. Build it with ``start``.
 
     Attributes:
+        ranks: all of them.
+        layout: of the gang at hand, which is the first ``layout.size`` ranks.
         hellos: what each rank said of itself, by rank.
     """
 
-    def __init__(self, layout: Layout, ranks: list[Any], group: PlacementGroup, hellos: list[Hello]):
-        self.layout = layout
+    def __init__(self, ranks: list[Any], group: PlacementGroup, hellos: list[Hello]):
         self.ranks = ranks
+        self.layout: Layout | None = None
         self.hellos = hellos
         self._group = group
 
     @classmethod
-    async def start(
-        cls, layout: Layout, weights: WeightFiles, *, dtype: str, device: str, denoise: bool, local: bool
-    ) -> Self:
-        """Places the ranks, loads the weights on each, joins them.
+    async def start(cls, size: int, load: Load, prompts: list[str], *, device: str, local: bool) -> Self:
+        """Places the ranks, encodes the prompts on the first, loads the weights on each.
 
         Args:
             device: ``cuda`` (one GPU a rank) or ``cpu``.
-            denoise: whether the transformer is needed; saved latents are encoded without.
             local: all ranks are on this machine; they meet over the loopback interface.
 
         Raises:
-            ClusterError: the cluster cannot hold the gang, or runs another version of this package.
+            ClusterError: the cluster cannot hold the ranks, or runs another version of this package.
             LynxError: what a rank raised while loading.
         """
-        threads = max(1, (os.cpu_count() or 1) // layout.size)
+        threads = max(1, (os.cpu_count() or 1) // size)
         bundle = {"CPU": CPUS_OF_A_CPU_RANK} if device == "cpu" else {"CPU": 1, "GPU": 1}
-        group = placement_group([bundle] * layout.size, strategy="STRICT_PACK" if local else "PACK")
+        group = placement_group([bundle] * size, strategy="STRICT_PACK" if local else "PACK")
         ranks: list[Any] = []
         try:
             try:
                 await asyncio.wait_for(_await(group.ready()), START_TIMEOUT_S)
             except (TimeoutError, GetTimeoutError):
-                asked = f"{layout.size} × {bundle}"
-                raise ClusterError(f"the cluster has no room: asked for {asked}, it has {_resources()}") from None
+                raise ClusterError(
+                    f"the cluster has no room: asked for {size} × {bundle}, it has {_resources()}"
+                ) from None
             env = {"OMP_NUM_THREADS": str(threads), **({"GLOO_SOCKET_IFNAME": "lo"} if local else {})}
             actor = ray.remote(
                 num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0, max_task_retries=0,
                 concurrency_groups={"ctl": 1}, runtime_env={"env_vars": env},
             )(Rank)  # fmt: skip
-            for index in range(layout.size):
+            for index in range(size):
                 strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-                ranks.append(actor.options(scheduling_strategy=strategy).remote(device, threads))
+                ranks.append(actor.options(scheduling_strategy=strategy).remote(device, threads, load))
             hellos = await _all(rank.hello.remote() for rank in ranks)
             _check_versions(hellos)
-            await _all(rank.load.remote(weights, dtype, denoise=denoise) for rank in ranks)
-            store = await _await(ranks[0].open_store.remote())
-            await _all(rank.join.remote(layout, index, store) for index, rank in enumerate(ranks))
+            if prompts:
+                await _await(ranks[0].encode_prompts.remote(prompts))
+            await _all(rank.load.remote() for rank in ranks)
         except BaseException:
             _kill(ranks, group)
             raise
-        return cls(layout, ranks, group, hellos)
+        return cls(ranks, group, hellos)
+
+    async def form(self, layout: Layout) -> None:
+        """Groups the first ``layout.size`` ranks anew, where they are not grouped so already.
+
+        Raises:
+            RenderError: a rank failed or died; ``kill`` the gang.
+        """
+        if layout == self.layout:
+            return
+        if self.layout is not None:
+            await _all(rank.leave.remote() for rank in self.members)
+        self.layout = layout
+        store = await _await(self.ranks[0].open_store.remote())
+        await _all(rank.join.remote(layout, index, store) for index, rank in enumerate(self.members))
+
+    @property
+    def members(self) -> list[Any]:
+        """Ranks of the gang at hand."""
+        return self.ranks[: self.layout.size] if self.layout else []
 
     def kill(self) -> None:
         """Ends every rank of this gang, and only those."""
         _kill(self.ranks, self._group)
-
-    async def encode_prompts(self, prompts: list[str]) -> None:
-        await _await(self.ranks[0].encode_prompts.remote(prompts))
 
     async def render(self, shot: Shot, video: Video, parts: dict[str, Path], logs: Path) -> Rendered:
         """Renders one shot; rank 0 writes ``parts``.
@@ -98,7 +113,7 @@ class Gang:
         """
         await _await(self.ranks[0].prepare.remote(shot))
         made = await _all(
-            rank.render.remote(shot, video, parts, logs / f"rank{index}.log") for index, rank in enumerate(self.ranks)
+            rank.render.remote(shot, video, parts, logs / f"rank{index}.log") for index, rank in enumerate(self.members)
         )
         return made[0]
 

@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 import torch.distributed as dist
@@ -21,17 +23,22 @@ from safetensors.torch import load_file, save_file
 import lynx_parallel
 from lynx_parallel.artifacts import sha256_file
 from lynx_parallel.errors import RenderError
+from lynx_parallel.model.attention import AttentionName, choose_kernel
 from lynx_parallel.model.checkpoints import load_vae
+from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast
 from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.parallel.shard import shard
+from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.encode import encode_video
 from lynx_parallel.stages.latents import decode, to_frames
-from lynx_parallel.weights import WeightFiles
+from lynx_parallel.stages.prompt import encode_prompts
+from lynx_parallel.weights import WeightFiles, transformer_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
@@ -43,6 +50,7 @@ class Hello:
     pid: int
     host: str
     device: str
+    attention: str
     version: str
 
 
@@ -53,43 +61,77 @@ class Rendered:
     Attributes:
         outputs: size in bytes and sha256 of each ``.part`` file written, by kind.
         seconds: by stage.
+        exactness: what differs from the plain way of one rank.
     """
 
     outputs: dict[str, dict[str, Any]]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
+    exactness: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What ranks load, and how they run it; alike for all ranks of a campaign.
+
+    Attributes:
+        dtype: torch's name of the weights' dtype.
+        denoise: whether the transformer is needed; saved latents are encoded with the VAE alone.
+        shard: whether a gang's sequence ranks share one copy of the transformer.
+        attention: kernel asked for, see ``model.attention.choose_kernel``.
+        tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
+    """
+
+    weights: WeightFiles
+    dtype: str
+    denoise: bool
+    shard: bool = False
+    attention: AttentionName = "auto"
+    tiled_decode: bool = False
 
 
 class Rank:
-    """Ray actor. ``progress`` answers while ``render`` blocks (concurrency group ``ctl``)."""
+    """Ray actor. ``progress`` answers while ``render`` blocks (concurrency group ``ctl``).
 
-    def __init__(self, device: str, threads: int):
+    Raises:
+        ClusterError: the attention kernel asked for is not to be had here.
+    """
+
+    def __init__(self, device: str, threads: int, load: Load):
         torch.set_num_threads(threads)
         self.device = torch.device(device)
+        self.what = load
+        self.attention, self._kernel = choose_kernel(load.attention, self.device)
         self.rank = 0
         self.layout = Layout()
         self.pipeline: LynxPipeline | None = None
         self.vae: Any = None
+        self._split_vae: Any = None
+        self._prompts: dict[str, torch.Tensor] = {}
         self._inputs: ShotInputs | None = None
         self._progress = (0, 0)
 
     def hello(self) -> Hello:
         name = torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu"
-        return Hello(os.getpid(), socket.gethostname(), name, lynx_parallel.__version__)
+        return Hello(os.getpid(), socket.gethostname(), name, self.attention, lynx_parallel.__version__)
 
     @ray.method(concurrency_group="ctl")
     def progress(self) -> tuple[int, int]:
         """(steps done, steps in all) of the shot at hand."""
         return self._progress
 
-    def load(self, weights: WeightFiles, dtype: str, *, denoise: bool) -> float:
-        """Loads the weights, once; without ``denoise`` the VAE alone. Returns seconds."""
-        began = time.perf_counter()
-        if denoise and self.pipeline is None:
-            self.pipeline = LynxPipeline.from_files(weights, dtype=getattr(torch, dtype), device=self.device)
-            self.vae = self.pipeline.vae
-        elif self.vae is None:
-            self.vae = load_vae(weights.base / "vae", device=self.device)
-        return time.perf_counter() - began
+    def encode_prompts(self, prompts: list[str]) -> None:
+        """Rank 0: makes the campaign's prompt embeddings; the text encoder is gone before the rest is loaded."""
+        dtype = getattr(torch, self.what.dtype)
+        self._prompts |= encode_prompts(self.what.weights.base, prompts, dtype=dtype, device=self.device)
+
+    def load(self) -> None:
+        """Loads the weights; a sharded transformer waits for ``join``, which knows this rank's share."""
+        if self.what.denoise and not self.what.shard:
+            self._build(None)
+        else:
+            self.vae = load_vae(self.what.weights.base / "vae", device=self.device)
+        if self.what.tiled_decode:
+            self.vae.enable_tiling()
 
     def open_store(self) -> tuple[str, int]:
         """Rank 0: the gang's meeting place; its port is bound here, so no two gangs race for one."""
@@ -98,33 +140,47 @@ class Rank:
         return host, self._store.port
 
     def join(self, layout: Layout, rank: int, store: tuple[str, int]) -> None:
-        """Becomes rank ``rank`` of a gang of this layout; blocks until its peers have joined."""
-        self.layout, self.rank = layout, rank
-        if layout.size == 1 or self.pipeline is None:
-            return
-        from lynx_parallel.parallel import xdit
+        """Becomes rank ``rank`` of a gang of this layout; blocks until its peers have joined.
 
-        mine = self._store if rank == 0 else dist.TCPStore(*store, None, False, COLLECTIVE_TIMEOUT)
-        transformer = self.pipeline.transformer
-        tokens = xdit.join(
-            layout, rank=rank, store=mine, device=self.device, transformer_config=transformer.config,
-            timeout=COLLECTIVE_TIMEOUT,
-        )  # fmt: skip
-        parallelize(transformer, tokens)
+        Weights stay as they are, unless they are sharded: each rank then reads its share of the new group.
+        """
+        self.layout, self.rank = layout, rank
+        if not self.what.denoise:
+            return
+        if layout.size > 1:
+            mine = self._store if rank == 0 else dist.TCPStore(*store, None, False, COLLECTIVE_TIMEOUT)
+            membership = xdit.join(
+                layout, rank=rank, store=mine, device=self.device, kernel=self._kernel,
+                transformer_config=transformer_config(self.what.weights), timeout=COLLECTIVE_TIMEOUT,
+            )  # fmt: skip
+            if self.what.shard:
+                self._build(membership.tokens.group if layout.sequence > 1 else None)
+            assert self.pipeline is not None
+            parallelize(self.pipeline, membership)
+        else:
+            if self.pipeline is None:
+                self._build(None)
+            assert self.pipeline is not None
+            localize(self.pipeline, self._kernel)
 
     def leave(self) -> None:
-        """Leaves the gang; weights stay."""
-        if self.layout.size > 1 and self.pipeline is not None:
-            from lynx_parallel.parallel import xdit
-
+        """Leaves the gang; weights stay, but for a share of a sharded transformer."""
+        if dist.is_initialized():
             xdit.leave()
-            localize(self.pipeline.transformer)
+        self._split_vae = None
+        if self.what.shard:
+            self.pipeline = None
         self.layout, self.rank = Layout(), 0
 
-    def encode_prompts(self, prompts: list[str]) -> None:
-        """Rank 0: makes the campaign's prompt embeddings; the text encoder is gone afterwards."""
-        assert self.pipeline is not None
-        self.pipeline.encode_prompts(prompts)
+    def _build(self, group: dist.ProcessGroup | None) -> None:
+        if self.what.shard:
+            print(f"reading the weights of rank {self.rank}'s share ({self.layout})", flush=True)
+        self.pipeline = None  # before the new one takes its memory
+        dtype, weights = getattr(torch, self.what.dtype), self.what.weights
+        sharder = None if group is None else partial(shard, group=group)
+        self.pipeline = LynxPipeline.from_files(weights, dtype=dtype, device=self.device, shard=sharder)
+        self.pipeline.encoded_prompts = self._prompts
+        self.vae = self.pipeline.vae
 
     def prepare(self, shot: Shot) -> None:
         """Rank 0: reads the subject and draws the noise. No peer waits here, so it may fail freely.
@@ -158,24 +214,44 @@ class Rank:
             assert inputs is not None
             latents = self.pipeline.denoise(inputs, shot.sampling, self._on_step)
             seconds = {"denoise": time.perf_counter() - began}
+            began = time.perf_counter()
+            frames, how = self._decode(latents)
+            seconds["decode"] = time.perf_counter() - began
             if self.rank != 0:
                 return None
-            return self._write(latents, shot, video, parts, seconds)
+            return self._write(frames, latents, shot, video, parts, seconds, how)
 
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
         """Rank 0: makes the video again from saved latents."""
         with _output_to(log):
-            return self._write(load_file(latents)["latents"], shot, video, parts, {})
+            saved = load_file(latents)["latents"]
+            how = {"decode": "tiled"} if self.what.tiled_decode else {}
+            return self._write(to_frames(decode(self.vae, saved)), saved, shot, video, parts, {}, how)
+
+    def _decode(self, latents: torch.Tensor) -> tuple[np.ndarray | None, dict[str, str]]:
+        """Frames, on rank 0 at least, and what they owe to the way they were decoded."""
+        if self.what.tiled_decode or not can_split(latents.shape[3], self.layout.size):
+            how = {"decode": "tiled"} if self.what.tiled_decode else {}
+            return (to_frames(decode(self.vae, latents)) if self.rank == 0 else None), how
+        if self._split_vae is None:
+            self._split_vae = split_decoder(self.vae)
+        frames = to_frames(decode(self._split_vae, latents))
+        return frames, {"decode": f"rows over {self.layout.size} ranks"}
 
     def _write(
-        self, latents: torch.Tensor, shot: Shot, video: Video, parts: dict[str, Path], seconds: dict[str, float]
+        self,
+        frames: np.ndarray | None,
+        latents: torch.Tensor,
+        shot: Shot,
+        video: Video,
+        parts: dict[str, Path],
+        seconds: dict[str, float],
+        how: dict[str, str],
     ) -> Rendered:
+        assert frames is not None
         try:
             if "latents" in parts:
                 save_file({"latents": latents.float().cpu().contiguous()}, parts["latents"])
-            began = time.perf_counter()
-            frames = to_frames(decode(self.vae, latents))
-            seconds["decode"] = time.perf_counter() - began
             began = time.perf_counter()
             encode_video(frames, parts["video"], fps=shot.sampling.fps, codec=video.codec, crf=video.crf)
             seconds["encode"] = time.perf_counter() - began
@@ -184,6 +260,7 @@ class Rank:
         return Rendered(
             {kind: {"size": path.stat().st_size, "sha256": sha256_file(path)} for kind, path in parts.items()},
             {stage: round(value, 3) for stage, value in seconds.items()},
+            how,
         )
 
     def _on_step(self, step: Step) -> None:

@@ -8,6 +8,21 @@ from math import ceil
 from lynx_parallel.errors import InputErrors
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a shot asks of a layout.
+
+    Attributes:
+        heads: attention heads of the model.
+        tokens: of the shot's latents.
+        branches: guidance branches with a weight.
+    """
+
+    heads: int
+    tokens: int
+    branches: int
+
+
 @dataclass(frozen=True, order=True)
 class Layout:
     """Degrees of a gang's three axes; the gang has ``size`` ranks.
@@ -38,16 +53,13 @@ class Layout:
         """Tokens of one rank: ⌈N / (ring · ulysses)⌉; the last rank's may hold padding."""
         return ceil(tokens / self.sequence)
 
-    def check(self, *, heads: int, tokens: int, branches: int) -> None:
-        """Whether a shot of this many guidance branches and tokens can run in this layout.
-
-        Args:
-            heads: attention heads of the model.
-            branches: guidance branches with a weight.
+    def check(self, needs: Needs) -> None:
+        """Whether a shot can run in this layout.
 
         Raises:
             InputErrors: one line saying what does not fit and what would.
         """
+        heads, tokens, branches = needs.heads, needs.tokens, needs.branches
         if heads % self.ulysses:
             fitting = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
             raise InputErrors(
@@ -66,3 +78,25 @@ class Layout:
     def __str__(self) -> str:
         axes = {"guidance": self.guidance, "ring": self.ring, "Ulysses": self.ulysses}
         return " × ".join(f"{name} {degree}" for name, degree in axes.items() if degree > 1) or "one rank"
+
+
+def choose_layout(needs: Needs, ranks: int) -> Layout:
+    """The layout of at most this many ranks that fits a shot best, where none was asked for by hand.
+
+    As many ranks as fit: Ulysses first, which is exact and sends least; what heads or tokens leave over goes to
+    guidance.
+    """
+    for size in range(ranks, 1, -1):
+        for guidance in (1, 2, 3):
+            layout = Layout(guidance=guidance, ulysses=size // guidance)
+            if layout.size == size and _fits(layout, needs):
+                return layout
+    return Layout()
+
+
+def _fits(layout: Layout, needs: Needs) -> bool:
+    try:
+        layout.check(needs)
+    except InputErrors:
+        return False
+    return True

@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from lynx_parallel.guidance import BranchName
 from lynx_parallel.model.attention import Attention, LocalTokens, sdpa
 from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.stages.denoise import BranchName, LocalGuidance
+from lynx_parallel.stages.denoise import LocalGuidance
 
 _BACKEND = "lynx-padded"
 """Name under which our padding-aware attention is registered with xfuser."""
@@ -120,7 +121,7 @@ def join(
     rank: int,
     store: dist.Store,
     device: torch.device,
-    transformer_config: Any,
+    transformer_config: Mapping[str, Any],
     kernel: Attention = sdpa,
     timeout: timedelta = timedelta(minutes=10),
 ) -> Membership:
@@ -156,7 +157,7 @@ def join(
         ulysses_degree=layout.ulysses,
         attention_backend="sdpa_flash",
     ).create_config()[0]
-    pipeline = SimpleNamespace(transformer=SimpleNamespace(config=transformer_config))
+    pipeline = SimpleNamespace(transformer=SimpleNamespace(config=SimpleNamespace(**transformer_config)))
     xfuser.distributed.initialize_runtime_state(pipeline, config)
     return Membership(UspTokens(layout, kernel), SplitGuidance(layout))
 

@@ -11,6 +11,8 @@ from lynx_parallel.spec.problems import one_of, shown_value
 
 Device = Literal["auto", "cuda", "cpu"]
 DEVICES = ("auto", "cuda", "cpu")
+Attention = Literal["auto", "flash3", "flash", "cudnn", "sdpa"]
+ATTENTION = ("auto", "flash3", "flash", "cudnn", "sdpa")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.ASCII)
 
 
@@ -19,8 +21,11 @@ class ClusterSpec:
     """Checked options.
 
     Attributes:
-        ulysses: ranks per shot along the Ulysses axis; None leaves it to the plan.
+        ulysses, ring, guidance: ranks per shot along each axis; None leaves it to the plan.
         device: what ranks run on.
+        shard_weights: split the transformer's weights over the ranks that share a shot's tokens.
+        attention: kernel on CUDA; ``auto`` takes the best one installed.
+        tiled_decode: decode tile by tile: less memory, other pixels.
         address: of a running Ray cluster (``auto`` or ``host:port``); None starts one on this machine.
 
     Raises:
@@ -28,14 +33,24 @@ class ClusterSpec:
     """
 
     ulysses: int | None = None
+    ring: int | None = None
+    guidance: int | None = None
     device: Device = "auto"
     address: str | None = None
+    shard_weights: bool = False
+    attention: Attention = "auto"
+    tiled_decode: bool = False
 
     def __post_init__(self) -> None:
         lines: list[str] = []
-        count = self.ulysses
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            lines.append(f"--ulysses {count}: must be a whole number from 1")
+        for axis in ("ulysses", "ring", "guidance"):
+            count = getattr(self, axis)
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                lines.append(f"--{axis} {count}: must be a whole number from 1")
+        if isinstance(self.guidance, int) and self.guidance > 3:
+            lines.append(f"--guidance {self.guidance}: must be 1, 2 or 3")
+        if self.attention not in ATTENTION:
+            lines.append(f"--attention {self.attention}: must be {one_of(ATTENTION)}")
         if self.device not in DEVICES:
             lines.append(f"--device {shown_value(self.device)[1:-1]}: must be {one_of(DEVICES)}")
         if self.address is not None:

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from diffusers import UniPCMultistepScheduler
 
+from lynx_parallel.guidance import BranchName
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-
-BranchName = Literal["c", "i", "u"]
-"""c: prompt and identity; i: negative prompt and identity; u: negative prompt, no one's identity."""
 
 
 class LocalGuidance:
@@ -38,24 +36,6 @@ class Step:
     total: int
     velocities: Mapping[BranchName, torch.Tensor]
     latents: torch.Tensor
-
-
-def guidance_weights(guidance_scale: float, guidance_scale_i: float | None) -> dict[BranchName, float]:
-    """Coefficients of the branches, in summing order; a branch whose coefficient is 0 is left out.
-
-    v = u + g_i·(i − u) + g·(c − i) = g·c + (g_i − g)·i + (1 − g_i)·u; without g_i: g·c + (1 − g)·u.
-    g ≤ 1 runs c alone, as the reference does.
-    """
-    if guidance_scale <= 1:
-        return {"c": 1.0}
-    if guidance_scale_i is None:
-        return {"c": guidance_scale, "u": 1 - guidance_scale}
-    weights: dict[BranchName, float] = {
-        "c": guidance_scale,
-        "i": guidance_scale_i - guidance_scale,
-        "u": 1 - guidance_scale_i,
-    }
-    return {name: weight for name, weight in weights.items() if weight != 0}
 
 
 def make_scheduler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -50,3 +51,11 @@ class TextEncoder:
 def pad(embeds_SC: torch.Tensor) -> torch.Tensor:
     """[tokens, text_dim] → [1, 512, text_dim], zeros at the end."""
     return F.pad(embeds_SC, (0, 0, 0, MAX_TOKENS - embeds_SC.shape[0]))[None]
+
+
+def encode_prompts(
+    base: Path, prompts: Iterable[str], *, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, torch.Tensor]:
+    """Embeddings on the CPU, [tokens, text_dim] by prompt; the encoder is loaded for it and let go."""
+    encoder = TextEncoder(base, dtype=dtype, device=device)
+    return {prompt: encoder(prompt).cpu() for prompt in dict.fromkeys(prompts)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ def _qkv(tokens: int) -> list[torch.Tensor]:
 def _self_attention(rank: int, store: Any, layout: Layout, counts: list[int]) -> list[torch.Tensor]:
     from lynx_parallel.parallel import xdit
 
-    config = SimpleNamespace(
+    config = dict(
         num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, patch_size=(1, 2, 2), in_channels=16
     )
     tokens = xdit.join(layout, rank=rank, store=store, device=torch.device("cpu"), transformer_config=config).tokens

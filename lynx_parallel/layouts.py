@@ -1,0 +1,87 @@
+"""Which layout each shot of a campaign is rendered in. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from lynx_parallel.errors import ClusterError, InputErrors
+from lynx_parallel.guidance import guidance_weights
+from lynx_parallel.parallel.layout import Layout, Needs, choose_layout
+from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.spec.manifest import Shot
+from lynx_parallel.weights import WeightFiles, transformer_config
+
+SPATIAL_STRIDE, TEMPORAL_STRIDE = 8, 4
+"""Of Wan's VAE."""
+
+
+class Layouts:
+    """Layouts for the shots of one campaign.
+
+    Args:
+        cluster: degrees asked for by hand, if any; they hold for every shot.
+
+    Raises:
+        CheckpointError: the base has no readable transformer configuration.
+    """
+
+    def __init__(self, cluster: ClusterSpec, weights: WeightFiles):
+        self._config = transformer_config(weights)
+        self._has_reference = weights.ref is not None
+        degrees = cluster.guidance, cluster.ring, cluster.ulysses
+        self.asked = Layout(*(degree or 1 for degree in degrees)) if any(degrees) else None
+
+    def needs(self, shot: Shot) -> Needs:
+        """What a shot asks of a layout."""
+        sampling, (pt, ph, pw) = shot.sampling, self._config["patch_size"]
+        frames = (sampling.num_frames - 1) // TEMPORAL_STRIDE + 1
+        height, width = sampling.height // SPATIAL_STRIDE, sampling.width // SPATIAL_STRIDE
+        branches = guidance_weights(
+            sampling.guidance_scale, sampling.guidance_scale_i, has_reference=self._has_reference
+        )
+        return Needs(
+            heads=self._config["num_attention_heads"],
+            tokens=(frames // pt) * (height // ph) * (width // pw),
+            branches=len(branches),
+        )
+
+    def check(self, shots: Iterable[Shot]) -> None:
+        """Whether the layout asked for by hand fits every shot.
+
+        Raises:
+            InputErrors: one line for each way in which it does not, naming the first shot.
+        """
+        if self.asked is None:
+            return
+        lines: dict[str, str] = {}
+        for shot in shots:
+            try:
+                self.asked.check(self.needs(shot))
+            except InputErrors as error:
+                lines.setdefault(str(error), shot.name)
+        if lines:
+            raise InputErrors(f"{line} ({name})" for line, name in lines.items())
+
+    def plan(self, shots: Sequence[Shot], device: str, available: int) -> list[Layout]:
+        """A layout for each shot: the one asked for, else one rank on CUDA and min(2, cores) on the CPU where they fit.
+
+        Args:
+            device: ``cuda`` or ``cpu``.
+            available: ranks that the cluster can hold.
+
+        Raises:
+            InputErrors: more ranks asked for than there are.
+            ClusterError: there is none.
+        """
+        if self.asked is not None:
+            if self.asked.size > available:
+                unit = "GPUs" if device == "cuda" else "ranks on its CPUs"
+                raise InputErrors(
+                    [f"{self.asked}: needs {self.asked.size} ranks, the cluster has room for {available} {unit}"]
+                )
+            return [self.asked] * len(shots)
+        if available < 1:
+            raise ClusterError(f"--device {device}: the cluster has none")
+        ranks = 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
+        return [choose_layout(self.needs(shot), ranks) for shot in shots]
