@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import platform
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Any, TypeGuard
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import typer
 
 import lynx_parallel
 from lynx_parallel.errors import ClusterError, LynxError
+
+if TYPE_CHECKING:
+    from lynx_parallel.plan import Plan
+    from lynx_parallel.spec.manifest import Campaign
+    from lynx_parallel.weights import WeightFiles
 
 app = typer.Typer(
     name="lynx-render",
@@ -76,11 +84,8 @@ def render(
         ulysses=ulysses, ring=ring, guidance=guidance, device=device, address=address,  # type: ignore[arg-type]
         shard_weights=shard_weights, attention=attention, tiled_decode=tiled_decode,  # type: ignore[arg-type]
     )  # fmt: skip
-    campaign, plan, weights = _plan(manifest, set_, only, verify)
-    say(_headline(campaign, plan))
-    for name in plan.orphans:
-        say(f"{name}: not in the manifest any more; left as it is")
-    summary = Driver(campaign, plan, weights, cluster, say).run()
+    campaign, weights, digests, replan = _load(manifest, set_, only, verify)
+    summary = Driver(campaign, weights, digests, replan, cluster, say).run()
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
     say(
@@ -98,47 +103,48 @@ def plan(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show what render would do, shot by shot, and why; renders nothing."""
-    campaign, planned, _ = _plan(manifest, set_, only, verify)
+    campaign, _, _, make = _load(manifest, set_, only, verify)
+    planned = make()
     if as_json:
         rows = [
             {"name": i.shot.name, "action": i.action, "reason": i.reason, "seed": i.shot.seed} for i in planned.items
         ]
         typer.echo(json.dumps({"output": str(campaign.output), "shots": rows, "orphans": list(planned.orphans)}))
         return
-    typer.echo(_headline(campaign, planned))
+    typer.echo(f"{campaign.path.name}: {planned}")
     for item in planned.items:
         typer.echo(f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}")
     for name in planned.orphans:
         typer.echo(f"orphan  {name}")
 
 
-def _plan(manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool) -> tuple[Any, Any, Any]:
+def _load(
+    manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool
+) -> tuple[Campaign, WeightFiles, dict[str, str], Callable[[], Plan]]:
+    """The campaign, its weights, their digests, and what compares it all with the output folder as it is."""
     from lynx_parallel.plan import make_plan
     from lynx_parallel.spec.load import load_campaign
     from lynx_parallel.weights import find_weights, weight_digests
 
     campaign = load_campaign(manifest, set_ or (), only or ())
     weights = find_weights(campaign.pipeline.model)
-    planned = make_plan(campaign, weight_digests(weights), today=date.today(), verify=verify, whole=not only)
-    return campaign, planned, weights
-
-
-def _headline(campaign: Any, planned: Any) -> str:
-    count = {action: len(planned.of(action)) for action in ("render", "encode", "done", "blocked")}
-    return (
-        f"{campaign.path.name}: {len(planned.items)} shots: {count['render']} to render, "
-        f"{count['encode']} to encode, {count['done']} done, {count['blocked']} blocked"
-    )
+    digests = weight_digests(weights)
+    replan = partial(make_plan, campaign, digests, today=date.today(), verify=verify, whole=not only)
+    return campaign, weights, digests, replan
 
 
 class _Say:
-    """One line of progress at a time, flushed, so that a pipe or a log shows it at once."""
+    """One line of progress at a time, flushed, so that a pipe or a log shows it at once.
+
+    A reader that goes away (``| head``) ends the printing, not the campaign.
+    """
 
     def __init__(self, stream: Any):
         self.stream = stream
 
     def __call__(self, line: str) -> None:
-        print(line, file=self.stream, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(line, file=self.stream, flush=True)
 
 
 def _names_file(error: Exception) -> TypeGuard[OSError]:

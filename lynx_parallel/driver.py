@@ -9,15 +9,18 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lynx_parallel
 from lynx_parallel.artifacts import part_path
 from lynx_parallel.errors import LynxError, SubjectError
+from lynx_parallel.identity import identify
 from lynx_parallel.layouts import Layouts
-from lynx_parallel.ledger import Journal, Lock, Output, now
+from lynx_parallel.ledger import Journal, Output, now
+from lynx_parallel.lock import Lock
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.plan import Item, Plan
 from lynx_parallel.spec.cluster import ClusterSpec
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from lynx_parallel.gang.rank import Load, Rendered
 
 PROGRESS_EVERY_S = 15.0
-_SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
+_SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
 
 
 @dataclass
@@ -55,22 +58,28 @@ class Driver:
     """Carries out one plan.
 
     Args:
+        digests: of the weights, by ``weights.weight_digests``.
+        replan: compares the campaign with its output folder as it is now.
         say: takes each line of progress.
     """
 
     def __init__(
-        self, campaign: Campaign, plan: Plan, weights: WeightFiles, cluster: ClusterSpec, say: Callable[[str], None]
+        self,
+        campaign: Campaign,
+        weights: WeightFiles,
+        digests: Mapping[str, str],
+        replan: Callable[[], Plan],
+        cluster: ClusterSpec,
+        say: Callable[[str], None],
     ):
         self.campaign = campaign
-        self.plan = plan
         self.weights = weights
+        self.digests = digests
+        self.replan = replan
         self.cluster = cluster
         self.say = say
         self.output = Output(campaign.output)
-        self.summary = Summary(
-            skipped=[item.shot.name for item in plan.of("done")],
-            blocked=[(item.shot.name, item.reason) for item in plan.of("blocked")],
-        )
+        self.summary = Summary()
         self._quarantined: dict[str, str] = {}
 
     def run(self) -> Summary:
@@ -80,12 +89,19 @@ class Driver:
             ClusterError: no Ray, no room, or another driver in this output folder.
         """
         began = time.monotonic()
-        todo = self.plan.of("render", "encode")
-        if todo:
+        plan = self.replan()
+        self.say(f"{self.campaign.path.name}: {plan}")
+        for name in plan.orphans:
+            self.say(f"{name}: not in the manifest any more; left as it is")
+        if todo := plan.of("render", "encode"):
             layouts = Layouts(self.cluster, self.weights)
             layouts.check(item.shot for item in todo)  # before any work
             with self._locked() as journal:
-                self._run(todo, layouts, journal)
+                plan = self.replan()  # another driver may have been at work until the lock was ours
+                if todo := plan.of("render", "encode"):
+                    self._run(todo, layouts, journal)
+        self.summary.skipped = [item.shot.name for item in plan.of("done")]
+        self.summary.blocked = [(item.shot.name, item.reason) for item in plan.of("blocked")]
         self.summary.seconds = time.monotonic() - began
         return self.summary
 
@@ -114,7 +130,9 @@ class Driver:
             with _deferred_signals() as pending, ray_cluster(self.cluster.address) as local:
                 asyncio.run(self._until_stopped(todo, layouts, journal, local, pending))
                 _hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
-        except SystemExit:
+        except SystemExit as end:
+            if end.code != signal.SIGTERM:
+                raise
             # ray.init answers SIGTERM with a handler of its own, which does this.
             self.summary.stopped_by = int(signal.SIGTERM)
 
@@ -152,7 +170,14 @@ class Driver:
                 if gang is None:
                     self.say(f"starting {size} rank{'s' * (size > 1)} on {device}")
                     load, prompts = self._load([left for left in todo[number:] if left.action == "render"])
-                    gang = await Gang.start(size, load, prompts, device=device, local=local)
+                    try:
+                        gang = await Gang.start(size, load, prompts, device=device, local=local)
+                    except LynxError as error:
+                        if number == 0:
+                            raise  # nothing was done yet: the whole run is at fault
+                        for left in todo[number:]:
+                            self._fail(left, f"no ranks could be started again: {error}", journal)
+                        return
                 if not await self._shot(gang, layout, item, f"[{number + 1}/{len(todo)}]", journal):
                     gang.kill()
                     gang = None
@@ -175,32 +200,25 @@ class Driver:
 
     async def _shot(self, gang: Gang, layout: Layout, item: Item, label: str, journal: Journal) -> bool:
         """Makes one shot; returns whether the gang may go on."""
-        shot, name = item.shot, item.shot.name
-        attempt = _next_attempt(self.output, name)
-        journal.append("attempt", name=name, attempt=attempt, action=item.action, latents=item.identity.latents)
-        self.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
-        kinds = ("video", "latents") if item.action == "render" and self.campaign.save_latents else ("video",)
-        parts = {kind: part_path(self.output.path(name, kind)) for kind in kinds}
-        logs, video = self.output.logs(name, attempt), self.campaign.pipeline.video
+        name = item.shot.name
+        logs = self.output.logs(name, attempt := _next_attempt(self.output, name))
         began = time.monotonic()
         progress = asyncio.ensure_future(self._tell_progress(gang, f"{label} {name}"))
         try:
-            if item.action == "render":
-                await self._form(gang, layout)
-                made = await gang.render(shot, video, parts, logs)
-            else:
-                made = await gang.encode(shot, video, self.output.path(name, "latents"), parts, logs)
-        except LynxError as error:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+            journal.append("attempt", name=name, attempt=attempt, action=item.action, latents=item.identity.latents)
+            made, kinds = await self._make(gang, layout, item, logs)
+            if identify(self.campaign, item.shot, self.digests) != item.identity:
+                raise SubjectError("its picture or embedding changed while it was rendered; run again")
+            seconds = time.monotonic() - began
+            self._publish(item, gang, made, kinds, attempt, seconds)
+        except (LynxError, OSError) as error:
             if is_subject := isinstance(error, SubjectError):
-                self._quarantined[shot.subject.id] = str(error)
-            self._fail(item, str(error) if is_subject else f"{error} (logs: {logs})", journal)
+                self._quarantined[item.shot.subject.id] = str(error)
+            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            self._fail(item, reason if is_subject else f"{reason} (logs: {logs})", journal)
             return is_subject
         finally:
             progress.cancel()
-        seconds = time.monotonic() - began
-        self._publish(item, gang, made, kinds, attempt, seconds)
         journal.append("done", name=name, attempt=attempt, video=item.identity.video, seconds=round(seconds, 3))
         done, verb = (
             (self.summary.rendered, "rendered") if item.action == "render" else (self.summary.encoded, "encoded")
@@ -208,6 +226,22 @@ class Driver:
         done.append(name)
         self.say(f"{label} {verb} in {seconds:.1f} s: {self.output.path(name, 'video')}")
         return True
+
+    async def _make(self, gang: Gang, layout: Layout, item: Item, logs: Path) -> tuple[Rendered, tuple[str, ...]]:
+        """Has the gang write a shot's ``.part`` files; what it made, and which kinds."""
+        name, video = item.shot.name, self.campaign.pipeline.video
+        self.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
+        kinds = ("video", "latents") if item.action == "render" and self.campaign.save_latents else ("video",)
+        parts = {kind: part_path(self.output.path(name, kind)) for kind in kinds}
+        try:
+            if item.action == "render":
+                await self._form(gang, layout)
+                return await gang.render(item.shot, video, parts, logs), kinds
+            return await gang.encode(item.shot, video, self.output.path(name, "latents"), parts, logs), kinds
+        except BaseException:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+            raise
 
     async def _form(self, gang: Gang, layout: Layout) -> None:
         if layout != gang.layout:
@@ -244,7 +278,7 @@ class Driver:
     def _sidecar(
         self, item: Item, gang: Gang, outputs: dict[str, Any], made: Rendered, attempt: int, seconds: float
     ) -> dict[str, Any]:
-        shot, layout = item.shot, gang.layout or Layout()
+        shot, layout = item.shot, (gang.layout if item.action == "render" else None) or Layout()
         subject, consent = shot.subject, shot.subject.consent
         return {
             "name": shot.name,

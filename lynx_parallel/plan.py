@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lynx_parallel.identity import Identity, changed, identify
 from lynx_parallel.ledger import Output
@@ -45,6 +45,14 @@ class Plan:
 
     items: Sequence[Item]
     orphans: Sequence[str]
+
+    def __str__(self) -> str:
+        """One line: how much there is to do."""
+        count = {action: len(self.of(action)) for action in get_args(Action)}
+        return (
+            f"{len(self.items)} shots: {count['render']} to render, {count['encode']} to encode, "
+            f"{count['done']} done, {count['blocked']} blocked"
+        )
 
     def of(self, *actions: Action) -> list[Item]:
         """Items to be done in one of these ways, in order."""

@@ -194,15 +194,18 @@ def test_exactly_one_of_many_wins(path: Path, stale: bool) -> None:
         if stale:
             leave(path, holder(pid=dead_pid(), started="1"))
         gate, results, release = context.Barrier(6), context.Queue(), context.Event()
-        processes = [context.Process(target=contend, args=(path, gate, results, release)) for _ in range(6)]
+        arguments = (path, gate, results, release)
+        processes = [context.Process(target=contend, args=arguments, daemon=True) for _ in range(6)]
         for process in processes:
             process.start()
-        winners = [pid for pid in (results.get(timeout=30) for _ in processes) if pid]
-        assert len(winners) == 1
-        assert json.loads(path.read_text())["pid"] == winners[0]
-        release.set()
-        for process in processes:
-            process.join()
+        try:
+            winners = [pid for pid in (results.get(timeout=30) for _ in processes) if pid]
+            assert len(winners) == 1
+            assert json.loads(path.read_text())["pid"] == winners[0]
+        finally:
+            release.set()
+            for process in processes:
+                process.join()
         assert os.listdir(path.parent) == []
 
 

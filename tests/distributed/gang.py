@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +38,12 @@ def run_gang(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         ranks = [context.Process(target=_child, args=(r, world, function, args, folder)) for r in range(world)]
         for rank in ranks:
             rank.start()
-        for rank in ranks:
-            rank.join(300)
+        deadline = time.monotonic() + 300
+        while any(rank.is_alive() for rank in ranks) and time.monotonic() < deadline:
+            if any(rank.exitcode for rank in ranks):
+                time.sleep(2)  # its peers' own errors may tell more; they would wait for the timeout
+                break
+            time.sleep(0.1)
         alive = [rank for rank in ranks if rank.is_alive()]
         for rank in alive:
             rank.kill()

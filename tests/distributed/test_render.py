@@ -7,11 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 
 from lynx_parallel.demo.faces import LANDMARKS
+from lynx_parallel.guidance import guidance_weights
+from lynx_parallel.model.block import BlockConditioning
+from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.spec.pipeline import Sampling
+from lynx_parallel.stages.denoise import LocalGuidance, denoise, make_scheduler
+from lynx_parallel.stages.latents import initial_noise
 from tests.conftest import REPOSITORY
 from tests.distributed.gang import run_gang
 from tests.golden_cases import relative_error
@@ -43,12 +49,36 @@ def prepare(pipeline: LynxPipeline, settings: Sampling) -> ShotInputs:
     )
 
 
+def bare_model(heads: int) -> LynxTransformer:
+    """A transformer of this many heads with the same random weights in every process, without adapters."""
+    torch.manual_seed(heads)
+    wan = WanTransformer3DModel(
+        num_attention_heads=heads, attention_head_dim=12, num_layers=2, ffn_dim=64, text_dim=32, freq_dim=32
+    )
+    return LynxTransformer(wan)
+
+
+def denoise_bare(model: LynxTransformer, tokens: int, guidance: LocalGuidance) -> torch.Tensor:
+    """Final latents of three steps and three branches that see three texts."""
+    generator = torch.Generator().manual_seed(tokens)
+    texts = {name: torch.randn(1, 20, 32, generator=generator) for name in ("c", "i", "u")}
+    settings = sampling(tokens)
+    noise = initial_noise(settings.width, settings.height, settings.num_frames, tokens)
+    config = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    scheduler = make_scheduler(config, 3, flow_shift=3.0, sigma_schedule="lynx")
+    with torch.no_grad():
+        branches: Any = {name: [BlockConditioning(kv) for kv in model.text_kv(text)] for name, text in texts.items()}
+    return denoise(model, scheduler, noise, branches, guidance_weights(5.0, 2.0), None, guidance)
+
+
 LAYOUTS = [
     Layout(1, 1, 2), Layout(1, 2, 1), Layout(1, 2, 2), Layout(1, 1, 4), Layout(1, 4, 1),
     Layout(2, 1, 1), Layout(3, 1, 1), Layout(3, 1, 2), Layout(2, 2, 1),
 ]  # fmt: skip
 COUNTS = [36, 27, 45, 30]
 WORLD = 6
+HEADS = [8, 40]
+"""Of the bare models; the demo's has 4."""
 
 
 def render_in_every_layout(rank: int, store: Any, demo: Path) -> dict[Layout, dict[str, Any]]:
@@ -65,6 +95,7 @@ def render_in_every_layout(rank: int, store: Any, demo: Path) -> dict[Layout, di
     pipeline = load(demo)
     weights = {name: p.data_ptr() for name, p in pipeline.transformer.named_parameters()}
     device, config = torch.device("cpu"), pipeline.transformer.config
+    bare = {heads: bare_model(heads) for heads in HEADS}
     results: dict[Layout, dict[str, Any]] = {}
     for number, layout in enumerate(LAYOUTS):
         if rank >= layout.size:
@@ -95,6 +126,11 @@ def render_in_every_layout(rank: int, store: Any, demo: Path) -> dict[Layout, di
             result["block_inputs"][count], result["usp_calls"][count] = seen, list(usp_calls)
             for hook in hooks:
                 hook.remove()
+        result["bare"] = {}
+        for heads, model in bare.items():
+            model.tokens = membership.tokens
+            for count in COUNTS:
+                result["bare"][heads, count] = denoise_bare(model, count, membership.guidance)
         xdit.leave()
         localize(pipeline)
         result["weights unmoved"] = weights == {n: p.data_ptr() for n, p in pipeline.transformer.named_parameters()}
@@ -124,6 +160,17 @@ def test_a_gang_gives_the_latents_of_one_process(
             made = results[layout]["latents"][count]
             assert relative_error(made, serial[count]) <= (1e-6 if layout.ring == 1 else 1e-5)
             assert torch.equal(made, by_rank[0][layout]["latents"][count])
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_other_head_counts(heads: int, by_rank: list[dict[Layout, dict[str, Any]]]) -> None:
+    model = bare_model(heads)
+    for count in COUNTS:
+        serial = denoise_bare(model, count, LocalGuidance())
+        for layout in LAYOUTS:
+            for results in by_rank[: layout.size]:
+                made = results[layout]["bare"][heads, count]
+                assert relative_error(made, serial) <= (1e-6 if layout.ring == 1 else 1e-5), layout
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -125,7 +125,10 @@ def test_a_gang_gives_the_latents_of_one_process(campaign: Path, tmp_path: Path,
 def test_a_layout_that_does_not_fit_is_one_line(campaign: Path, tmp_path: Path) -> None:
     run = lynx_render(campaign, "--ulysses", "3", cwd=tmp_path)
     assert run.returncode == 2
-    assert run.stderr == "--ulysses 3: does not divide the model's 4 attention heads; one of 1, 2, 4\n"
+    assert (
+        run.stderr
+        == "--ulysses 3: does not divide the model's 4 attention heads; one of 1, 2, 4 (astronaut/pumpkin-t01)\n"
+    )
     assert not (tmp_path / "renders").exists()
 
 

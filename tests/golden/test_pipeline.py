@@ -92,7 +92,10 @@ def test_every_recorded_tensor(name: str) -> None:
 def test_crops(name: str) -> None:
     case = load_case(name)
     picture, landmarks = read_picture(case.folder / "subject.png"), case.expected["landmarks"].numpy()
-    for crop, file in ((ref_crop(picture, landmarks), "aligned_face.png"), (id_crop(picture, landmarks), "id_crop.png")):
+    for crop, file in (
+        (ref_crop(picture, landmarks), "aligned_face.png"),
+        (id_crop(picture, landmarks), "id_crop.png"),
+    ):
         recorded = np.array(Image.open(case.folder / file).convert("RGB")).astype(int)
         assert np.abs(crop.astype(int) - recorded).max() <= 1
 

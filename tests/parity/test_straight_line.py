@@ -131,9 +131,7 @@ def change_reference_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lynx_parallel.pipeline.REFERENCE_PROMPT", "image of a hand")
 
 
-@pytest.mark.parametrize(
-    "mistake", [rotate_reference_query, leave_registers_out, swap_branches, change_reference_text]
-)
+@pytest.mark.parametrize("mistake", [rotate_reference_query, leave_registers_out, swap_branches, change_reference_text])
 def test_a_wrong_wiring_shows(demo: Path, monkeypatch: pytest.MonkeyPatch, mistake: Any) -> None:
     expected = straight_line(demo, "full", SMALL)["final_latents"]
     mistake(monkeypatch)

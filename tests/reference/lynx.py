@@ -150,9 +150,7 @@ def encode_texts(base: Path, texts: list[str]) -> list[Tensor]:
     encoder = UMT5EncoderModel.from_pretrained(base / "text_encoder", dtype=torch.float32).eval()
     encoded = []
     for text in texts:
-        ids_BS = tokenizer(
-            clean_text(text), max_length=TEXT_TOKENS, truncation=True, return_tensors="pt"
-        ).input_ids
+        ids_BS = tokenizer(clean_text(text), max_length=TEXT_TOKENS, truncation=True, return_tensors="pt").input_ids
         text_BSd = encoder(ids_BS).last_hidden_state
         encoded.append(F.pad(text_BSd, (0, 0, 0, TEXT_TOKENS - ids_BS.shape[1])))
     return encoded

@@ -15,9 +15,7 @@ FLOW_SHIFT = 3.0
 
 def library_scheduler(name: str, steps: int) -> UniPCMultistepScheduler:
     """diffusers' UniPC as Wan configures it, given Lynx's levels where they are asked for."""
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
-    )
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT)
     if name == "lynx":
         scheduler.set_timesteps(sigmas=sampler.lynx_fractions(steps).copy())
     else:

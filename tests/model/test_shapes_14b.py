@@ -1,0 +1,245 @@
+"""Loading at the 14B's true shapes: every key used, none missing, without gigabytes.
+
+Files have true safetensors headers and sparse bodies, so that the code which reads real ones runs. The
+shapes are those recorded from the real files where the recordings are, and everywhere those that the
+documented sizes give.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from benchmarks.shapes import (
+    LITE_ID_DIM,
+    WAN_14B,
+    Shapes,
+    dim_of,
+    id_shapes,
+    ref_shapes,
+    resampler_shapes,
+    split_into_files,
+    transformer_shapes,
+    write_hollow,
+    write_index,
+)
+from lynx_parallel.errors import CheckpointError
+from lynx_parallel.model import checkpoints
+from lynx_parallel.model.adapters import Resampler
+from lynx_parallel.weights import WeightFiles
+from tests.golden_cases import GOLDEN
+
+RECORDED = GOLDEN / "checkpoint_shapes.json"
+FULL_DIM = dim_of(WAN_14B)
+SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Shapes of one pairing's files; ``dtype`` is that of the real files, in safetensors' words."""
+
+    resampler: Shapes
+    id: Shapes
+    ref: Shapes | None
+    dtype: str
+
+
+def derived() -> dict[str, Adapters]:
+    """From the documented sizes."""
+    full, lite = resampler_shapes(FULL_DIM), resampler_shapes(LITE_ID_DIM)
+    pairings = {}
+    for layout, dtype in (("reference", "BF16"), ("single-file", "F16")):
+        id_full, id_lite = (id_shapes(WAN_14B, variant, layout) for variant in ("full", "lite"))  # type: ignore[arg-type]
+        ref = ref_shapes(WAN_14B, layout)  # type: ignore[arg-type]
+        pairings |= {
+            f"full, {layout}": Adapters(full, id_full, ref, dtype),
+            f"lite, {layout}": Adapters(lite, id_lite, None, dtype),
+            f"lite ID and full ref, {layout}": Adapters(lite, id_lite, ref, dtype),
+        }
+    return pairings
+
+
+def recorded() -> dict[str, Adapters]:
+    """From the keys and shapes of the real files."""
+
+    def tuples(shapes: dict[str, list[int]]) -> Shapes:
+        return {key: tuple(shape) for key, shape in shapes.items()}
+
+    files = json.loads(RECORDED.read_text())
+    full, lite = files["lynx_full"], files["lynx_lite"]
+    single = {name.partition("Lynx_")[2]: shapes for name, shapes in files["comfyui"].items()}
+    resamplers = {"full": tuples(full["resampler.safetensors"]), "lite": tuples(lite["resampler.safetensors"])}
+    pairings = {}
+    for layout, dtype, id_full, id_lite, ref in (
+        ("reference", "BF16", full["ip_layers.safetensors"], lite["ip_layers.safetensors"],
+         full["ref_layers.safetensors"]),
+        ("single-file", "F16", single["full_ip_layers_fp16.safetensors"], single["lite_ip_layers_fp16.safetensors"],
+         single["full_ref_layers_fp16.safetensors"]),
+    ):  # fmt: skip
+        pairings |= {
+            f"full, {layout}": Adapters(resamplers["full"], tuples(id_full), tuples(ref), dtype),
+            f"lite, {layout}": Adapters(resamplers["lite"], tuples(id_lite), None, dtype),
+            f"lite ID and full ref, {layout}": Adapters(resamplers["lite"], tuples(id_lite), tuples(ref), dtype),
+        }
+    return pairings
+
+
+PAIRINGS = list(derived())
+requires_recorded = pytest.mark.skipif(
+    not RECORDED.is_file(), reason="the recorded shapes (../shared/golden) are not beside this checkout"
+)
+
+
+@pytest.fixture(scope="module", params=["derived", pytest.param("recorded", marks=requires_recorded)])
+def pairings(request: pytest.FixtureRequest) -> dict[str, Adapters]:
+    return derived() if request.param == "derived" else recorded()
+
+
+@pytest.fixture(params=PAIRINGS)
+def adapters(request: pytest.FixtureRequest, pairings: dict[str, Adapters]) -> Adapters:
+    return pairings[request.param]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Emptied afterwards: sparse files take no room here, but a copy of the folder would."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def write_base(folder: Path, dtype: str, config: dict[str, Any] = WAN_14B) -> Path:
+    files = split_into_files(transformer_shapes(config), dtype, SHARD_BYTES)
+    write_index(folder / "wan" / "transformer", files, config)
+    for name, part in files.items():
+        write_hollow(folder / "wan" / "transformer" / name, part, dtype)
+    return folder / "wan"
+
+
+def write_adapters(folder: Path, adapters: Adapters) -> WeightFiles:
+    files = {"resampler": adapters.resampler, "id": adapters.id, "ref": adapters.ref}
+    for name, shapes in files.items():
+        if shapes is not None:
+            write_hollow(folder / f"{name}.safetensors", shapes, "F32" if name == "resampler" else adapters.dtype)
+    ref = folder / "ref.safetensors" if adapters.ref else None
+    return WeightFiles(folder / "wan", folder / "resampler.safetensors", folder / "id.safetensors", ref)
+
+
+def base_sources(base: Path) -> dict[str, checkpoints.Source]:
+    return {
+        key: checkpoints.Source(path, key, shape)
+        for path in checkpoints._weight_files(base / "transformer")
+        for key, shape in checkpoints.read_shapes(path).items()
+    }
+
+
+@requires_recorded
+def test_the_documented_sizes_give_the_recorded_shapes() -> None:
+    assert derived() == recorded()
+    config = json.loads(RECORDED.read_text())["wan_transformer_config"]
+    assert {key: WAN_14B[key] for key in config} == config
+
+
+def test_the_base_has_wans_keys_and_no_others() -> None:
+    with torch.device("meta"):
+        wan = WanTransformer3DModel.from_config(WAN_14B)
+    assert {key: tuple(tensor.shape) for key, tensor in wan.state_dict().items()} == transformer_shapes(WAN_14B)
+    assert round(sum(p.numel() for p in wan.parameters()) / 1e9, 1) == 14.3
+
+
+def test_every_key_is_used_and_none_is_missing(adapters: Adapters, folder: Path) -> None:
+    base = write_base(folder, adapters.dtype)
+    assert len(checkpoints._weight_files(base / "transformer")) > 1
+    sources = checkpoints.adapter_sources(write_adapters(folder, adapters), WAN_14B["num_layers"])
+    assert len(sources) == len(adapters.id) + len(adapters.ref or {})
+    transformer = checkpoints.build_transformer(WAN_14B, {key: source.shape for key, source in sources.items()})
+    assert all(parameter.is_meta for parameter in transformer.parameters())
+    everything = base_sources(base) | sources
+    checkpoints._check(transformer, everything)
+    assert everything.keys() == transformer.state_dict().keys()
+    assert transformer.has_reference == (adapters.ref is not None)
+    with_id = [number for number, block in enumerate(transformer.blocks) if block.id_adapter is not None]
+    assert with_id == list(range(0, 40, 1 if checkpoints.is_full(adapters.id) else 2))
+
+
+def test_a_missing_or_surplus_or_misshapen_key_is_named(adapters: Adapters, folder: Path) -> None:
+    base = write_base(folder, adapters.dtype)
+    sources = checkpoints.adapter_sources(write_adapters(folder, adapters), WAN_14B["num_layers"])
+    transformer = checkpoints.build_transformer(WAN_14B, {key: source.shape for key, source in sources.items()})
+    everything = base_sources(base) | sources
+    key = "blocks.38.id_adapter.to_v_ip.weight"
+    for changed, message in (
+        ({k: s for k, s in everything.items() if k != key}, f"{key}: missing"),
+        ({**everything, "blocks.40.norm2.weight": everything[key]}, "surplus key"),
+        ({**everything, key: everything[key]._replace(shape=(5120, 5119))}, "expected shape"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints._check(transformer, changed)
+
+
+def test_the_resampler_is_built_from_its_file(adapters: Adapters, folder: Path) -> None:
+    weights = write_adapters(folder, adapters)
+    with torch.device("meta"):
+        empty = Resampler.from_shapes(checkpoints.read_shapes(weights.resampler))
+    assert {key: tuple(tensor.shape) for key, tensor in empty.state_dict().items()} == adapters.resampler
+    resampler = checkpoints.load_resampler(weights.resampler, dtype=torch.bfloat16)
+    id_dim = next(shape[1] for key, shape in adapters.id.items() if key.endswith("to_k_ip.weight"))
+    tokens = resampler(torch.zeros(1, 1, 512, dtype=torch.bfloat16))
+    assert tokens.shape == (1, 16, id_dim)
+    assert [layer[0].heads for layer in resampler.layers] == [20] * 4
+
+
+def test_mixing_up_the_resamplers_is_said_in_one_line(pairings: dict[str, Adapters], folder: Path) -> None:
+    full, lite = pairings["full, reference"], pairings["lite, reference"]
+    for mixed in (
+        Adapters(lite.resampler, full.id, full.ref, full.dtype),
+        Adapters(full.resampler, lite.id, None, lite.dtype),
+    ):
+        with pytest.raises(CheckpointError, match="both be Lynx full's or both Lynx lite's"):
+            checkpoints.adapter_sources(write_adapters(folder, mixed), WAN_14B["num_layers"])
+
+
+def test_layers_of_another_depth_are_refused(pairings: dict[str, Adapters], folder: Path) -> None:
+    for pairing, stride in (("full, reference", 1), ("lite, single-file", 2)):
+        weights = write_adapters(folder, pairings[pairing])
+        with pytest.raises(CheckpointError, match="made for another base than this one of 30 blocks"):
+            checkpoints.adapter_sources(weights, 30)
+        assert len(checkpoints._blocks(checkpoints.adapter_sources(weights, 40), "id_adapter")) == 40 // stride
+
+
+@pytest.mark.parametrize(
+    ("variant", "layout", "blocks"),
+    [
+        ("full", "reference", 4),
+        ("full", "single-file", 4),
+        ("lite", "reference", 4),
+        pytest.param("full", "single-file", 40, marks=pytest.mark.slow),
+    ],
+)
+def test_the_loader_itself(variant: Any, layout: Any, blocks: int, folder: Path) -> None:
+    """``load_transformer`` on the CPU in the files' own type: it maps their pages and copies next to nothing."""
+    config = {**WAN_14B, "num_layers": blocks}
+    name, dtype = ("BF16", torch.bfloat16) if layout == "reference" else ("F16", torch.float16)
+    resampler = resampler_shapes(FULL_DIM if variant == "full" else LITE_ID_DIM)
+    ref = ref_shapes(config, layout) if variant == "full" else None
+    adapters = Adapters(resampler, id_shapes(config, variant, layout), ref, name)
+    write_base(folder, name, config)
+    transformer = checkpoints.load_transformer(write_adapters(folder, adapters), dtype=dtype)
+    kept: dict[torch.dtype, int] = {}
+    for parameter in transformer.parameters():
+        assert parameter.device.type == "cpu"
+        kept[parameter.dtype] = kept.get(parameter.dtype, 0) + parameter.numel()
+    # norm2 and the tables of every block, the last table, the time embedder's two layers
+    fp32 = blocks * (2 + 6) * FULL_DIM + 2 * FULL_DIM + (256 + 1) * FULL_DIM + (FULL_DIM + 1) * FULL_DIM
+    everything = [*transformer_shapes(config).values(), *adapters.id.values(), *(adapters.ref or {}).values()]
+    assert kept == {torch.float32: fp32, dtype: sum(map(prod, everything)) - fp32}
+    assert transformer.rope.freqs_cos.shape == (1024, 128)
+    assert not transformer.rope.freqs_cos.is_meta
