@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lynx_parallel.spec.pipeline import Sampling
+
 BranchName = Literal["c", "i", "u"]
 """c: prompt and identity; i: negative prompt and identity; u: negative prompt, no one's identity."""
 
 
 def guidance_weights(
-    guidance_scale: float, guidance_scale_i: float | None, *, has_reference: bool = True
+    guidance_scale: float, guidance_scale_i: float | None, *, identity: bool = True
 ) -> dict[BranchName, float]:
     """Coefficients of the branches, in summing order; a branch whose coefficient is 0 is left out.
 
@@ -20,12 +22,11 @@ def guidance_weights(
     g ≤ 1 runs c alone, as the reference does.
 
     Args:
-        has_reference: False for lite, which has no branch i: ``guidance_scale_i`` is ignored there, as in
-            the reference.
+        identity: whether any identity acts; where none does, i = u, and two branches are left.
     """
     if guidance_scale <= 1:
         return {"c": 1.0}
-    if guidance_scale_i is None or not has_reference:
+    if guidance_scale_i is None or not identity:
         return {"c": guidance_scale, "u": 1 - guidance_scale}
     weights: dict[BranchName, float] = {
         "c": guidance_scale,
@@ -33,3 +34,19 @@ def guidance_weights(
         "u": 1 - guidance_scale_i,
     }
     return {name: weight for name, weight in weights.items() if weight != 0}
+
+
+def sampling_weights(sampling: Sampling, *, has_reference: bool, inside: bool = True) -> dict[BranchName, float]:
+    """The branches of a shot's steps inside or outside its identity window.
+
+    Args:
+        has_reference: False for lite, which has no branch i: the reference ignores ``guidance_scale_i`` there.
+    """
+    acts = sampling.ip_scale > 0 or (has_reference and sampling.ref_scale > 0)
+    g_i = sampling.guidance_scale_i if has_reference else None
+    return guidance_weights(sampling.guidance_scale, g_i, identity=inside and acts)
+
+
+def inside_window(step: int, steps: int, window: tuple[float, float]) -> bool:
+    """Whether identity acts in step ``step`` (from 0) of ``steps``."""
+    return window[0] <= step / steps < window[1]

@@ -13,7 +13,7 @@ from typing import Any
 
 from lynx_parallel.artifacts import digest, sha256_file
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.spec.manifest import Campaign, Shot
+from lynx_parallel.spec.manifest import Campaign, Shot, Subject
 from lynx_parallel.spec.problems import shown_path
 
 NUMERICS = 1
@@ -65,19 +65,46 @@ def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Iden
         "numerics": NUMERICS,
         "dtype": campaign.pipeline.model.dtype,
         "prompt": shot.text,
-        "subject.embedding": _content(subject.embedding),
         **{f"sampling.{name}": value for name, value in sampling.items() if name not in _NOT_LATENTS},
-        **{f"weights.{name}": value for name, value in weights.items()},
+        **{f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")},
+        **_subject_settings(campaign, subject, weights),
     }
-    if campaign.pipeline.model.adapters.ref is not None:
-        # Only the reference branch sees pixels.
-        settings["subject.image"] = _content(subject.image)
-        settings["subject.landmarks"] = [list(map(float, point)) for point in subject.landmarks or ()]
     encoding = {
         **{f"sampling.{name}": sampling[name] for name in sorted(_NOT_LATENTS)},
         **{f"video.{name}": value for name, value in campaign.pipeline.video.model_dump().items()},
     }
     return Identity.of(settings, encoding)
+
+
+def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> str:
+    """What a subject's cached data (crops, landmarks, embedding, reference latent) depends on, as one digest.
+
+    Arguments and errors as of ``identify``. The seed counts only where the reference latent is drawn with it.
+    """
+    sampling = shot.sampling
+    settings = _subject_settings(campaign, shot.subject, weights)
+    settings["sampling.reference"] = [sampling.reference_size, sampling.reference_latent]
+    if sampling.reference_latent == "sample":
+        settings["sampling.seed"] = sampling.seed
+    vae = {name: value for name, value in weights.items() if name.startswith("base/vae/")}
+    return digest({"numerics": NUMERICS, **settings, **vae})
+
+
+def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str, str]) -> dict[str, Any]:
+    """The subject's part of the latents digest: what is given by content, what is found by what finds it."""
+    needs_pixels = campaign.pipeline.model.adapters.ref is not None
+    finds_id, finds_face = subject.embedding is None, subject.landmarks is None
+    settings: dict[str, Any] = {"subject.embedding": _content(subject.embedding)}
+    if needs_pixels or finds_id:
+        settings["subject.image"] = _content(subject.image)
+        settings["subject.landmarks"] = [list(map(float, point)) for point in subject.landmarks or ()]
+    face = campaign.pipeline.face
+    if face is not None and finds_id:
+        settings["face.recognizer"] = weights.get("face.recognizer")
+    if face is not None and finds_face and (needs_pixels or finds_id):
+        settings["face.detector"] = weights.get("face.detector")
+        settings["face.choice"] = [subject.face, face.det_size, face.rgb_quirk]
+    return settings
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from lynx_parallel.errors import ClusterError, InputErrors
-from lynx_parallel.guidance import guidance_weights
+from lynx_parallel.guidance import sampling_weights
 from lynx_parallel.parallel.layout import Layout, Needs, choose_layout
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.manifest import Shot
@@ -37,9 +37,7 @@ class Layouts:
         sampling, (pt, ph, pw) = shot.sampling, self._config["patch_size"]
         frames = (sampling.num_frames - 1) // TEMPORAL_STRIDE + 1
         height, width = sampling.height // SPATIAL_STRIDE, sampling.width // SPATIAL_STRIDE
-        branches = guidance_weights(
-            sampling.guidance_scale, sampling.guidance_scale_i, has_reference=self._has_reference
-        )
+        branches = sampling_weights(sampling, has_reference=self._has_reference)
         return Needs(
             heads=self._config["num_attention_heads"],
             tokens=(frames // pt) * (height // ph) * (width // pw),

@@ -7,7 +7,7 @@ all ranks call ``denoise`` on them.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
-from lynx_parallel.guidance import BranchName, guidance_weights
+from lynx_parallel.guidance import BranchName, inside_window, sampling_weights
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import (
@@ -28,15 +28,16 @@ from lynx_parallel.model.checkpoints import (
     load_vae,
 )
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.spec.pipeline import ModelSpec, Sampling
-from lynx_parallel.stages.denoise import LocalGuidance, Step, denoise, make_scheduler
+from lynx_parallel.spec.pipeline import FaceSpec, ModelSpec, Sampling, parse_blocks
+from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, make_scheduler
+from lynx_parallel.stages.face import Policy
+from lynx_parallel.stages.identify import FaceModels, Person, identify_person
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
 from lynx_parallel.stages.prompt import encode_prompts, pad
-from lynx_parallel.stages.subject import read_embedding, read_picture, ref_crop
-from lynx_parallel.weights import WeightFiles, find_weights
+from lynx_parallel.stages.subject import read_embedding, read_picture
+from lynx_parallel.weights import FaceFiles, WeightFiles, find_face_models, find_weights
 
 REFERENCE_PROMPT = "image of a face"
-REFERENCE_SIZE = 256
 
 T = TypeVar("T")
 
@@ -97,6 +98,7 @@ class LynxPipeline:
         scheduler_config: Mapping[str, Any],
         dtype: torch.dtype,
         device: torch.device,
+        faces: FaceModels | None = None,
     ):
         self.base = base
         self.transformer = transformer
@@ -105,9 +107,13 @@ class LynxPipeline:
         self.scheduler_config = scheduler_config
         self.dtype = dtype
         self.device = device
+        self.faces = faces
         self.guidance = LocalGuidance()
         self.encoded_prompts: dict[str, torch.Tensor] = {}
         self._static: OrderedDict[Hashable, Any] = OrderedDict()
+        self._unconditional: dict[Hashable, torch.Tensor] = {}
+        self.counts: Counter[str] = Counter()
+        """What ``branches`` computed (``text``, ``identity``, ``reference``) and found kept (``… kept``)."""
 
     @classmethod
     def from_pretrained(
@@ -115,8 +121,10 @@ class LynxPipeline:
         base: str | Path,
         adapters: Mapping[str, str | Path],
         *,
+        face: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
+        keep_projections: bool = True,
     ) -> Self:
         """Loads the base and the adapters.
 
@@ -124,7 +132,10 @@ class LynxPipeline:
             base: folder of Wan2.1-T2V in diffusers layout, or a hub id ``org/name[@revision]``.
             adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files in the
                 reference layout or the single-file one, or ``hub:org/repo/path``.
+            face: ``detector`` and ``recognizer``, as in a pipeline file; without, calls must give the
+                embedding and the landmarks.
             dtype: of the transformer, resampler and text encoder; the VAE stays fp32.
+            keep_projections: as in ``load_transformer``.
 
         Raises:
             CheckpointError: a file, key or shape does not fit.
@@ -133,26 +144,32 @@ class LynxPipeline:
             base=str(base),
             adapters={name: str(path) for name, path in adapters.items()},  # type: ignore[arg-type]
         )
-        return cls.from_files(find_weights(spec), dtype=dtype, device=device)
+        files = None if face is None else find_face_models(FaceSpec(**face))
+        return cls.from_files(find_weights(spec), files, dtype=dtype, device=device, keep_projections=keep_projections)
 
     @classmethod
     def from_files(
         cls,
         weights: WeightFiles,
+        face: FaceFiles | None = None,
         *,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         shard: Callable[[LynxTransformer], None] | None = None,
+        keep_projections: bool = True,
     ) -> Self:
         """``from_pretrained`` with the local files already found; ``shard`` as in ``load_transformer``."""
         return cls(
             base=weights.base,
-            transformer=load_transformer(weights, dtype=dtype, device=device, shard=shard),
+            transformer=load_transformer(
+                weights, dtype=dtype, device=device, shard=shard, keep_projections=keep_projections
+            ),
             resampler=load_resampler(weights.resampler, dtype=dtype, device=device),
             vae=load_vae(weights.base / "vae", device=device),
             scheduler_config=load_scheduler_config(weights.base / "scheduler"),
             dtype=dtype,
             device=torch.device(device),
+            faces=None if face is None else FaceModels(face, device),
         )
 
     def __call__(
@@ -161,16 +178,19 @@ class LynxPipeline:
         *,
         image: np.ndarray | str | Path | None = None,
         landmarks: Any = None,
-        embedding: np.ndarray | str | Path,
+        embedding: np.ndarray | str | Path | None = None,
+        face: Policy = "largest",
         on_step: Callable[[Step], None] | None = None,
         **sampling: Any,
     ) -> LynxOutput:
         """Renders one video.
 
         Args:
-            image: uint8 RGB [H, W, 3] or a picture file; not needed for lite.
-            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first.
-            embedding: ArcFace vector [512] of the face, or a file of it.
+            image: uint8 RGB [H, W, 3] or a picture file; not needed for lite with an embedding.
+            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first. Found
+                in the picture where not given.
+            embedding: ArcFace vector [512] of the face, or a file of it; made from the picture where not given.
+            face: which of several faces: ``largest``, ``only`` or the n-th from the left.
             on_step: called after each denoising step.
             sampling: any field of ``spec.pipeline.Sampling`` (width, height, num_frames, seed, …).
 
@@ -178,9 +198,33 @@ class LynxPipeline:
             SubjectError: picture, landmarks or embedding cannot be used.
         """
         settings = Sampling(**sampling)
-        inputs = self.prepare(prompt, settings, image=image, landmarks=landmarks, embedding=embedding)
+        person = self.identify(settings, image=image, landmarks=landmarks, embedding=embedding, face=face)
+        inputs = self.prepare(prompt, settings, person)
         latents = self.denoise(inputs, settings, on_step)
         return LynxOutput(frames=to_frames(decode(self.vae, latents)), latents=latents)
+
+    def identify(
+        self,
+        sampling: Sampling,
+        *,
+        image: np.ndarray | str | Path | None = None,
+        landmarks: Any = None,
+        embedding: np.ndarray | str | Path | None = None,
+        face: Policy = "largest",
+    ) -> Person:
+        """What the model needs of a person. Arguments and errors as of ``__call__``."""
+        size = sampling.reference_size if self.transformer.has_reference else None
+        needs_picture = size is not None or embedding is None
+        is_file = isinstance(image, str | Path)
+        return identify_person(
+            read_picture(Path(image)) if is_file and needs_picture else image,  # type: ignore[arg-type]
+            where=str(image) if is_file else "the picture",
+            models=self.faces,
+            landmarks=landmarks,
+            embedding=read_embedding(Path(embedding)) if isinstance(embedding, str | Path) else embedding,
+            policy=face,
+            reference_size=size,
+        )
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Makes the embeddings of these prompts ready; the text encoder is loaded for it and let go."""
@@ -194,41 +238,49 @@ class LynxPipeline:
 
     @torch.no_grad()
     def prepare(
-        self,
-        prompt: str,
-        sampling: Sampling,
-        *,
-        image: np.ndarray | str | Path | None = None,
-        landmarks: Any = None,
-        embedding: np.ndarray | str | Path,
+        self, prompt: str, sampling: Sampling, person: Person, reference_latents: torch.Tensor | None = None
     ) -> ShotInputs:
-        """Everything a shot starts from. Arguments as in ``__call__``."""
-        vector = embedding if isinstance(embedding, np.ndarray) else read_embedding(Path(embedding))
-        tokens = torch.from_numpy(vector).to(self.device, self.dtype).view(1, 1, -1)
+        """Everything a shot starts from.
+
+        Args:
+            reference_latents: of ``reference_latents``, where they are at hand; encoded now otherwise.
+        """
+        vector = torch.from_numpy(person.embedding).to(self.device, self.dtype).view(1, 1, -1)
         self.encode_prompts([prompt, sampling.negative_prompt])
         inputs = ShotInputs(
             noise=initial_noise(sampling.width, sampling.height, sampling.num_frames, sampling.seed).to(self.device),
             prompt_embeds=self.prompt_embeds(prompt),
             negative_prompt_embeds=self.prompt_embeds(sampling.negative_prompt),
-            id_tokens=self.resampler(tokens),
+            id_tokens=self.resampler(vector),
             # The reference's unconditional identity is the resampler's answer to zeros, not zeros.
-            id_tokens_uncond=self.resampler(torch.zeros_like(tokens)),
+            id_tokens_uncond=self.resampler(torch.zeros_like(vector)),
         )
         if not self.transformer.has_reference:
             return inputs
-        if image is None or landmarks is None:
-            raise ValueError("image and landmarks are needed: these adapters have a reference branch")
-        picture = image if isinstance(image, np.ndarray) else read_picture(Path(image))
-        crop = ref_crop(picture, np.asarray(landmarks, dtype=np.float32), size=REFERENCE_SIZE)
+        latents = self.reference_latents(sampling, person) if reference_latents is None else reference_latents
         return replace(
             inputs,
             reference_prompt_embeds=self.prompt_embeds(REFERENCE_PROMPT),
-            reference_latents=self._encode_reference(crop, sampling),
-            reference_latents_uncond=self._encode_reference(None, sampling),
+            reference_latents=latents.to(self.device),
+            reference_latents_uncond=self._reference_latents_uncond(sampling),
         )
 
+    def reference_latents(self, sampling: Sampling, person: Person) -> torch.Tensor:
+        """The person's reference crop as latents [1, 16, 1, size/8, size/8], fp32."""
+        assert person.ref_crop is not None
+        return self._encode_reference(person.ref_crop, sampling)
+
+    def _reference_latents_uncond(self, sampling: Sampling) -> torch.Tensor:
+        """Of the grey picture: one for all subjects (and, where the posterior is drawn, one a seed)."""
+        key = sampling.reference_size, sampling.seed if sampling.reference_latent == "sample" else None
+        if key not in self._unconditional:
+            self._unconditional = {key: self._encode_reference(None, sampling)}
+        return self._unconditional[key]
+
     def _encode_reference(self, crop: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
-        return encode_reference(self.vae, crop, size=REFERENCE_SIZE, mode=sampling.reference_latent, seed=sampling.seed)
+        return encode_reference(
+            self.vae, crop, size=sampling.reference_size, mode=sampling.reference_latent, seed=sampling.seed
+        )
 
     @torch.no_grad()
     def reference_features(self, inputs: ShotInputs, *, unconditional: bool = False) -> list[torch.Tensor]:
@@ -248,38 +300,34 @@ class LynxPipeline:
         return self.transformer.reference_features(latents.to(self.dtype), text)
 
     @torch.no_grad()
-    def branches(self, inputs: ShotInputs, sampling: Sampling) -> dict[BranchName, Branch]:
-        """Static keys and values of every branch that this rank computes, from memory where kept."""
+    def phase(self, inputs: ShotInputs, sampling: Sampling, *, inside: bool = True) -> Phase:
+        """Guidance inside or outside the identity window: weights, and the static keys and values of the branches
+        that this rank computes, from memory where kept."""
+        weights = sampling_weights(sampling, has_reference=self.transformer.has_reference, inside=inside)
         branches: dict[BranchName, Branch] = {}
-        for name in self.guidance.mine(list(self.guidance_weights(sampling))):
+        blocks = parse_blocks(sampling.ref_blocks)
+        for name in self.guidance.mine(list(weights)):
             with_identity = name != "u"
-            text = self._kept(
-                "text", inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds,
-                self.transformer.text_kv,
-            )  # fmt: skip
+            embeds = inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds
+            text = self._kept("text", embeds, self.transformer.text_kv)
             identity: list[KV | None] = [None] * len(text)
             reference = identity
-            if sampling.ip_scale:
+            if inside and sampling.ip_scale:
                 tokens = inputs.id_tokens if with_identity else inputs.id_tokens_uncond
                 identity = self._kept("identity", tokens, self.transformer.identity_kv)
-            if sampling.ref_scale and self.transformer.has_reference:
+            if inside and sampling.ref_scale and self.transformer.has_reference:
                 latents = inputs.reference_latents if with_identity else inputs.reference_latents_uncond
                 assert latents is not None
-                reference = self._kept("reference", latents, partial(self._reference_kv, inputs))
+                kept = self._kept("reference", latents, partial(self._reference_kv, inputs))
+                reference = [kv if blocks is None or i in blocks else None for i, kv in enumerate(kept)]
             branches[name] = [
                 BlockConditioning(*kv, sampling.ip_scale, sampling.ref_scale)
                 for kv in zip(text, identity, reference, strict=True)
             ]
-        return branches
+        return Phase(weights, branches)
 
     def _reference_kv(self, inputs: ShotInputs, latents: torch.Tensor) -> list[KV | None]:
         return self.transformer.reference_kv(self._reference_features(inputs, latents))
-
-    def guidance_weights(self, sampling: Sampling) -> dict[BranchName, float]:
-        """Branches to run, with their coefficients."""
-        return guidance_weights(
-            sampling.guidance_scale, sampling.guidance_scale_i, has_reference=self.transformer.has_reference
-        )
 
     def make_scheduler(self, sampling: Sampling) -> UniPCMultistepScheduler:
         """The base's scheduler with these settings' timesteps."""
@@ -295,10 +343,16 @@ class LynxPipeline:
         self, inputs: ShotInputs, sampling: Sampling, on_step: Callable[[Step], None] | None = None
     ) -> torch.Tensor:
         """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang."""
-        scheduler = self.make_scheduler(sampling)
-        branches = self.branches(inputs, sampling)
+        steps, window = sampling.num_inference_steps, sampling.identity_window
+        inside = [inside_window(step, steps, window) for step in range(steps)]
+        phases = {now: self.phase(inputs, sampling, inside=now) for now in sorted(set(inside), reverse=True)}
         return denoise(
-            self.transformer, scheduler, inputs.noise, branches, self.guidance_weights(sampling), on_step, self.guidance
+            self.transformer,
+            self.make_scheduler(sampling),
+            inputs.noise,
+            lambda step: phases[inside[step]],
+            on_step,
+            self.guidance,
         )
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
@@ -308,7 +362,9 @@ class LynxPipeline:
     def _kept(self, kind: str, source: torch.Tensor, make: Callable[[torch.Tensor], T]) -> T:
         """``make(source)``, remembered by the source's content."""
         key = kind, hashlib.sha256(source.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
-        if key not in self._static:
+        found = key in self._static
+        self.counts[f"{kind} kept" if found else kind] += 1
+        if not found:
             self._static[key] = make(source)
         self._static.move_to_end(key)
         while len(self._static) > self.conditioning_entries:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lynx_parallel.artifacts import atomic_write, cache_root, sha256_file
+from lynx_parallel.artifacts import atomic_write, cache_root, digest, sha256_file
 from lynx_parallel.demo.checkpoint import demo_root, is_built
 from lynx_parallel.errors import CheckpointError, ClusterError
-from lynx_parallel.spec.pipeline import ModelSpec
+from lynx_parallel.spec.pipeline import DEMO_FACES, FaceSpec, ModelSpec
+
+ARCFACE_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"
+"""Of facexlib's ``recognition_arcface_ir_se50.pth``, which Lynx was trained with."""
 
 COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 """Folders of the base that change a video."""
@@ -28,6 +31,42 @@ class WeightFiles:
     resampler: Path
     id: Path
     ref: Path | None = None
+
+
+@dataclass(frozen=True)
+class FaceFiles:
+    """Local face models, and how they are run.
+
+    Attributes:
+        detector: insightface pack folder or YuNet file.
+        recognizer: IR-SE50 file.
+        recognizer_sha256: what it must hash to; None accepts any (the demo's).
+    """
+
+    detector: Path
+    recognizer: Path
+    recognizer_sha256: str | None
+    det_size: int
+    rgb_quirk: bool
+
+
+def find_face_models(face: FaceSpec) -> FaceFiles:
+    """Local paths of the face models a pipeline names; builds ``demo:faces`` where needed.
+
+    Raises:
+        CheckpointError: a file is missing, or no pack.
+    """
+    detector, recognizer = Path(face.detector), Path(face.recognizer)
+    sha256: str | None = face.recognizer_sha256 or ARCFACE_SHA256
+    if DEMO_FACES in (face.detector, face.recognizer):
+        from lynx_parallel.demo.facepack import RECOGNISER, facepack_root
+
+        _build("lynx_parallel.demo.facepack", root := facepack_root())
+        detector = root if face.detector == DEMO_FACES else detector
+        recognizer, sha256 = (root / RECOGNISER, None) if face.recognizer == DEMO_FACES else (recognizer, sha256)
+    if face.detector == "buffalo_l":
+        detector = Path("~/.insightface/models/buffalo_l").expanduser()
+    return FaceFiles(detector, recognizer, sha256, face.det_size, face.rgb_quirk)
 
 
 def find_weights(model: ModelSpec) -> WeightFiles:
@@ -60,8 +99,10 @@ def transformer_config(weights: WeightFiles) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {reason}: is {weights.base} a Wan2.1 model in diffusers layout?") from None
 
 
-def weight_digests(weights: WeightFiles) -> dict[str, str]:
+def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[str, str]:
     """sha256 by file, keys relative to the base (``base/vae/config.json``) or ``resampler``, ``id``, ``ref``.
+
+    Face models count as ``face.detector`` and ``face.recognizer``.
 
     Files are read once; the result is remembered under the user's cache folder by path, size and mtime.
 
@@ -74,11 +115,25 @@ def weight_digests(weights: WeightFiles) -> dict[str, str]:
         for name in ("resampler", "id", "ref"):
             if path := getattr(weights, name):
                 digests[name] = remembered.sha256(path)
+        if face is not None:
+            digests["face.recognizer"] = remembered.sha256(face.recognizer)
+            digests["face.detector"] = digest([remembered.sha256(path) for path in _detector_files(face.detector)])
     except OSError as error:
         raise CheckpointError(f"{error.filename}: {error.strerror or error}") from None
     finally:
         remembered.save()  # also of a run broken off: hashing 70 GB takes minutes
     return digests
+
+
+def _detector_files(detector: Path) -> list[Path]:
+    """What finds faces, of all that a pack holds."""
+    if not detector.is_dir():
+        return [detector]
+    files = sorted(detector.rglob("*.onnx"))
+    found = [path for path in files if path.name.startswith(("det", "scrfd"))] or files
+    if not found:
+        raise CheckpointError(f"{detector}: no face detector (.onnx) in it")
+    return found
 
 
 def _base_files(weights: WeightFiles) -> Iterator[Path]:
@@ -111,12 +166,12 @@ class _Remembered:
         status = os.stat(real)
         seen = [status.st_size, status.st_mtime_ns]
         match self.entries.get(real):
-            case [size, mtime_ns, str(digest)] if [size, mtime_ns] == seen and len(digest) == 64:
-                return digest
-        digest = sha256_file(Path(real))
-        self.entries[real] = [*seen, digest]
+            case [size, mtime_ns, str(known)] if [size, mtime_ns] == seen and len(known) == 64:
+                return known
+        known = sha256_file(Path(real))
+        self.entries[real] = [*seen, known]
         self.changed = True
-        return digest
+        return known
 
     def save(self) -> None:
         if not self.changed:
@@ -168,16 +223,17 @@ def _from_hub(name: str, download: Any) -> str:
 def _demo(name: str, allowed: tuple[str, ...]) -> Path:
     if name not in allowed:
         raise CheckpointError(f"{name}: no such demo weights here; {' or '.join(allowed)}")
-    if not is_built():
-        # In a process of its own: building needs torch, which this one does without.
-        built = subprocess.run(
-            [sys.executable, "-m", "lynx_parallel.demo.checkpoint"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if built.returncode:
-            lines = built.stderr.strip().splitlines() or ["no message"]
-            kind = ClusterError if built.returncode == ClusterError.exit_code else CheckpointError
-            raise kind(f"{demo_root()}: building the demo weights failed: {lines[-1]}")
+    _build("lynx_parallel.demo.checkpoint", demo_root())
     return demo_root()
+
+
+def _build(module: str, root: Path) -> None:
+    """Has a part of the demo made, where it is not there yet."""
+    if is_built(root):
+        return
+    # In a process of its own: building needs torch, which this one does without.
+    built = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, check=False)
+    if built.returncode:
+        lines = built.stderr.strip().splitlines() or ["no message"]
+        kind = ClusterError if built.returncode == ClusterError.exit_code else CheckpointError
+        raise kind(f"{root}: building the demo's files failed: {lines[-1]}")

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.weights import ARCFACE_SHA256
 
-KNOWN_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"
+KNOWN_SHA256 = ARCFACE_SHA256
 """Of ``recognition_arcface_ir_se50.pth``, as facexlib publishes it."""
 
 CROP_SIZE, EMBEDDING_DIM = 112, 512

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
+from lynx_parallel.model.projections import BorrowedProjections, is_projection
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.weights import WeightFiles
 
@@ -139,6 +141,7 @@ def load_transformer(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     shard: Callable[[LynxTransformer], None] | None = None,
+    keep_projections: bool = True,
 ) -> LynxTransformer:
     """Base transformer and adapters, ready to run.
 
@@ -147,6 +150,8 @@ def load_transformer(
             scale_shift_table).
         shard: marks the empty transformer as sharded (``parallel.shard.shard``); only the rows that this rank
             keeps are read then.
+        keep_projections: False leaves the projections of static keys and values in the file, to be read
+            when they are needed; see ``model.projections``.
 
     Raises:
         CheckpointError: a file, key or shape does not fit; names it.
@@ -164,14 +169,16 @@ def load_transformer(
         shard(transformer)
 
     parameters = dict(transformer.named_parameters())
-    state: dict[str, torch.Tensor] = {}
-    for path in dict.fromkeys(source.path for source in sources.values()):
-        with _open(path, str(device)) as file:
-            for target, source in sources.items():
-                if source.path == path:
-                    wanted = torch.float32 if _stays_fp32(target) else dtype
-                    state[target] = _read_tensor(file, source.key, parameters[target], wanted)
+    files = {path: _open(path, str(device)) for path in dict.fromkeys(source.path for source in sources.values())}
+    readers = {
+        target: partial(_read_tensor, files[source.path], source.key, torch.float32 if _stays_fp32(target) else dtype)
+        for target, source in sources.items()
+    }
+    left = set() if keep_projections else {target for target in sources if is_projection(target)}
+    state = {t: parameters[t] if t in left else readers[t](parameters[t]) for t in sources}
     transformer.load_state_dict(state, strict=True, assign=True)
+    if left:
+        transformer.projections = BorrowedProjections({target: readers[target] for target in left})
     # RoPE's tables are computed, not stored; on the meta device they were not.
     transformer.rope = WanRotaryPosEmbed(
         config["attention_head_dim"], tuple(config["patch_size"]), config["rope_max_seq_len"]
@@ -183,7 +190,7 @@ def _stays_fp32(target: str) -> bool:
     return any(part in WanTransformer3DModel._keep_in_fp32_modules for part in target.split("."))
 
 
-def _read_tensor(file: Any, key: str, parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _read_tensor(file: Any, key: str, dtype: torch.dtype, parameter: torch.Tensor | None = None) -> torch.Tensor:
     """One tensor of a file; for a sharded parameter, only the rows that this rank keeps are read."""
     if not isinstance(parameter, DTensor):
         return file.get_tensor(key).to(dtype)

@@ -20,6 +20,7 @@ from torch import nn
 from lynx_parallel.model.adapters import IDProjection, RefProjection
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.model.block import KV, BlockConditioning, LynxBlock, Rotary
+from lynx_parallel.model.projections import KeptProjections
 
 Branch = list[BlockConditioning]
 """What one guidance branch sees besides the latents, block by block."""
@@ -34,6 +35,7 @@ class LynxTransformer(nn.Module):
     Attributes:
         config: diffusers' configuration of the transformer.
         tokens: how the token axis lies over ranks; ``parallel.apply.parallelize`` replaces it.
+        projections: where the weights behind static keys and values live.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class LynxTransformer(nn.Module):
         self.proj_out = wan.proj_out
         self.scale_shift_table = wan.scale_shift_table
         self.tokens = LocalTokens()
+        self.projections = KeptProjections()
         self.requires_grad_(False).eval()
 
     @property
@@ -114,15 +117,27 @@ class LynxTransformer(nn.Module):
     def text_kv(self, prompt_embeds_BSC: torch.Tensor) -> list[KV]:
         """UMT5 embeddings [B, 512, text_dim] → static K and V of every block's cross-attention."""
         text = self.condition_embedder.text_embedder(prompt_embeds_BSC)
-        return [block.text_kv(text) for block in self.blocks]
+        made = []
+        for i, block in enumerate(self.blocks):
+            with self.projections.borrowed(i, block, "text"):
+                made.append(block.text_kv(text))
+        return made
 
     def identity_kv(self, id_tokens_BSC: torch.Tensor) -> list[KV | None]:
         """ID tokens [B, 16, id_dim] → static K and V by block, None where a block has no adapter."""
-        return [block.identity_kv(id_tokens_BSC) for block in self.blocks]
+        made = []
+        for i, block in enumerate(self.blocks):
+            with self.projections.borrowed(i, block, "identity"):
+                made.append(block.identity_kv(id_tokens_BSC))
+        return made
 
     def reference_kv(self, features: list[torch.Tensor]) -> list[KV | None]:
         """``reference_features`` → static K and V by block, None where a block has no adapter."""
-        return [block.reference_kv(feature) for block, feature in zip(self.blocks, features, strict=True)]
+        made = []
+        for i, (block, feature) in enumerate(zip(self.blocks, features, strict=True)):
+            with self.projections.borrowed(i, block, "reference"):
+                made.append(block.reference_kv(feature))
+        return made
 
     def _embed(self, latents_BCThw: torch.Tensor) -> tuple[torch.Tensor, Rotary]:
         """Latents → tokens [B, N, C] and their rotary embedding."""

@@ -59,6 +59,7 @@ def predict(
     dtype: DType,
     sharded: bool,
     tokens: int,
+    heads: int,
     branches: Sequence[str] = ("c", "i", "u"),
     resampler: Shapes | None = None,
     vae_bytes: int = 0,
@@ -71,11 +72,13 @@ def predict(
         dtype: of all weights but those that stay in fp32.
         sharded: whether each rank of a ring × Ulysses group keeps 1/(ring · ulysses) of the transformer and adapters.
         tokens: of the whole video.
+        heads: attention heads of the model.
         branches: guidance branches with a weight: c, i, u.
         resampler: shapes of the resampler; None where there is none.
         vae_bytes: of the VAE, which is fp32 and small (0.5 GB at 14B).
     """
     width, ranks = DTYPE_BYTES[dtype], layout.sequence if sharded else 1
+    ffn_dim, dim = shapes["blocks.0.ffn.net.0.proj.weight"]
     adapters = {key: shape for key, shape in shapes.items() if "_adapter." in key}
     base = {key: shape for key, shape in shapes.items() if key not in adapters}
     return Prediction(
@@ -86,7 +89,7 @@ def predict(
         gathered=_gathered_bytes(shapes, width, kept_fp32) if ranks > 1 else 0,
         static_kv=max(static_kv_bytes(shapes, branches[n :: layout.guidance], width) for n in range(layout.guidance)),
         activations=activation_bytes(
-            tokens, layout, dim=_dim(shapes), ffn_dim=shapes["blocks.0.ffn.net.0.proj.weight"][0], dtype_bytes=width
+            tokens, layout, dim=dim, ffn_dim=ffn_dim, head_dim=dim // heads, dtype_bytes=width
         ),
     )
 
@@ -138,45 +141,38 @@ def static_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -
     return 2 * numbers * dtype_bytes
 
 
-def activation_bytes(tokens: int, layout: Layout, *, dim: int, ffn_dim: int, dtype_bytes: int) -> int:
-    """Estimated peak of one forward, one branch at a time.
+def activation_bytes(tokens: int, layout: Layout, *, dim: int, ffn_dim: int, head_dim: int, dtype_bytes: int) -> int:
+    """Estimated peak of one forward, one branch at a time; measured on the CPU to within a few per cent.
 
-    With N tokens, L = ⌈N / (ring · ulysses)⌉ of them here, C channels, F of the feed-forward, b bytes a number and
-    e = 4 where the model is not fp32 itself (its residuals are then cast to fp32), else 0, it is the largest of:
+    With N tokens, P = ring · ulysses, L = ⌈N / P⌉ of them here, C channels, D of a head, F of the feed-forward, b bytes
+    a number, and e = 4 where the model is not fp32 itself (its residuals are then cast to fp32), else 0: the rotary
+    tables of all tokens, 8·N·D; with more than one rank the embedding of all tokens, b·(N − L)·C, of which the first
+    block's input is a part; and the largest of
 
-    - embedding: every rank embeds all tokens before they are split: 2b·N·C
-    - rotating k: x, h, q, k, v and the rotated q, and three halves of a head and its sum in fp32: L·C·(6b + 8)
-    - exchange, with more than one rank: x, h, q, k, v, rotated q and k, their exchanged copies, the output before
-      and after, a buffer: L·C·13b. A ring gathers K and V of all its ranks, twice over while it copies, beside
-      merging in fp32: L·C·(11b + 2b·ring + 8)
-    - feed-forward: x, h, the cross-attention's q and output, the self-attention's k and v, which live to the block's
-      end, x in fp32, and the hidden layer before and after its activation: L·(C·(6b + e) + 2b·F)
-
-    and the rotary tables of all tokens, which are small, are left out.
+    - residual: the caller's x, x, h, the cross-attention's q and output, and the self-attention's k and v, which
+      live to the block's end, what is added, x and it in fp32, their product and sum: L·C·(8b + 8 + e)
+    - feed-forward: the first seven of these, x in fp32, the hidden layer before and after its activation:
+      L·(C·(7b + e) + 2b·F)
+    - Ulysses: x, h, q, k, v, rotated q and k, the exchanged q, k, v, the output, its way back:
+      L·C·13b
+    - ring: it gathers the keys and values of all its ranks at once, beside merging in fp32:
+      L·C·(10b + 8 + e + 2b·ring), and 2b more with Ulysses
     """
     b, shard = dtype_bytes, layout.shard(tokens)
     cast = 4 if b < 4 else 0
-    peaks = [
-        2 * b * tokens * dim,
-        shard * dim * (6 * b + 8),
-        shard * (dim * (6 * b + cast) + 2 * b * ffn_dim),
-    ]
-    if layout.sequence > 1:
-        peaks.append(shard * dim * 13 * b)
+    stages = [dim * (8 * b + 8 + cast), dim * (7 * b + cast) + 2 * b * ffn_dim]
+    if layout.ulysses > 1:
+        stages.append(dim * 13 * b)
     if layout.ring > 1:
-        peaks.append(shard * dim * (11 * b + 2 * b * layout.ring + 8))
-    return max(peaks)
+        stages.append(dim * (10 * b + 8 + cast + 2 * b * layout.ring + (2 * b if layout.ulysses > 1 else 0)))
+    return 8 * tokens * head_dim + b * (tokens - shard) * dim + shard * max(stages)
 
 
 def _gathered_bytes(shapes: Shapes, dtype_bytes: int, kept_fp32: Collection[str]) -> int:
-    """What sharding makes whole for a while: all outside the blocks, and the largest block as it arrives and is used."""
+    """What sharding makes whole for a while: what lies outside the blocks, and twice the largest block."""
     groups: dict[str, dict[str, tuple[int, ...]]] = {"": {}}
     for key, shape in shapes.items():
         group = key.split(".")[1] if key.startswith("blocks.") else ""
         groups.setdefault(group, {})[key] = shape
     outside, *blocks = (parameter_bytes(group, dtype_bytes, kept_fp32=kept_fp32) for group in groups.values())
     return outside + 2 * max(blocks)
-
-
-def _dim(shapes: Shapes) -> int:
-    return shapes["blocks.0.attn1.to_q.weight"][1]

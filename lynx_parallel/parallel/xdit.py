@@ -52,14 +52,14 @@ class SplitGuidance(LocalGuidance):
         return list(names[self.index :: self.degree])
 
     def share(
-        self, velocities: dict[BranchName, torch.Tensor], names: Sequence[BranchName]
+        self, velocities: dict[BranchName, torch.Tensor], names: Sequence[BranchName], like: torch.Tensor
     ) -> dict[BranchName, torch.Tensor]:
         if self.degree == 1:
             return velocities
-        mine = torch.stack(list(velocities.values()))
         most = -(-len(names) // self.degree)
-        # Two of three branches on one rank: the other sends a blank beside its own.
-        mine = torch.cat([mine, mine.new_zeros(most - len(mine), *mine.shape[1:])])
+        # A rank with fewer branches than others, or none in this phase, sends blanks beside its own.
+        blanks = [torch.zeros_like(like)] * (most - len(velocities))
+        mine = torch.stack([*velocities.values(), *blanks])
         dealt = [torch.empty_like(mine) for _ in range(self.degree)]
         dist.all_gather(dealt, mine, group=self.group)
         return {name: dealt[j % self.degree][j // self.degree] for j, name in enumerate(names)}

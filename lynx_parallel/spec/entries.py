@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -42,6 +42,10 @@ Landmarks = Annotated[
     BeforeValidator(_as_tuples),
     must("5 points [x, y] in pixels of the picture: eyes, nose, mouth corners"),
 ]
+Face = Annotated[
+    Literal["largest", "only"] | Annotated[int, Field(ge=1, le=1000)],
+    must("'largest', 'only' or a number from 1, from the left"),
+]
 Expires = Annotated[date, BeforeValidator(_as_date), must("a date such as 2027-01-31")]
 LabelValue = Annotated[str | int | float | bool, must("text, a number, true or false")]
 Takes = Annotated[int, Field(ge=1), must("a whole number from 1")]
@@ -68,6 +72,7 @@ class SubjectEntry(Strict):
     image: Text | None = None
     embedding: Text | None = None
     landmarks: Landmarks | None = None
+    face: Face = "largest"
     vars: dict[str, str] = Field(default_factory=dict)
     sampling: SamplingOverrides = SamplingOverrides()
     consent: ConsentEntry | None = None

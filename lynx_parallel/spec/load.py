@@ -191,15 +191,7 @@ def _check_faces(
     problems: Problems,
 ) -> None:
     """Each subject with a shot has what the pipeline's adapters need."""
-    needs_pixels = pipeline.model.adapters.ref is not None
     used = {name for group in groups for name in group.subjects}
     for name, subject in subjects.items():
-        if subject is None or name not in used:
-            continue
-        path = ("subjects", name)
-        if needs_pixels and subject.image is None:
-            message = "no 'image' given; the pipeline's ref adapter needs the picture"
-            document.blame(problems, path, message)
-        gap = face_gaps(subject, needs_pixels)
-        if gap:
-            document.blame(problems, path, gap)
+        if subject is not None and name in used and (gap := face_gaps(subject, pipeline)):
+            document.blame(problems, ("subjects", name), gap)

@@ -26,12 +26,18 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One person. ``landmarks``: five (x, y) points in pixels of ``image``: eyes, nose, mouth corners."""
+    """One person.
+
+    Attributes:
+        landmarks: five (x, y) points in pixels of ``image``: eyes, nose, mouth corners.
+        face: which face of several: ``largest``, ``only`` (several are an error) or the n-th from the left.
+    """
 
     id: str
     image: Path | None = None
     embedding: Path | None = None
     landmarks: Points | None = None
+    face: str | int = "largest"
     vars: dict[str, str] = field(default_factory=dict, hash=False)
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     consent: Consent | None = None

@@ -23,6 +23,34 @@ def _four_k_plus_one(value: int) -> int:
     return value
 
 
+def _rising(window: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= window[0] <= window[1] <= 1:
+        raise ValueError
+    return window
+
+
+def _block_list(text: str) -> str:
+    parse_blocks(text)
+    return text
+
+
+def parse_blocks(text: str) -> frozenset[int] | None:
+    """Block numbers of ``"0-20,25"``; None for ``"all"``.
+
+    Raises:
+        ValueError: neither.
+    """
+    if text == "all":
+        return None
+    blocks: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part, re.ASCII)
+        if found is None or (found[2] and int(found[2]) < int(found[1])):
+            raise ValueError
+        blocks.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return frozenset(blocks)
+
+
 Side = Annotated[int, Field(ge=16, le=4096, multiple_of=16), must("a multiple of 16 from 16 to 4096")]
 Frames = Annotated[
     int,
@@ -34,6 +62,14 @@ Fps = Annotated[float, Field(gt=0, le=240), must("a number above 0, at most 240"
 Steps = Annotated[int, Field(ge=1, le=1000), must("a whole number from 1 to 1000")]
 Shift = Annotated[float, Field(gt=0), must("a finite number above 0")]
 Scale = Annotated[float, Field(ge=0), must("a finite number from 0")]
+ReferenceSize = Annotated[int, Field(ge=128, le=1024, multiple_of=128), must("a multiple of 128 from 128 to 1024")]
+Window = Annotated[
+    tuple[float, float],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    AfterValidator(_rising),
+    must("[start, end], fractions of the steps with 0 ≤ start ≤ end ≤ 1"),
+]
+Blocks = Annotated[str, AfterValidator(_block_list), must('a list of transformer blocks such as "0-20,25", or "all"')]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), must("a whole number from 0 to 2^63-1")]
 Schedule = Annotated[Literal["lynx", "diffusers"], must("'lynx' or 'diffusers'")]
 Reference = Annotated[Literal["mode", "sample"], must("'mode' or 'sample'")]
@@ -53,6 +89,9 @@ class Sampling(Strict):
         guidance_scale_i: strength of the identity; None runs two guidance branches instead of three.
         ip_scale, ref_scale: strength of the ID and the Ref adapter.
         reference_latent: ``mode`` of the VAE posterior, or a ``sample`` drawn with seed+1.
+        reference_size: side of the face crop that the reference branch sees, in pixels.
+        identity_window: identity acts in step i of N where start ≤ i/N < end; outside of it no branch knows it.
+        ref_blocks: transformer blocks in which the reference acts.
         seed: of the initial noise.
     """
 
@@ -69,6 +108,9 @@ class Sampling(Strict):
     ref_scale: Scale = 1.0
     negative_prompt: str = ""
     reference_latent: Reference = "mode"
+    reference_size: ReferenceSize = 256
+    identity_window: Window = (0.0, 1.0)
+    ref_blocks: Blocks = "all"
     seed: Seed = 42
 
 
@@ -91,6 +133,9 @@ class SamplingOverrides(Strict):
     ref_scale: Scale | None = None
     negative_prompt: str | None = None
     reference_latent: Reference | None = None
+    reference_size: ReferenceSize | None = None
+    identity_window: Window | None = None
+    ref_blocks: Blocks | None = None
     seed: Seed | None = None
 
     @field_validator("*", mode="before")
@@ -147,6 +192,25 @@ class ModelSpec(Strict):
     dtype: Annotated[Literal["bfloat16", "float32", "float16"], must("'bfloat16', 'float32' or 'float16'")] = "bfloat16"
 
 
+class FaceSpec(Strict):
+    """Models that find the face and tell who it is, for subjects whose landmarks or embedding are not given.
+
+    Attributes:
+        detector: an insightface pack (folder, or ``buffalo_l`` under ``~/.insightface/models``), a YuNet ``.onnx``
+            file, or ``demo:faces``.
+        recognizer: IR-SE50 ArcFace (``.pth`` or ``.safetensors``), or ``demo:faces``.
+        recognizer_sha256: of another recognizer than facexlib's, on purpose.
+        det_size: side of the square the detector sees, in pixels.
+        rgb_quirk: hand insightface RGB where it expects BGR, as the reference does.
+    """
+
+    detector: Text = Field(description="an insightface pack folder, a YuNet .onnx file or demo:faces")
+    recognizer: Text = Field(description="the ArcFace file recognition_arcface_ir_se50.pth, or demo:faces")
+    recognizer_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), must("64 hexadecimal digits")] | None = None
+    det_size: Annotated[int, Field(ge=64, le=2048, multiple_of=32), must("a multiple of 32 from 64 to 2048")] = 640
+    rgb_quirk: bool = True
+
+
 class Video(Strict):
     """How frames become a file: ffmpeg's libx264 or libx265 at a constant rate factor (0 is lossless)."""
 
@@ -160,10 +224,12 @@ class PipelineSpec(Strict):
 
     version: Version = Field(description="must be 1")
     model: ModelSpec = Field(description="a mapping with base, adapters and dtype")
+    face: FaceSpec | None = None
     sampling: Sampling = Sampling()
     video: Video = Video()
 
 
+DEMO_FACES = "demo:faces"
 _DEMO = re.compile(r"demo:[a-z0-9-]+", re.ASCII)
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*"
 _HUB_ID = re.compile(_HUB_NAME + r"(@[A-Za-z0-9][A-Za-z0-9_./-]*)?", re.ASCII)
@@ -229,4 +295,19 @@ def resolve_weights(spec: PipelineSpec, document: Document, problems: Problems) 
             document.blame(problems, at, f"{shown_value(adapter.file)}: {wrong}")
         files[name] = adapter.model_copy(update={"file": found})
     adapters = spec.model.adapters.model_copy(update=files)
+    if spec.face is not None:
+        spec = spec.model_copy(update={"face": _resolve_face(spec.face, document, problems)})
     return spec.model_copy(update={"model": spec.model.model_copy(update={"base": base, "adapters": adapters})})
+
+
+def _resolve_face(face: FaceSpec, document: Document, problems: Problems) -> FaceSpec:
+    update: dict[str, str] = {}
+    for name in ("detector", "recognizer"):
+        text: str = getattr(face, name)
+        if text == DEMO_FACES or (name == "detector" and text == "buffalo_l"):
+            continue
+        path = resolve_file(document.file.parent, text)
+        if not os.path.exists(path):
+            document.blame(problems, ("face", name), f"{shown_value(text)}: missing {path}")
+        update[name] = str(path)
+    return face.model_copy(update=update)

@@ -10,7 +10,7 @@ from typing import Any
 from lynx_parallel.spec.entries import ID, ID_ALLOWED, VAR, PromptEntry, SubjectEntry, TableEntry
 from lynx_parallel.spec.expand import template_mistake
 from lynx_parallel.spec.manifest import Consent, Prompt, Subject
-from lynx_parallel.spec.pipeline import resolve_file
+from lynx_parallel.spec.pipeline import PipelineSpec, resolve_file
 from lynx_parallel.spec.problems import KeyPath, Problems, shown_value
 from lynx_parallel.spec.validate import read_model
 from lynx_parallel.spec.yaml_lines import Document, Unreadable, read_text
@@ -39,17 +39,19 @@ def read_prompts(document: Document, problems: Problems) -> dict[str, Prompt | N
     return out
 
 
-def face_gaps(subject: Subject, needs_pixels: bool) -> str | None:
-    """What must be given as long as faces are not found in pictures; goes when that stage comes."""
-    lacking = [] if subject.embedding else ["embedding"]
-    if needs_pixels and subject.landmarks is None:
-        lacking.append("landmarks")
-    if not lacking:
-        return None
-    one = len(lacking) == 1
-    names = " and ".join(f"'{name}'" for name in lacking)
-    it = "it" if lacking == ["embedding"] else "them"
-    return f"no {names} given; finding {it} in the picture is not supported yet: give {'both' if not one else it}"
+def face_gaps(subject: Subject, pipeline: PipelineSpec) -> str | None:
+    """What a subject lacks for this pipeline, or None."""
+    needs_pixels = pipeline.model.adapters.ref is not None
+    finds_face = subject.embedding is None or (needs_pixels and subject.landmarks is None)
+    if (needs_pixels or finds_face) and subject.image is None:
+        return "missing 'image': " + (
+            "this pipeline's reference branch sees it" if needs_pixels else "or an 'embedding'"
+        )
+    if finds_face and pipeline.face is None:
+        names = [name for name in ("embedding", "landmarks") if getattr(subject, name) is None]
+        lacking = " and ".join(f"'{name}'" for name in (names if needs_pixels else names[:1]))
+        return f"no {lacking} given, and the pipeline has no 'face:' models to find them"
+    return None
 
 
 def _ids(document: Document, section: str, problems: Problems) -> list[str]:
@@ -131,6 +133,7 @@ def _subject(name: str, entry: SubjectEntry, document: Document, problems: Probl
         image=_file(document, (*at, "image"), entry.image, problems),
         embedding=_file(document, (*at, "embedding"), embedding, problems),
         landmarks=entry.landmarks,
+        face=entry.face,
         vars=dict(entry.vars),
         sampling=entry.sampling,
         consent=Consent(consent.ref, consent.scope, consent.expires) if consent else None,

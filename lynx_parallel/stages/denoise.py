@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ class LocalGuidance:
         return list(names)
 
     def share(
-        self, velocities: dict[BranchName, torch.Tensor], names: Sequence[BranchName]
+        self, velocities: dict[BranchName, torch.Tensor], names: Sequence[BranchName], like: torch.Tensor
     ) -> dict[BranchName, torch.Tensor]:
-        """This rank's branches → all of ``names``, on every rank."""
+        """This rank's branches → all of ``names``, on every rank; ``like``: a tensor of a velocity's shape and type."""
         return velocities
 
 
@@ -60,13 +60,24 @@ def make_scheduler(
     return scheduler
 
 
+class Phase(NamedTuple):
+    """Guidance over a run of steps.
+
+    Attributes:
+        weights: coefficients of the branches, in summing order.
+        branches: static keys and values of those that this rank computes.
+    """
+
+    weights: Mapping[BranchName, float]
+    branches: Mapping[BranchName, Branch]
+
+
 @torch.no_grad()
 def denoise(
     transformer: LynxTransformer,
     scheduler: UniPCMultistepScheduler,
     latents_BCThw: torch.Tensor,
-    branches: Mapping[BranchName, Branch],
-    weights: Mapping[BranchName, float],
+    phase_of: Callable[[int], Phase],
     on_step: Callable[[Step], None] | None = None,
     guidance: LocalGuidance | None = None,
 ) -> torch.Tensor:
@@ -74,16 +85,17 @@ def denoise(
 
     Args:
         scheduler: fresh from ``make_scheduler``; it is advanced.
-        branches: static keys and values of each branch that ``weights`` names and this rank computes.
+        phase_of: guidance of each step, by its number from 0.
         on_step: called after every step; an exception it raises ends the loop.
         guidance: how the branches lie over ranks.
     """
-    latents, names = latents_BCThw, list(weights)
+    latents = latents_BCThw
     guidance = guidance or LocalGuidance()
     for index, timestep in enumerate(scheduler.timesteps):
+        weights, branches = phase_of(index)
         x, t = latents.to(transformer.dtype), timestep.expand(latents.shape[0])
-        velocities = {name: transformer(x, t, branches[name]).float() for name in guidance.mine(names)}
-        velocities = guidance.share(velocities, names)
+        velocities = {name: transformer(x, t, branches[name]).float() for name in guidance.mine(list(weights))}
+        velocities = guidance.share(velocities, list(weights), latents)
         # Summed in one fixed order, in fp32: every layout must give the same bits.
         velocity = torch.stack([weights[name] * velocities[name] for name in weights]).sum(dim=0)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]

@@ -16,7 +16,7 @@ from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.spec.pipeline import Sampling
-from lynx_parallel.stages.denoise import LocalGuidance, denoise, make_scheduler
+from lynx_parallel.stages.denoise import LocalGuidance, Phase, denoise, make_scheduler
 from lynx_parallel.stages.latents import initial_noise
 from tests.conftest import REPOSITORY
 from tests.distributed.gang import run_gang
@@ -40,13 +40,13 @@ def load(demo: Path) -> LynxPipeline:
 
 
 def prepare(pipeline: LynxPipeline, settings: Sampling) -> ShotInputs:
-    return pipeline.prepare(
-        "A person at a desk",
+    person = pipeline.identify(
         settings,
         image=FACES / "astronaut.jpg",
         landmarks=LANDMARKS["astronaut"],
         embedding=FACES / "astronaut.safetensors",
     )
+    return pipeline.prepare("A person at a desk", settings, person)
 
 
 def bare_model(heads: int) -> LynxTransformer:
@@ -68,7 +68,8 @@ def denoise_bare(model: LynxTransformer, tokens: int, guidance: LocalGuidance) -
     scheduler = make_scheduler(config, 3, flow_shift=3.0, sigma_schedule="lynx")
     with torch.no_grad():
         branches: Any = {name: [BlockConditioning(kv) for kv in model.text_kv(text)] for name, text in texts.items()}
-    return denoise(model, scheduler, noise, branches, guidance_weights(5.0, 2.0), None, guidance)
+    phase = Phase(guidance_weights(5.0, 2.0), branches)
+    return denoise(model, scheduler, noise, lambda _: phase, None, guidance)
 
 
 LAYOUTS = [
@@ -115,7 +116,7 @@ def render_in_every_layout(rank: int, store: Any, demo: Path) -> dict[Layout, di
         result: dict[str, Any] = {"latents": {}, "block_inputs": {}, "usp_calls": {}}
         for count in COUNTS:
             inputs = broadcast(prepare(pipeline, sampling(count)) if rank == 0 else None, ShotInputs, device=device)
-            pipeline.branches(inputs, sampling(count))  # the reference pass runs here, unsplit, before the hooks
+            pipeline.phase(inputs, sampling(count))  # the reference pass runs here, unsplit, before the hooks
             seen: list[int] = []
             hooks = [
                 block.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape[1]))

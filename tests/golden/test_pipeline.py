@@ -26,11 +26,11 @@ TOLERANCE = 1e-5
 DECODED_TOLERANCE = 1e-4
 
 
-def load_pipeline(case: Case) -> LynxPipeline:
+def load_pipeline(case: Case, *, keep_projections: bool = True) -> LynxPipeline:
     """The case's adapters on the tiny Wan, fp32."""
     names = {"resampler": "resampler", "ip_layers": "id", "ref_layers": "ref"}
     adapters: dict[str, str | Path] = {names[stem]: path for stem, path in case.adapters.items()}
-    return LynxPipeline.from_pretrained(case.base, adapters, dtype=torch.float32)
+    return LynxPipeline.from_pretrained(case.base, adapters, dtype=torch.float32, keep_projections=keep_projections)
 
 
 def case_sampling(case: Case) -> Sampling:
@@ -42,18 +42,19 @@ def case_sampling(case: Case) -> Sampling:
 
 
 def prepare(case: Case, pipeline: LynxPipeline) -> ShotInputs:
-    return pipeline.prepare(
-        case.settings["prompt"],
-        case_sampling(case),
+    sampling = case_sampling(case)
+    person = pipeline.identify(
+        sampling,
         image=case.folder / "subject.png",
         landmarks=case.expected["landmarks"].numpy(),
         embedding=case.expected["face_embedding"].numpy(),
     )
+    return pipeline.prepare(case.settings["prompt"], sampling, person)
 
 
-def run_case(case: Case) -> dict[str, torch.Tensor]:
+def run_case(case: Case, *, keep_projections: bool = True) -> dict[str, torch.Tensor]:
     """Every tensor a case may hold, made by the product."""
-    pipeline, sampling = load_pipeline(case), case_sampling(case)
+    pipeline, sampling = load_pipeline(case, keep_projections=keep_projections), case_sampling(case)
     inputs = prepare(case, pipeline)
     made = {
         "id_tokens": inputs.id_tokens,
@@ -76,11 +77,12 @@ def run_case(case: Case) -> dict[str, torch.Tensor]:
     return made
 
 
+@pytest.mark.parametrize("keep_projections", [True, False], ids=["projections kept", "projections freed"])
 @pytest.mark.parametrize("name", case_names())
-def test_every_recorded_tensor(name: str) -> None:
+def test_every_recorded_tensor(name: str, keep_projections: bool) -> None:
     case = load_case(name)
     expected = {key: t for key, t in case.expected.items() if key not in ("landmarks", "face_embedding")}
-    made = run_case(case)
+    made = run_case(case, keep_projections=keep_projections)
     assert made.keys() == expected.keys()
     errors = {key: relative_error(made[key].float(), tensor.float()) for key, tensor in expected.items()}
     limits = {key: DECODED_TOLERANCE if key == "decoded_video" else TOLERANCE for key in expected}

@@ -14,6 +14,7 @@ from lynx_parallel.model.adapters import IDProjection
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.spec.pipeline import Sampling
+from lynx_parallel.stages.denoise import Phase
 from lynx_parallel.stages.latents import decode
 from lynx_parallel.stages.subject import read_embedding, read_picture, ref_crop
 from tests.conftest import REPOSITORY
@@ -60,13 +61,13 @@ def product(demo: Path, variant: str, settings: dict[str, Any]) -> dict[str, tor
     adapters: dict[str, str | Path] = {names[k]: path for k, path in adapter_files(demo, variant).items()}
     pipeline = LynxPipeline.from_pretrained(demo / "wan", adapters, dtype=torch.float32)
     sampling = Sampling(**settings)
-    inputs = pipeline.prepare(
-        PROMPT,
+    person = pipeline.identify(
         sampling,
         image=FACES / "astronaut.jpg",
         landmarks=LANDMARKS["astronaut"],
         embedding=FACES / "astronaut.safetensors",
     )
+    inputs = pipeline.prepare(PROMPT, sampling, person)
     latents = pipeline.denoise(inputs, sampling)
     return {"final_latents": latents, "decoded_video": decode(pipeline.vae, latents)}
 
@@ -118,13 +119,13 @@ def leave_registers_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swap_branches(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = LynxPipeline.branches
+    original = LynxPipeline.phase
 
-    def branches(self: LynxPipeline, *args: Any) -> Any:
-        made = original(self, *args)
-        return {"c": made["i"], "i": made["c"], "u": made["u"]}
+    def phase(self: LynxPipeline, *args: Any, **kwargs: Any) -> Phase:
+        weights, made = original(self, *args, **kwargs)
+        return Phase(weights, {"c": made["i"], "i": made["c"], "u": made["u"]})
 
-    monkeypatch.setattr(LynxPipeline, "branches", branches)
+    monkeypatch.setattr(LynxPipeline, "phase", phase)
 
 
 def change_reference_text(monkeypatch: pytest.MonkeyPatch) -> None:

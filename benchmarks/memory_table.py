@@ -1,0 +1,52 @@
+"""Predicted bytes per rank of Wan2.1-T2V-14B with Lynx full at 832×480×81, by number of GPUs.
+
+    python -m benchmarks.memory_table
+
+No measurement: ``lynx_parallel.parallel.memory`` over the real files' shapes. Writes results/memory_14b.md.
+"""
+
+from __future__ import annotations
+
+from benchmarks.machine import RESULTS, table
+from benchmarks.shapes import WAN_14B, dim_of, model_shapes, resampler_shapes
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.parallel.memory import predict
+
+TOKENS = 21 * 30 * 52  # 81 frames of 832×480: latents of 21×60×104, patches of 1×2×2
+VAE_BYTES = 500_000_000
+
+
+def main() -> None:
+    shapes, resampler = model_shapes(WAN_14B), resampler_shapes(dim_of(WAN_14B))
+    rows = []
+    for gpus in (1, 2, 4, 8):
+        layout = Layout(ulysses=gpus)
+        for sharded in (False, True) if gpus > 1 else (False,):
+            made = predict(
+                shapes, layout, dtype="bfloat16", sharded=sharded, tokens=TOKENS,
+                heads=WAN_14B["num_attention_heads"], resampler=resampler, vae_bytes=VAE_BYTES,
+            )  # fmt: skip
+            parts = (
+                made.transformer, made.adapters, made.resampler + made.vae, made.gathered, made.static_kv,
+                made.activations, made.total,
+            )  # fmt: skip
+            rows.append([str(gpus), str(layout), "yes" if sharded else "no", *(f"{part / 1e9:.2f}" for part in parts)])
+    head = [
+        "GPUs", "layout", "sharded", "transformer", "adapters", "resampler, VAE", "gathered", "static K/V",
+        "activations", "total",
+    ]  # fmt: skip
+    text = (
+        "# Predicted memory of a rank, 14B\n\n"
+        "Wan2.1-T2V-14B with Lynx full, bfloat16, 832×480×81 (32,760 tokens), three guidance branches; GB (10⁹ bytes)\n"
+        "on the fullest rank while it denoises. Computed by `python -m benchmarks.memory_table`, not measured: weights\n"
+        "and static K/V are exact, activations an estimate (`lynx_parallel.parallel.memory`); the VAE is put at 0.5 GB.\n"
+        "Kernels' workspace, the allocator's rounding, CUDA's context, communication buffers, decoding and the static\n"
+        "K/V kept from earlier shots come on top.\n\n" + table(head, rows)
+    )
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "memory_14b.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The projections behind static keys and values: kept on the device, or borrowed from the file for a moment.
+
+At 14B they are 12.6 of about 37 GB, and idle while denoising: their results are static.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+Kind = Literal["text", "identity", "reference"]
+
+_MODULES: dict[Kind, tuple[str, ...]] = {
+    "text": ("attn2.to_k.", "attn2.to_v."),
+    "identity": ("id_adapter.",),
+    "reference": ("ref_adapter.",),
+}
+
+
+def is_projection(key: str) -> bool:
+    """Whether a state-dict key of ``LynxTransformer`` belongs to a projection of static keys or values."""
+    parts = key.split(".", 2)
+    modules = tuple(name for names in _MODULES.values() for name in names)
+    return len(parts) == 3 and parts[0] == "blocks" and parts[2].startswith(modules)
+
+
+class KeptProjections:
+    """Projections live on the device like all other weights."""
+
+    @contextmanager
+    def borrowed(self, index: int, block: nn.Module, kind: Kind) -> Iterator[None]:
+        """Within it, the projections of one kind of block ``index`` can be used."""
+        yield
+
+
+class BorrowedProjections(KeptProjections):
+    """Projections live in the weights file; each is read for its block, used, and let go.
+
+    Args:
+        readers: by state-dict key, what reads that tensor to its dtype and device.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], torch.Tensor]]):
+        self._readers = readers
+
+    @contextmanager
+    def borrowed(self, index: int, block: nn.Module, kind: Kind) -> Iterator[None]:
+        prefix = f"blocks.{index}."
+        names = [n for n, _ in block.named_parameters() if n.startswith(_MODULES[kind])]
+        before = {name: block.get_parameter(name) for name in names}
+        for name in names:
+            _put(block, name, nn.Parameter(self._readers[prefix + name](), requires_grad=False))
+        try:
+            yield
+        finally:
+            for name, empty in before.items():
+                _put(block, name, empty)
+
+
+def _put(block: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    module, _, leaf = name.rpartition(".")
+    setattr(block.get_submodule(module), leaf, parameter)

@@ -1,0 +1,96 @@
+"""From a photograph to what the model needs of a person: landmarks, crops, embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lynx_parallel.errors import SubjectError
+from lynx_parallel.model.arcface import ArcFace, load_arcface
+from lynx_parallel.stages.face import Detector, Policy, choose_face, make_detector
+from lynx_parallel.stages.subject import Picture, id_crop, ref_crop
+from lynx_parallel.weights import FaceFiles
+
+
+@dataclass(frozen=True)
+class Person:
+    """What a picture gave, or was given with it.
+
+    Attributes:
+        embedding: ArcFace vector [512], float32, L2-normalised.
+        landmarks: [5, 2] pixels of the picture; None where nothing needed them.
+        id_crop: what ArcFace saw, uint8 [112, 112, 3] RGB; None where the embedding was given.
+        ref_crop: what the reference branch sees, uint8 [size, size, 3] RGB; None for lite.
+        warning: a line for the user, where the choice of the face was a guess.
+    """
+
+    embedding: np.ndarray
+    landmarks: np.ndarray | None = None
+    id_crop: np.ndarray | None = None
+    ref_crop: np.ndarray | None = None
+    warning: str | None = None
+
+
+class FaceModels:
+    """The detector and the recogniser, each loaded when first needed.
+
+    Args:
+        files: of ``weights.find_face_models``.
+    """
+
+    def __init__(self, files: FaceFiles, device: Any = "cpu"):
+        self._files = files
+        self._device = device
+
+    @cached_property
+    def detector(self) -> Detector:
+        return make_detector(self._files.detector, det_size=self._files.det_size, rgb_quirk=self._files.rgb_quirk)
+
+    @cached_property
+    def recognizer(self) -> ArcFace:
+        return load_arcface(self._files.recognizer, device=self._device, sha256=self._files.recognizer_sha256)
+
+
+def identify_person(
+    picture: Picture | None,
+    *,
+    where: str,
+    models: FaceModels | None,
+    landmarks: Any = None,
+    embedding: np.ndarray | None = None,
+    policy: Policy = "largest",
+    reference_size: int | None = None,
+) -> Person:
+    """Finds what is not given.
+
+    Args:
+        picture: uint8 RGB [H, W, 3]; None where embedding is given and no reference crop is wanted.
+        where: the picture's name, for messages.
+        models: None where landmarks and embedding are given, or not needed.
+        reference_size: side of the reference crop in pixels; None for no crop (lite).
+
+    Raises:
+        SubjectError: no picture, no face, several under ``only``, or landmarks that cannot be used.
+    """
+    if embedding is not None and reference_size is None:
+        return Person(embedding)
+    if picture is None:
+        raise SubjectError(f"{where}: a picture is needed: to find the face, or for the reference branch")
+    warning = None
+    if landmarks is None:
+        if models is None:
+            raise SubjectError(f"{where}: no landmarks given, and no face models to find them")
+        face, warning = choose_face(models.detector.detect(picture), policy, where)
+        landmarks = face.landmarks
+    points = np.asarray(landmarks, dtype=np.float32)
+    small = None
+    if embedding is None:
+        if models is None:
+            raise SubjectError(f"{where}: no embedding given, and no face models to make it")
+        small = id_crop(picture, points)
+        embedding = models.recognizer.embed(small)
+    reference = None if reference_size is None else ref_crop(picture, points, size=reference_size)
+    return Person(embedding, points, small, reference, warning)

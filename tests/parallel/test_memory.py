@@ -1,0 +1,286 @@
+"""Predicted bytes against bytes held: exact for weights and static keys and values, close for activations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import weakref
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.shapes import WAN_14B, model_shapes, resampler_shapes
+from lynx_parallel.model.block import KV, BlockConditioning
+from lynx_parallel.model.checkpoints import _stays_fp32, build_transformer, load_resampler, load_transformer
+from lynx_parallel.model.transformer import LynxTransformer
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.parallel.memory import (
+    KEPT_FP32,
+    activation_bytes,
+    parameter_bytes,
+    predict,
+    static_kv_bytes,
+)
+from lynx_parallel.weights import WeightFiles
+from tests.distributed.gang import run_gang
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def files(demo: Path, variant: str = "full") -> WeightFiles:
+    folder = demo / variant
+    ref = folder / "ref_layers.safetensors"
+    return WeightFiles(
+        demo / "wan",
+        folder / "resampler.safetensors",
+        folder / "ip_layers.safetensors",
+        ref if ref.exists() else None,
+    )
+
+
+def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+def bytes_here(module: torch.nn.Module) -> int:
+    local = [getattr(parameter, "_local_tensor", parameter) for parameter in module.parameters()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, lynx_parallel.parallel.memory; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_modules_kept_in_fp32_are_those_of_diffusers() -> None:
+    assert set(WanTransformer3DModel._keep_in_fp32_modules) == KEPT_FP32
+
+
+# Weights
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", ["full", "lite"])
+def test_parameters_of_one_rank_are_exact(dtype: Any, variant: str, demo: Path) -> None:
+    weights = files(demo, variant)
+    transformer = load_transformer(weights, dtype=DTYPES[dtype])
+    resampler = load_resampler(weights.resampler, dtype=DTYPES[dtype])
+    made = predict(
+        shapes_of(transformer), Layout(), dtype=dtype, sharded=True, tokens=36,
+        heads=4, resampler=shapes_of(resampler), vae_bytes=7,
+    )  # fmt: skip
+    adapters = [module for block in transformer.blocks for module in (block.id_adapter, block.ref_adapter) if module]
+    assert made.adapters == sum(map(bytes_here, adapters)) > 0
+    assert made.transformer + made.adapters == bytes_here(transformer)
+    assert made.resampler == bytes_here(resampler)
+    assert made.weights == bytes_here(transformer) + bytes_here(resampler) + 7
+    assert made.gathered == 0
+
+
+def held_when_sharded(rank: int, store: Any, demo: Path) -> dict[str, Any]:
+    from torch.distributed import PrefixStore
+
+    from lynx_parallel.parallel import xdit
+    from lynx_parallel.parallel.shard import shard
+
+    held: dict[str, Any] = {}
+    whole = load_transformer(files(demo), dtype=torch.float32)
+    for name, dtype in DTYPES.items():
+        membership = xdit.join(
+            Layout(ulysses=2), rank=rank, store=PrefixStore(name, store), device=torch.device("cpu"),
+            transformer_config=whole.config,
+        )  # fmt: skip
+        transformer = load_transformer(
+            files(demo), dtype=dtype, shard=lambda model, group=membership.tokens.group: shard(model, group)
+        )
+        held[name] = bytes_here(transformer)
+        xdit.leave()
+    return {"held": held, "shapes": shapes_of(whole)}
+
+
+@pytest.fixture(scope="module")
+def sharded(demo: Path) -> list[dict[str, Any]]:
+    return run_gang(2, held_when_sharded, demo)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parameters_of_every_rank_are_exact_when_sharded(dtype: Any, sharded: list[dict[str, Any]]) -> None:
+    shapes, width = sharded[0]["shapes"], DTYPES[dtype].itemsize
+    for rank, made in enumerate(sharded):
+        assert parameter_bytes(shapes, width, rank=rank, ranks=2) == made["held"][dtype]
+    made = predict(shapes, Layout(ulysses=2), dtype=dtype, sharded=True, tokens=36, heads=4)
+    assert made.transformer + made.adapters == max(result["held"][dtype] for result in sharded)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7, 8])
+def test_the_ranks_hold_everything_once_and_the_first_most(ranks: int) -> None:
+    shapes = model_shapes({**WAN_14B, "num_layers": 2}) | {"odd": (7, 3), "one": (1, 5)}
+    each = [parameter_bytes(shapes, 2, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert sum(each) == parameter_bytes(shapes, 2)
+    assert max(each) == each[0]
+
+
+def test_the_14b_in_round_figures() -> None:
+    """14.3 billion numbers in the base; full's ID and reference layers 4.2 GB each; the resampler, in fp32, 0.33 GB."""
+    made = predict(
+        model_shapes(WAN_14B), Layout(), dtype="bfloat16", sharded=False, tokens=32760,
+        heads=40, resampler=resampler_shapes(5120),
+    )  # fmt: skip
+    assert made.transformer / 1e9 == pytest.approx(28.6, abs=0.1)
+    assert made.adapters / 1e9 == pytest.approx(8.4, abs=0.05)
+    assert made.resampler / 1e9 == pytest.approx(0.33 / 2, abs=0.01)
+
+
+# Static keys and values
+
+
+@pytest.mark.parametrize("variant", ["full", "lite"])
+def test_static_keys_and_values_are_exact(variant: str, demo: Path) -> None:
+    transformer = load_transformer(files(demo, variant), dtype=torch.bfloat16)
+    shapes = shapes_of(transformer)
+    tokens = torch.zeros(1, 16, shapes["blocks.0.id_adapter.to_k_ip.weight"][1], dtype=torch.bfloat16)
+    made = {
+        "text": transformer.text_kv(torch.zeros(1, 512, 64, dtype=torch.bfloat16)),
+        "person": [*transformer.identity_kv(tokens)],
+    }
+    if transformer.has_reference:
+        features = transformer.reference_features(torch.zeros(1, 16, 1, 32, 32, dtype=torch.bfloat16), made["text"])
+        made["person"] += transformer.reference_kv(features)
+    size = {
+        name: sum(tensor.numel() * 2 for pair in pairs if pair is not None for tensor in pair)
+        for name, pairs in made.items()
+    }
+    for branches, texts, people in (("c", 1, 1), ("ci", 2, 1), ("cu", 2, 2), ("iu", 1, 2), ("ciu", 2, 2), ("u", 1, 1)):
+        assert static_kv_bytes(shapes, branches, 2) == texts * size["text"] + people * size["person"]
+
+
+def test_the_guidance_axis_counts_its_fullest_rank() -> None:
+    shapes = model_shapes(WAN_14B)
+
+    def static(guidance: int) -> int:
+        layout = Layout(guidance=guidance)
+        return predict(shapes, layout, dtype="bfloat16", sharded=False, tokens=32760, heads=40).static_kv
+
+    assert static(1) == static(2) == static_kv_bytes(shapes, "cu", 2) == 2 * static(3)
+
+
+# Activations
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that are alive, those that existed before left out; ``peak`` of them."""
+
+    def __init__(self, before: list[torch.Tensor]):
+        super().__init__()
+        self.sizes = {tensor.untyped_storage().data_ptr(): 0 for tensor in before}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            # The wrapper around a running collective's result has no memory of its own.
+            if type(tensor) is not torch.Tensor:
+                continue
+            storage = tensor.untyped_storage()
+            key = storage.data_ptr()
+            if key and key not in self.sizes:
+                self.sizes[key] = storage.nbytes()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._drop, key)
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _drop(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
+SIDE, TOKENS, DIM, HEAD_DIM = 60, 900, 256, 64
+
+
+def small(ffn_dim: int, dtype: torch.dtype) -> LynxTransformer:
+    config = {
+        **WAN_14B, "num_attention_heads": DIM // HEAD_DIM, "attention_head_dim": HEAD_DIM, "ffn_dim": ffn_dim,
+        "num_layers": 2, "text_dim": 64, "freq_dim": 32,
+    }  # fmt: skip
+    made = WanTransformer3DModel.from_config(config)
+    for name, parameter in made.named_parameters():
+        parameter.data = parameter.data if _stays_fp32(name) else parameter.data.to(dtype)
+    return LynxTransformer(made)
+
+
+@torch.no_grad()
+def peak_of_a_forward(transformer: LynxTransformer, dtype: torch.dtype) -> int:
+    latents, timestep = torch.randn(1, 16, 1, SIDE, SIDE).to(dtype), torch.tensor([5.0])
+    text: list[KV] = transformer.text_kv(torch.randn(1, 512, 64).to(dtype))
+    branch = [BlockConditioning(kv) for kv in text]
+    before = [*transformer.parameters(), *transformer.buffers(), latents, timestep]
+    with LiveBytes([*before, *(tensor for kv in text for tensor in kv)]) as live:
+        transformer(latents, timestep, branch)
+    return live.peak
+
+
+CASES = [(name, ffn_dim) for name in DTYPES for ffn_dim in (256, 700)]
+LAYOUTS = [Layout(ulysses=2), Layout(ring=2)]
+
+
+def peaks_on_a_gang(rank: int, store: Any) -> dict[Any, int]:
+    from torch.distributed import PrefixStore
+
+    from lynx_parallel.parallel import xdit
+
+    peaks = {}
+    for layout in LAYOUTS:
+        transformer = small(256, torch.float32)
+        membership = xdit.join(
+            layout, rank=rank, store=PrefixStore(str(layout), store), device=torch.device("cpu"),
+            transformer_config=transformer.config,
+        )  # fmt: skip
+        for name, ffn_dim in CASES:
+            transformer = small(ffn_dim, DTYPES[name])
+            transformer.tokens = membership.tokens
+            peaks[layout, name, ffn_dim] = peak_of_a_forward(transformer, DTYPES[name])
+        xdit.leave()
+    return peaks
+
+
+@pytest.fixture(scope="module")
+def gang_peaks() -> dict[Any, int]:
+    return run_gang(2, peaks_on_a_gang)[0]
+
+
+def estimate(layout: Layout, dtype: str, ffn_dim: int) -> int:
+    width = DTYPES[dtype].itemsize
+    return activation_bytes(TOKENS, layout, dim=DIM, ffn_dim=ffn_dim, head_dim=HEAD_DIM, dtype_bytes=width)
+
+
+@pytest.mark.parametrize(("dtype", "ffn_dim"), CASES)
+def test_activations_of_one_rank_are_close(dtype: str, ffn_dim: int) -> None:
+    measured = peak_of_a_forward(small(ffn_dim, DTYPES[dtype]), DTYPES[dtype])
+    assert estimate(Layout(), dtype, ffn_dim) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(("dtype", "ffn_dim"), CASES)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_activations_on_a_gang_are_close(layout: Layout, dtype: str, ffn_dim: int, gang_peaks: dict[Any, int]) -> None:
+    assert estimate(layout, dtype, ffn_dim) == pytest.approx(gang_peaks[layout, dtype, ffn_dim], rel=0.05)
+
+
+def test_what_sharding_gathers_is_a_block_twice_and_all_outside_the_blocks() -> None:
+    shapes = model_shapes(WAN_14B)
+    made = predict(shapes, Layout(ulysses=8), dtype="bfloat16", sharded=True, tokens=32760, heads=40)
+    block = {key: shape for key, shape in shapes.items() if key.startswith("blocks.7.")}
+    outside = {key: shape for key, shape in shapes.items() if not key.startswith("blocks.")}
+    assert made.gathered == 2 * parameter_bytes(block, 2) + parameter_bytes(outside, 2)
+    assert sum(map(prod, block.values())) * 40 + sum(map(prod, outside.values())) == sum(map(prod, shapes.values()))
+
+
+def test_built_on_the_meta_device_the_model_has_these_shapes() -> None:
+    shapes = model_shapes(WAN_14B)
+    adapters = {key: shape for key, shape in shapes.items() if "_adapter." in key}
+    assert shapes_of(build_transformer(WAN_14B, adapters)) == shapes
