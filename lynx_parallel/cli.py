@@ -21,7 +21,7 @@ from lynx_parallel.errors import ClusterError, LynxError
 if TYPE_CHECKING:
     from lynx_parallel.plan import Plan
     from lynx_parallel.spec.manifest import Campaign
-    from lynx_parallel.weights import WeightFiles
+    from lynx_parallel.weights import FaceFiles, WeightFiles
 
 app = typer.Typer(
     name="lynx-render",
@@ -84,14 +84,17 @@ def render(
         ulysses=ulysses, ring=ring, guidance=guidance, device=device, address=address,  # type: ignore[arg-type]
         shard_weights=shard_weights, attention=attention, tiled_decode=tiled_decode,  # type: ignore[arg-type]
     )  # fmt: skip
-    campaign, weights, digests, replan = _load(manifest, set_, only, verify)
-    summary = Driver(campaign, weights, digests, replan, cluster, say).run()
+    campaign, weights, face, digests, replan = _load(manifest, set_, only, verify)
+    summary = Driver(campaign, weights, face, digests, replan, cluster, say).run()
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
     say(
         f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
         f"{len(summary.failed)} failed, {len(summary.blocked)} blocked in {summary.seconds:.0f} s: {campaign.output}"
     )
+    if made := summary.conditioning:
+        kinds = ("subject", "reference", "identity", "text")
+        say("conditioning: " + ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds))
     if as_json:
         typer.echo(json.dumps({"output": str(campaign.output), **vars(summary), "exit_code": summary.exit_code}))
     raise typer.Exit(summary.exit_code)
@@ -103,7 +106,7 @@ def plan(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show what render would do, shot by shot, and why; renders nothing."""
-    campaign, _, _, make = _load(manifest, set_, only, verify)
+    campaign, _, _, _, make = _load(manifest, set_, only, verify)
     planned = make()
     if as_json:
         rows = [
@@ -146,17 +149,19 @@ def forget(
 
 def _load(
     manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool
-) -> tuple[Campaign, WeightFiles, dict[str, str], Callable[[], Plan]]:
-    """The campaign, its weights, their digests, and what compares it all with the output folder as it is."""
+) -> tuple[Campaign, WeightFiles, FaceFiles | None, dict[str, str], Callable[[], Plan]]:
+    """The campaign, its weights and face models, their digests, and what compares it with the output folder."""
+    from lynx_parallel.identity import needs_face_models
     from lynx_parallel.plan import make_plan
     from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.weights import find_weights, weight_digests
+    from lynx_parallel.weights import find_face_models, find_weights, weight_digests
 
     campaign = load_campaign(manifest, set_ or (), only or ())
     weights = find_weights(campaign.pipeline.model)
-    digests = weight_digests(weights)
+    face = find_face_models(campaign.pipeline.face) if needs_face_models(campaign) else None
+    digests = weight_digests(weights, face)
     replan = partial(make_plan, campaign, digests, today=date.today(), verify=verify, whole=not only)
-    return campaign, weights, digests, replan
+    return campaign, weights, face, digests, replan
 
 
 class _Say:

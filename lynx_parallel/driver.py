@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import lynx_parallel
 from lynx_parallel.artifacts import part_path
 from lynx_parallel.errors import LynxError, SubjectError
-from lynx_parallel.identity import identify
+from lynx_parallel.identity import identify, subject_key
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import Journal, Output, now
 from lynx_parallel.lock import Lock
@@ -25,7 +26,7 @@ from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.plan import Item, Plan
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
-from lynx_parallel.weights import WeightFiles
+from lynx_parallel.weights import FaceFiles, WeightFiles
 
 if TYPE_CHECKING:
     from lynx_parallel.gang.gang import Gang
@@ -37,13 +38,19 @@ _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
 
 @dataclass
 class Summary:
-    """How a run ended; ``failed`` and ``blocked`` hold (name, reason)."""
+    """How a run ended.
+
+    Attributes:
+        failed, blocked: (name, reason).
+        conditioning: how often subjects, texts, identities and references were made, and how often found kept.
+    """
 
     rendered: list[str] = field(default_factory=list)
     encoded: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
+    conditioning: Counter[str] = field(default_factory=Counter)
     stopped_by: int | None = None
     seconds: float = 0.0
 
@@ -67,6 +74,7 @@ class Driver:
         self,
         campaign: Campaign,
         weights: WeightFiles,
+        face: FaceFiles | None,
         digests: Mapping[str, str],
         replan: Callable[[], Plan],
         cluster: ClusterSpec,
@@ -74,6 +82,7 @@ class Driver:
     ):
         self.campaign = campaign
         self.weights = weights
+        self.face = face
         self.digests = digests
         self.replan = replan
         self.cluster = cluster
@@ -193,7 +202,7 @@ class Driver:
         load = Load(
             self.weights, self.campaign.pipeline.model.dtype, denoise=bool(renders),
             shard=self.cluster.shard_weights, attention=self.cluster.attention,
-            tiled_decode=self.cluster.tiled_decode,
+            tiled_decode=self.cluster.tiled_decode, face=self.face,
         )  # fmt: skip
         texts = [text for item in renders for text in (item.shot.text, item.shot.sampling.negative_prompt)]
         return load, list(dict.fromkeys([*texts, REFERENCE_PROMPT])) if renders else []
@@ -224,6 +233,9 @@ class Driver:
             (self.summary.rendered, "rendered") if item.action == "render" else (self.summary.encoded, "encoded")
         )
         done.append(name)
+        self.summary.conditioning.update(made.conditioning)
+        for warning in made.warnings:
+            self.say(f"warning: {warning}")
         self.say(f"{label} {verb} in {seconds:.1f} s: {self.output.path(name, 'video')}")
         return True
 
@@ -236,7 +248,8 @@ class Driver:
         try:
             if item.action == "render":
                 await self._form(gang, layout)
-                return await gang.render(item.shot, video, parts, logs), kinds
+                key = subject_key(self.campaign, item.shot, self.digests)
+                return await gang.render(item.shot, key, self.output.folder, video, parts, logs), kinds
             return await gang.encode(item.shot, video, self.output.path(name, "latents"), parts, logs), kinds
         except BaseException:
             for part in parts.values():
@@ -300,6 +313,8 @@ class Driver:
             "attempt": attempt,
             "seconds": {**made.seconds, "total": round(seconds, 3)},
             "exactness": made.exactness,
+            "conditioning": made.conditioning,
+            "warnings": list(made.warnings),
             "finished": now(),
             "lynx_parallel": lynx_parallel.__version__,
         }

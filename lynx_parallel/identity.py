@@ -107,6 +107,13 @@ def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str
     return settings
 
 
+def needs_face_models(campaign: Campaign) -> bool:
+    """Whether any of the campaign's shots has a face to find or an embedding to make."""
+    needs_pixels = campaign.pipeline.model.adapters.ref is not None
+    subjects = {shot.subject.id: shot.subject for shot in campaign.shots}.values()
+    return any(s.embedding is None or (needs_pixels and s.landmarks is None) for s in subjects)
+
+
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Names of the settings that differ, sorted; weights files are folded into ``weights``."""
     names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}

@@ -14,7 +14,7 @@ from typing import Any
 from lynx_parallel.artifacts import atomic_write, cache_root, digest, sha256_file
 from lynx_parallel.demo.checkpoint import demo_root, is_built
 from lynx_parallel.errors import CheckpointError, ClusterError
-from lynx_parallel.spec.pipeline import DEMO_FACES, FaceSpec, ModelSpec
+from lynx_parallel.spec.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, ModelSpec
 
 ARCFACE_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"
 """Of facexlib's ``recognition_arcface_ir_se50.pth``, which Lynx was trained with."""
@@ -50,12 +50,14 @@ class FaceFiles:
     rgb_quirk: bool
 
 
-def find_face_models(face: FaceSpec) -> FaceFiles:
-    """Local paths of the face models a pipeline names; builds ``demo:faces`` where needed.
+def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
+    """Local paths of the face models a pipeline names, if it names any; builds ``demo:faces`` where needed.
 
     Raises:
         CheckpointError: a file is missing, or no pack.
     """
+    if face is None:
+        return None
     detector, recognizer = Path(face.detector), Path(face.recognizer)
     sha256: str | None = face.recognizer_sha256 or ARCFACE_SHA256
     if DEMO_FACES in (face.detector, face.recognizer):
@@ -64,8 +66,13 @@ def find_face_models(face: FaceSpec) -> FaceFiles:
         _build("lynx_parallel.demo.facepack", root := facepack_root())
         detector = root if face.detector == DEMO_FACES else detector
         recognizer, sha256 = (root / RECOGNISER, None) if face.recognizer == DEMO_FACES else (recognizer, sha256)
-    if face.detector == "buffalo_l":
+    if face.detector == BUFFALO_L:
         detector = Path("~/.insightface/models/buffalo_l").expanduser()
+    if face.recognizer == ARCFACE:
+        recognizer = cache_root() / "recognition_arcface_ir_se50.pth"
+    for path, what in ((detector, "insightface's pack buffalo_l"), (recognizer, f"facexlib's {recognizer.name}")):
+        if not path.exists():
+            raise CheckpointError(f"{path}: missing: {what} goes there, or name another place in the pipeline's face:")
     return FaceFiles(detector, recognizer, sha256, face.det_size, face.rgb_quirk)
 
 

@@ -104,14 +104,16 @@ class Gang:
         """Ends every rank of this gang, and only those."""
         _kill(self.ranks, self._group)
 
-    async def render(self, shot: Shot, video: Video, parts: dict[str, Path], logs: Path) -> Rendered:
-        """Renders one shot; rank 0 writes ``parts``.
+    async def render(
+        self, shot: Shot, key: str, output: Path, video: Video, parts: dict[str, Path], logs: Path
+    ) -> Rendered:
+        """Renders one shot; rank 0 writes ``parts``. Arguments as of ``Rank.prepare`` and ``Rank.render``.
 
         Raises:
             SubjectError: the subject cannot be used; the gang stays usable.
             RenderError: a rank failed or died; the gang is of no use any more: ``kill`` it.
         """
-        await _await(self.ranks[0].prepare.remote(shot))
+        await _await(self.ranks[0].prepare.remote(shot, key, output))
         made = await _all(
             rank.render.remote(shot, video, parts, logs / f"rank{index}.log") for index, rank in enumerate(self.members)
         )

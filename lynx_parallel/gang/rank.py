@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -36,9 +36,11 @@ from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.encode import encode_video
+from lynx_parallel.stages.identify import Person, save_crops
 from lynx_parallel.stages.latents import decode, to_frames
 from lynx_parallel.stages.prompt import encode_prompts
-from lynx_parallel.weights import WeightFiles, transformer_config
+from lynx_parallel.subjects import SubjectCache, faces
+from lynx_parallel.weights import FaceFiles, WeightFiles, transformer_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
@@ -62,11 +64,16 @@ class Rendered:
         outputs: size in bytes and sha256 of each ``.part`` file written, by kind.
         seconds: by stage.
         exactness: what differs from the plain way of one rank.
+        conditioning: how often static keys and values were computed, and found kept, for this shot; whether the
+            subject came from the cache.
+        warnings: lines for the user.
     """
 
     outputs: dict[str, dict[str, Any]]
     seconds: dict[str, float]
     exactness: dict[str, str]
+    conditioning: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Load:
         shard: whether a gang's sequence ranks share one copy of the transformer.
         attention: kernel asked for, see ``model.attention.choose_kernel``.
         tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
+        keep_projections: as in ``load_transformer``; None keeps them where the device has room.
+        face: models for subjects whose landmarks or embedding are not given.
     """
 
     weights: WeightFiles
@@ -87,6 +96,8 @@ class Load:
     shard: bool = False
     attention: AttentionName = "auto"
     tiled_decode: bool = False
+    keep_projections: bool | None = None
+    face: FaceFiles | None = None
 
 
 class Rank:
@@ -107,7 +118,10 @@ class Rank:
         self.vae: Any = None
         self._split_vae: Any = None
         self._prompts: dict[str, torch.Tensor] = {}
+        self._subjects = SubjectCache(warn=lambda line: self._warnings.append(line))
         self._inputs: ShotInputs | None = None
+        self._from_cache = False
+        self._warnings: list[str] = []
         self._progress = (0, 0)
 
     def hello(self) -> Hello:
@@ -177,23 +191,58 @@ class Rank:
             print(f"reading the weights of rank {self.rank}'s share ({self.layout})", flush=True)
         self.pipeline = None  # before the new one takes its memory
         dtype, weights = getattr(torch, self.what.dtype), self.what.weights
-        sharder = None if group is None else partial(shard, group=group)
-        self.pipeline = LynxPipeline.from_files(weights, dtype=dtype, device=self.device, shard=sharder)
+        keep = self.what.keep_projections
+        if keep is None:
+            keep = _has_room(self.device, weights)
+        sharder = None if group is None else partial(shard, group=group, keep_projections=keep)
+        self.pipeline = LynxPipeline.from_files(
+            weights, self.what.face, dtype=dtype, device=self.device, shard=sharder, keep_projections=keep
+        )
         self.pipeline.encoded_prompts = self._prompts
         self.vae = self.pipeline.vae
 
-    def prepare(self, shot: Shot) -> None:
-        """Rank 0: reads the subject and draws the noise. No peer waits here, so it may fail freely.
+    def prepare(self, shot: Shot, key: str, output: Path) -> None:
+        """Rank 0: reads the subject, or finds it in the cache, and draws the noise. No peer waits: it may fail freely.
+
+        Args:
+            key: of ``identity.subject_key``.
+            output: the campaign's output folder; what the model sees of the face is shown there.
 
         Raises:
             SubjectError: picture, landmarks or embedding cannot be used.
         """
         assert self.pipeline is not None
+        self._warnings = []
+        person, latents = self._person(shot, key, output)
+        self._inputs = self.pipeline.prepare(shot.text, shot.sampling, person, latents)
+        save_crops(faces(output, shot.subject.id), person)
+
+    def _person(self, shot: Shot, key: str, output: Path) -> tuple[Person, torch.Tensor | None]:
+        """The subject's person and reference latents, the latter None for lite."""
+        assert self.pipeline is not None
         subject = shot.subject
-        assert subject.embedding is not None
-        self._inputs = self.pipeline.prepare(
-            shot.text, shot.sampling, image=subject.image, landmarks=subject.landmarks, embedding=subject.embedding
+        arrays = self._subjects.get(key)
+        self._from_cache = arrays is not None
+        if arrays is not None:
+            self._subjects.refer(key, subject=subject.id, output=output)
+            latents = arrays.pop("reference_latents", None)
+            person = Person(**arrays)  # type: ignore[arg-type]
+            return person, None if latents is None else torch.from_numpy(latents)
+        person = self.pipeline.identify(
+            shot.sampling, image=subject.image, landmarks=subject.landmarks, embedding=subject.embedding,
+            face=subject.face,  # type: ignore[arg-type]
+        )  # fmt: skip
+        if person.warning:
+            self._warnings.append(f"{subject.id}: {person.warning}")
+        made = {name: getattr(person, name) for name in ("embedding", "landmarks", "id_crop", "ref_crop")}
+        encoded = None
+        if person.ref_crop is not None:
+            encoded = self.pipeline.reference_latents(shot.sampling, person).cpu()
+            made["reference_latents"] = encoded.numpy()
+        self._subjects.put(
+            key, {name: array for name, array in made.items() if array is not None}, subject=subject.id, output=output
         )
+        return person, encoded
 
     def render(self, shot: Shot, video: Video, parts: dict[str, Path], log: Path) -> Rendered | None:
         """Every rank of the gang at once: denoises a prepared shot; rank 0 decodes, encodes and writes.
@@ -207,6 +256,7 @@ class Rank:
         """
         assert self.pipeline is not None
         with _output_to(log):
+            self.pipeline.counts.clear()
             began = time.perf_counter()
             inputs, self._inputs = self._inputs, None
             if self.layout.size > 1:
@@ -219,7 +269,9 @@ class Rank:
             seconds["decode"] = time.perf_counter() - began
             if self.rank != 0:
                 return None
-            return self._write(frames, latents, shot, video, parts, seconds, how)
+            made = self._write(frames, latents, shot, video, parts, seconds, how)
+            conditioning = {**self.pipeline.counts, "subject kept" if self._from_cache else "subject": 1}
+            return replace(made, conditioning=conditioning, warnings=tuple(self._warnings))
 
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
         """Rank 0: makes the video again from saved latents."""
@@ -266,6 +318,17 @@ class Rank:
     def _on_step(self, step: Step) -> None:
         self._progress = step.index + 1, step.total
         print(f"{time.strftime('%H:%M:%S')} step {step.index + 1}/{step.total}", flush=True)
+
+
+def _has_room(device: torch.device, weights: WeightFiles) -> bool:
+    """Whether idle projections may stay on the device: where all weights fill no more than half of it.
+
+    On the CPU they are left in the file: mapped again, they cost next to nothing (benchmarks/conditioning.py).
+    """
+    if device.type != "cuda":
+        return False
+    files = [*(weights.base / "transformer").glob("*.safetensors"), weights.id, *([weights.ref] if weights.ref else [])]
+    return 2 * sum(path.stat().st_size for path in files) <= torch.cuda.get_device_properties(device).total_memory
 
 
 @contextmanager

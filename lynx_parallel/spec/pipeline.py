@@ -198,7 +198,8 @@ class FaceSpec(Strict):
     Attributes:
         detector: an insightface pack (folder, or ``buffalo_l`` under ``~/.insightface/models``), a YuNet ``.onnx``
             file, or ``demo:faces``.
-        recognizer: IR-SE50 ArcFace (``.pth`` or ``.safetensors``), or ``demo:faces``.
+        recognizer: IR-SE50 ArcFace (``.pth`` or ``.safetensors``); ``arcface_ir_se50`` for facexlib's in the cache
+            folder; or ``demo:faces``.
         recognizer_sha256: of another recognizer than facexlib's, on purpose.
         det_size: side of the square the detector sees, in pixels.
         rgb_quirk: hand insightface RGB where it expects BGR, as the reference does.
@@ -230,6 +231,10 @@ class PipelineSpec(Strict):
 
 
 DEMO_FACES = "demo:faces"
+BUFFALO_L = "buffalo_l"
+"""insightface's pack where insightface itself keeps it, ``~/.insightface/models/buffalo_l``."""
+ARCFACE = "arcface_ir_se50"
+"""facexlib's recognition_arcface_ir_se50.pth in lynx-parallel's cache folder."""
 _DEMO = re.compile(r"demo:[a-z0-9-]+", re.ASCII)
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*"
 _HUB_ID = re.compile(_HUB_NAME + r"(@[A-Za-z0-9][A-Za-z0-9_./-]*)?", re.ASCII)
@@ -304,7 +309,7 @@ def _resolve_face(face: FaceSpec, document: Document, problems: Problems) -> Fac
     update: dict[str, str] = {}
     for name in ("detector", "recognizer"):
         text: str = getattr(face, name)
-        if text == DEMO_FACES or (name == "detector" and text == "buffalo_l"):
+        if text in (DEMO_FACES, BUFFALO_L if name == "detector" else ARCFACE):
             continue
         path = resolve_file(document.file.parent, text)
         if not os.path.exists(path):
