@@ -88,10 +88,9 @@ def be_a_rank(folder: Path, rank: int, ranks: int, sharded: bool) -> None:
         from lynx_parallel.parallel.layout import Layout
 
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        config = argparse.Namespace(**SMALLER)
         store = dist.FileStore(str(folder / f"store-{os.getppid()}"), ranks)
         membership = xdit.join(
-            Layout(ulysses=ranks), rank=rank, store=store, device=torch.device("cpu"), transformer_config=config
+            Layout(ulysses=ranks), rank=rank, store=store, device=torch.device("cpu"), transformer_config=SMALLER
         )
 
         def shard(model: Any) -> None:
@@ -107,7 +106,7 @@ def be_a_rank(folder: Path, rank: int, ranks: int, sharded: bool) -> None:
     loaded = time.perf_counter()
     here = [getattr(p, "_local_tensor", p) for module in (transformer, resampler) for p in module.parameters()]
     # A checksum of the bits: reads every page and makes no copy as large as a weight.
-    checksum = sum(int(tensor.reshape(-1).view(torch.uint8).sum()) for tensor in here)
+    checksum = sum(_sum_of_words(tensor) for tensor in here) % 2**64
     touched = time.perf_counter()
     say = {
         "weights": sum(tensor.numel() * tensor.element_size() for tensor in here),
@@ -119,6 +118,13 @@ def be_a_rank(folder: Path, rank: int, ranks: int, sharded: bool) -> None:
     }
     print(json.dumps(say), flush=True)
     sys.stdin.read()
+
+
+def _sum_of_words(tensor: Any) -> int:
+    import torch
+
+    raw = tensor.reshape(-1).view(torch.uint8).numpy()
+    return int(raw[: len(raw) // 8 * 8].view("u8").sum())
 
 
 def _status(field: str) -> int:
@@ -217,10 +223,11 @@ def main() -> None:
     text = (
         f"# Loading, host memory\n\n{describe_in_words(machine)}\n"
         f"Synthetic checkpoint, base stored in {options.stored}, loaded as bfloat16: dim {dim_of(SMALLER)}, "
-        f"{SMALLER['num_layers']} blocks, ffn {SMALLER['ffn_dim']}; transformer {sizes['transformer'] / GB:.2f} GB in "
-        f"{sizes['transformer_files']} files, adapters and resampler {sizes['adapters'] / GB:.2f} GB. Files warm in the "
-        f"page cache, one thread a rank. GB are 10⁹ bytes; peaks are VmHWM, imports of torch and all else included.\n"
-        f"Files are mapped, so that much of the reading happens in \"read all\", not in \"load\".\n\n"
+        f"{SMALLER['num_layers']} blocks, ffn {SMALLER['ffn_dim']};\n"
+        f"transformer {sizes['transformer'] / GB:.2f} GB in {sizes['transformer_files']} files, adapters and resampler "
+        f"{sizes['adapters'] / GB:.2f} GB. Files warm in the page cache, one thread a rank.\n"
+        "GB are 10⁹ bytes; peaks are VmHWM, imports of torch and all else included. Files are mapped, so that pages\n"
+        "come in with the first reading of all weights rather than with the loading.\n\n"
         + table(head, rows) + "\n" + table(["criterion", "measured, GB", "allowed, GB", ""], verdicts)
     )  # fmt: skip
     print(text)

@@ -37,11 +37,11 @@ def main() -> None:
     ]  # fmt: skip
     text = (
         "# Predicted memory of a rank, 14B\n\n"
-        "Wan2.1-T2V-14B with Lynx full, bfloat16, 832×480×81 (32,760 tokens), three guidance branches; GB (10⁹ bytes)\n"
-        "on the fullest rank while it denoises. Computed by `python -m benchmarks.memory_table`, not measured: weights\n"
-        "and static K/V are exact, activations an estimate (`lynx_parallel.parallel.memory`); the VAE is put at 0.5 GB.\n"
-        "Kernels' workspace, the allocator's rounding, CUDA's context, communication buffers, decoding and the static\n"
-        "K/V kept from earlier shots come on top.\n\n" + table(head, rows)
+        "Wan2.1-T2V-14B with Lynx full, bfloat16, 832×480×81 (32,760 tokens), three guidance branches;\n"
+        "GB (10⁹ bytes) on the fullest rank while it denoises. Computed by `python -m benchmarks.memory_table`,\n"
+        "not measured: weights and static K/V are exact, activations an estimate (`lynx_parallel.parallel.memory`),\n"
+        "the VAE is put at 0.5 GB. Kernels' workspace, the allocator's rounding, CUDA's context, communication\n"
+        "buffers, decoding and the static K/V kept from earlier shots come on top.\n\n" + table(head, rows)
     )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "memory_14b.md").write_text(text)

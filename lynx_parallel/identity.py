@@ -59,7 +59,7 @@ def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Iden
     Raises:
         InputErrors: a picture or an embedding cannot be read.
     """
-    sampling = shot.sampling.model_dump()
+    sampling = shot.sampling.model_dump(mode="json")  # tuples as lists, as a sidecar gives them back
     subject = shot.subject
     settings: dict[str, Any] = {
         "numerics": NUMERICS,

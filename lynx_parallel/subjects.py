@@ -7,6 +7,7 @@ and output folders it served, and ``forget`` removes it. Imports neither torch n
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -185,7 +186,10 @@ class SubjectCache:
 
     def _tighten(self) -> None:
         """Closes the folder to others; one of somebody else's, where that fails, must not be used."""
-        if self.root.stat().st_mode & 0o777 != 0o700:
+        status = self.root.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.root))
+        if status.st_mode & 0o777 != 0o700:
             self.root.chmod(0o700)
             for path, _, _ in self._files():
                 with contextlib.suppress(FileNotFoundError):

@@ -104,7 +104,7 @@ def test_plan_builds_the_demo_weights_without_importing_torch(tmp_path: Path, mo
     monkeypatch.setenv("LYNX_CACHE", str(cache))
     (tmp_path / "here").mkdir()
     assert light("plan", "demo", cwd=tmp_path / "here").returncode == 0
-    assert sorted(path.name for path in cache.iterdir()) == ["demo-tiny-v1", "digests.json"]
+    assert sorted(path.name for path in cache.iterdir()) == ["demo-faces-v1", "demo-tiny-v1", "digests.json"]
 
 
 def test_plan_tells_what_and_why(folder: Path, demo: Path) -> None:

@@ -375,6 +375,7 @@ def test_something_else_in_an_entrys_place(cache: SubjectCache, warnings: list[s
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "file").write_text("a file")
+    (tmp_path / "file").chmod(0o644)
     for root in (tmp_path / "file", tmp_path / "file" / "subjects"):
         cache = SubjectCache(root, warn=warnings.append)
         cache.put(A, SMALL, subject="ada", output=OUT)
@@ -382,6 +383,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, warnings: list[str]) -> No
         assert cache.get(A) is None
         assert any("not cached: " in line for line in warnings)
     assert (tmp_path / "file").read_text() == "a file"
+    assert mode(tmp_path / "file") == 0o644
 
 
 def test_warnings_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

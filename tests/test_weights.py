@@ -192,7 +192,7 @@ def test_no_place_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "cache").write_text("in the way")
     monkeypatch.setenv("LYNX_CACHE", str(tmp_path / "cache"))
     with pytest.raises(
-        ClusterError, match=r"building the demo weights failed: cannot write .* Not a directory"
+        ClusterError, match=r"building the demo's files failed: cannot write .* Not a directory"
     ) as caught:
         find_weights(spec("demo:tiny"))
     assert "\n" not in str(caught.value)

@@ -54,9 +54,8 @@ def test_landmarks_lie_where_arcface_expects_them(name: str) -> None:
     assert np.abs(placed - ARCFACE_TEMPLATE).max() < 8  # pixels of 112: a face's own proportions
 
 
-@pytest.mark.parametrize("manifest", ["demo.yaml", "campaign.yaml"])
-def test_manifests_give_these_landmarks(manifest: str) -> None:
-    subjects = yaml.safe_load((COMMITTED.parent / manifest).read_text())["subjects"]
+def test_the_worked_example_gives_these_landmarks() -> None:
+    subjects = yaml.safe_load((COMMITTED.parent / "campaign.yaml").read_text())["subjects"]
     by_picture = {Path(s["image"]).name: s["landmarks"] for s in subjects.values() if "landmarks" in s and "image" in s}
     for name, file in faces.FILES.items():
         assert by_picture[file] == faces.LANDMARKS[name]

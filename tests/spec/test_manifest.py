@@ -13,6 +13,7 @@ from lynx_parallel.shipped import shipped_dir, shipped_names
 from lynx_parallel.spec import expand
 from lynx_parallel.spec.load import load_campaign, schema
 from lynx_parallel.spec.manifest import Campaign
+from tests.conftest import REPOSITORY
 from tests.spec.conftest import ADA, BOTH, HEAD, PROMPTS, Complain, Load
 
 ALLOWED_ID = "an id is a letter or digit, then up to 99 letters, digits, '.', '_' or '-' (ASCII)"
@@ -274,7 +275,7 @@ SUBJECT_CASES = [
     ),
     (
         "{ada: {image: faces/ada.jpg}}",
-        ["m.yaml:4: subjects.ada: no 'embedding' given; finding it in the picture is not supported yet: give it"],
+        ["m.yaml:4: subjects.ada: no 'embedding' given, and the pipeline has no 'face:' models to find them"],
     ),
     ("{from: faces/*.png}", ["m.yaml:4: subjects.from: 'faces/*.png': matches no file"]),
     ("{from: 3}", ['m.yaml:4: subjects.from: 3: must be text; quote it: "3"']),
@@ -301,14 +302,14 @@ def test_subjects_from_a_folder(folder: Path, complain: Complain, monkeypatch: p
     (folder / "faces" / "a b.jpg").write_bytes(b"x")
     (folder / "faces" / "dir.jpg").mkdir()
     text = HEAD + "subjects: {from: faces/*.jpg}\nprompts: {p: x}\n"
-    gap = "no 'embedding' given; finding it in the picture is not supported yet: give it"
+    gap = "no 'embedding' given, and the pipeline has no 'face:' models to find them"
     assert complain(text) == [
         f"m.yaml:4: subjects.from: 'a b.jpg': its stem is no id: {ALLOWED_ID}",
         f"m.yaml:4: subjects.ada: {gap}",
         f"m.yaml:4: subjects.bob: {gap}",
     ]
     (folder / "faces" / "a b.jpg").unlink()
-    monkeypatch.setattr("lynx_parallel.spec.load.face_gaps", lambda subject, needs_pixels: None)
+    monkeypatch.setattr("lynx_parallel.spec.load.face_gaps", lambda subject, pipeline: None)
     campaign = load_campaign("m.yaml")
     assert [(s.id, s.image) for s in campaign.subjects] == [
         ("ada", folder / "faces" / "ada.jpg"),
@@ -319,21 +320,19 @@ def test_subjects_from_a_folder(folder: Path, complain: Complain, monkeypatch: p
 def test_pictures_are_needed_for_the_ref_adapter(folder: Path, load: Load, complain: Complain) -> None:
     text = HEAD.replace("lite.yaml", "demo-tiny") + BOTH.replace(", bob: {", ",\n bob: {image: faces/bob.jpg, ")
     text = text + "prompts: {p: x}\n"
-    gap = "no 'landmarks' given; finding them in the picture is not supported yet: give them"
-    assert complain(text) == [
-        "m.yaml:4: subjects.ada: no 'image' given; the pipeline's ref adapter needs the picture",
-        f"m.yaml:4: subjects.ada: {gap}",
-        f"m.yaml:5: subjects.bob: {gap}",
-    ]
-    assert complain(text.replace("embedding: faces/bob.npy, ", "")) == [
-        "m.yaml:4: subjects.ada: no 'image' given; the pipeline's ref adapter needs the picture",
-        f"m.yaml:4: subjects.ada: {gap}",
-        "m.yaml:5: subjects.bob: no 'embedding' and 'landmarks' given; finding them in the picture is not"
-        " supported yet: give both",
-    ]
-    points = "landmarks: [[1, 2], [1, 2], [1, 2], [1, 2], [1, 2]], "
-    one = text.replace("bob: {", "bob: {" + points) + "shots: [{subject: bob, prompt: p}]\n"
+    missing = "m.yaml:4: subjects.ada: missing 'image': this pipeline's reference branch sees it"
+    assert complain(text) == [missing]  # bob's face is found in the picture
+    one = text + "shots: [{subject: bob, prompt: p}]\n"
     assert len(load(one).shots) == 1  # ada has no shot and may stay incomplete
+    faceless = (REPOSITORY / "pipelines" / "demo-tiny.yaml").read_text().replace("face: {", "#")
+    (folder / "faceless.yaml").write_text(faceless)
+    gap = "given, and the pipeline has no 'face:' models to find them"
+    assert complain(text.replace("demo-tiny", "faceless.yaml")) == [
+        missing,
+        f"m.yaml:5: subjects.bob: no 'landmarks' {gap}",
+    ]
+    bare = text.replace("demo-tiny", "faceless.yaml").replace("embedding: faces/bob.npy, ", "")
+    assert complain(bare) == [missing, f"m.yaml:5: subjects.bob: no 'embedding' and 'landmarks' {gap}"]
 
 
 PROMPT_CASES = [

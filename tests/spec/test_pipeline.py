@@ -57,6 +57,9 @@ def test_defaults() -> None:
         "ref_scale": 1.0,
         "negative_prompt": "",
         "reference_latent": "mode",
+        "reference_size": 256,
+        "identity_window": (0.0, 1.0),
+        "ref_blocks": "all",
         "seed": 42,
     }
 
@@ -72,6 +75,13 @@ GOOD_AND_BAD = [
     ("sigma_schedule", ["lynx", "diffusers"], ["Lynx", 1, None, True]),
     ("guidance_scale", [0, 5, 7.5], [-0.1, float("inf"), True, "5", None]),
     ("guidance_scale_i", [0, 2.5, None], [-1, float("nan"), True, "null"]),
+    ("reference_size", [128, 256, 1024], [0, 64, 200, 1152, *WHOLE]),
+    (
+        "identity_window",
+        [[0, 1], [0.2, 0.8], [0.5, 0.5]],
+        [[1], [0, 1, 1], [0.8, 0.2], [-0.1, 1], [0, 1.1], 0.5, None, "0-1"],
+    ),
+    ("ref_blocks", ["all", "0", "0-20,25", "3, 5-7"], ["", "a", "5-3", "-1", "1,,2", "1-", 3, None, ["1"]]),
     ("ip_scale", [0, 1.5], [-1, float("inf"), True, None]),
     ("ref_scale", [0, 1.5], [-1, float("inf"), True, None]),
     ("negative_prompt", ["", "bad"], [1, None, True]),
@@ -83,7 +93,9 @@ GOOD_AND_BAD = [
 @pytest.mark.parametrize(("name", "good", "bad"), GOOD_AND_BAD, ids=[row[0] for row in GOOD_AND_BAD])
 def test_sampling_fields(name: str, good: list[object], bad: list[object]) -> None:
     for value in good:
-        assert getattr(Sampling.model_validate({name: value}), name) == value
+        assert getattr(Sampling.model_validate({name: value}), name) == (
+            tuple(value) if isinstance(value, list) else value
+        )
         assert SamplingOverrides.model_validate({name: value}).given() == {name: value}
     for value in bad:
         for model in (Sampling, SamplingOverrides):

@@ -14,7 +14,8 @@ COLUMNS = (
     "(allowed: subject, prompt, prompt_text, takes, seed, priority, sampling.width, sampling.height,"
     " sampling.num_frames, sampling.fps, sampling.num_inference_steps, sampling.flow_shift,"
     " sampling.sigma_schedule, sampling.guidance_scale, sampling.guidance_scale_i, sampling.ip_scale,"
-    " sampling.ref_scale, sampling.negative_prompt, sampling.reference_latent, sampling.seed)"
+    " sampling.ref_scale, sampling.negative_prompt, sampling.reference_latent, sampling.reference_size,"
+    " sampling.identity_window, sampling.ref_blocks, sampling.seed)"
 )
 
 
