@@ -234,14 +234,17 @@ class Rank:
         )  # fmt: skip
         if person.warning:
             self._warnings.append(f"{subject.id}: {person.warning}")
-        made = {name: getattr(person, name) for name in ("embedding", "landmarks", "id_crop", "ref_crop")}
-        encoded = None
-        if person.ref_crop is not None:
-            encoded = self.pipeline.reference_latents(shot.sampling, person).cpu()
-            made["reference_latents"] = encoded.numpy()
-        self._subjects.put(
-            key, {name: array for name, array in made.items() if array is not None}, subject=subject.id, output=output
-        )
+        encoded = None if person.ref_crop is None else self.pipeline.reference_latents(shot.sampling, person).cpu()
+        made = {
+            "embedding": person.embedding,
+            "landmarks": person.landmarks,
+            "id_crop": person.id_crop,
+            "ref_crop": person.ref_crop,
+            "reference_latents": None if encoded is None else encoded.numpy(),
+        }
+        if person.warning is None:  # a guess is made, and told, anew in every run
+            found = {name: array for name, array in made.items() if array is not None}
+            self._subjects.put(key, found, subject=subject.id, output=output)
         return person, encoded
 
     def render(self, shot: Shot, video: Video, parts: dict[str, Path], log: Path) -> Rendered | None:

@@ -93,10 +93,9 @@ GOOD_AND_BAD = [
 @pytest.mark.parametrize(("name", "good", "bad"), GOOD_AND_BAD, ids=[row[0] for row in GOOD_AND_BAD])
 def test_sampling_fields(name: str, good: list[object], bad: list[object]) -> None:
     for value in good:
-        assert getattr(Sampling.model_validate({name: value}), name) == (
-            tuple(value) if isinstance(value, list) else value
-        )
-        assert SamplingOverrides.model_validate({name: value}).given() == {name: value}
+        read = tuple(value) if isinstance(value, list) else value
+        assert getattr(Sampling.model_validate({name: value}), name) == read
+        assert SamplingOverrides.model_validate({name: value}).given() == {name: read}
     for value in bad:
         for model in (Sampling, SamplingOverrides):
             with pytest.raises(ValidationError):
