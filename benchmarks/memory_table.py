@@ -7,6 +7,8 @@ No measurement: ``lynx_parallel.parallel.memory`` over the real files' shapes. W
 
 from __future__ import annotations
 
+from itertools import product
+
 from benchmarks.machine import RESULTS, table
 from benchmarks.shapes import WAN_14B, dim_of, model_shapes, resampler_shapes
 from lynx_parallel.parallel.layout import Layout
@@ -21,19 +23,19 @@ def main() -> None:
     rows = []
     for gpus in (1, 2, 4, 8):
         layout = Layout(ulysses=gpus)
-        for sharded in (False, True) if gpus > 1 else (False,):
+        for sharded, keep in product((False, True) if gpus > 1 else (False,), (True, False)):
             made = predict(
-                shapes, layout, dtype="bfloat16", sharded=sharded, tokens=TOKENS,
+                shapes, layout, dtype="bfloat16", sharded=sharded, keep_projections=keep, tokens=TOKENS,
                 heads=WAN_14B["num_attention_heads"], resampler=resampler, vae_bytes=VAE_BYTES,
             )  # fmt: skip
             parts = (
                 made.transformer, made.adapters, made.resampler + made.vae, made.gathered, made.static_kv,
                 made.activations, made.total,
             )  # fmt: skip
-            rows.append([str(gpus), str(layout), "yes" if sharded else "no", *(f"{part / 1e9:.2f}" for part in parts)])
+            rows.append([str(gpus), str(layout), _word(sharded), _word(keep), *(f"{part / 1e9:.2f}" for part in parts)])
     head = [
-        "GPUs", "layout", "sharded", "transformer", "adapters", "resampler, VAE", "gathered", "static K/V",
-        "activations", "total",
+        "GPUs", "layout", "sharded", "projections kept", "transformer", "adapters", "resampler, VAE", "gathered",
+        "static K/V", "activations", "total",
     ]  # fmt: skip
     text = (
         "# Predicted memory of a rank, 14B\n\n"
@@ -41,11 +43,17 @@ def main() -> None:
         "GB (10⁹ bytes) on the fullest rank while it denoises. Computed by `python -m benchmarks.memory_table`,\n"
         "not measured: weights and static K/V are exact, activations an estimate (`lynx_parallel.parallel.memory`),\n"
         "the VAE is put at 0.5 GB. Kernels' workspace, the allocator's rounding, CUDA's context, communication\n"
-        "buffers, decoding and the static K/V kept from earlier shots come on top.\n\n" + table(head, rows)
+        "buffers, decoding and the static K/V kept from earlier shots come on top.\n"
+        "Projections not kept: those behind static K/V stay in the weights file (`keep_projections=False`).\n\n"
+        + table(head, rows)
     )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "memory_14b.md").write_text(text)
     print(text)
+
+
+def _word(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 if __name__ == "__main__":

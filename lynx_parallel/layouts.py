@@ -10,6 +10,7 @@ from lynx_parallel.guidance import sampling_weights
 from lynx_parallel.parallel.layout import Layout, Needs, choose_layout
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.manifest import Shot
+from lynx_parallel.spec.pipeline import parse_blocks
 from lynx_parallel.weights import WeightFiles, transformer_config
 
 SPATIAL_STRIDE, TEMPORAL_STRIDE = 8, 4
@@ -45,21 +46,28 @@ class Layouts:
         )
 
     def check(self, shots: Iterable[Shot]) -> None:
-        """Whether the layout asked for by hand fits every shot.
+        """Whether the model and the layout asked for by hand fit every shot.
 
         Raises:
-            InputErrors: one line for each way in which it does not, naming the first shot.
+            InputErrors: one line for each way in which they do not, naming the first shot.
         """
-        if self.asked is None:
-            return
         lines: dict[str, str] = {}
         for shot in shots:
             try:
-                self.asked.check(self.needs(shot))
+                self._check_blocks(shot)
+                if self.asked is not None:
+                    self.asked.check(self.needs(shot))
             except InputErrors as error:
                 lines.setdefault(str(error), shot.name)
         if lines:
             raise InputErrors(f"{line} ({name})" for line, name in lines.items())
+
+    def _check_blocks(self, shot: Shot) -> None:
+        blocks, there = parse_blocks(shot.sampling.ref_blocks), self._config["num_layers"]
+        if blocks is not None and max(blocks) >= there:
+            raise InputErrors(
+                [f"sampling.ref_blocks {shot.sampling.ref_blocks!r}: the model has blocks 0 to {there - 1}"]
+            )
 
     def plan(self, shots: Sequence[Shot], device: str, available: int) -> list[Layout]:
         """A layout for each shot: the one asked for, else one rank on CUDA and min(2, cores) on the CPU where they fit.

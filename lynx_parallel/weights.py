@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,14 @@ from lynx_parallel.spec.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec
 
 ARCFACE_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"
 """Of facexlib's ``recognition_arcface_ir_se50.pth``, which Lynx was trained with."""
+
+# Key → the largest value of sense: far above Wan's own, far below what would fill the memory.
+_TRANSFORMER_SIZES = {
+    "num_layers": 1000,
+    "num_attention_heads": 1000,
+    "attention_head_dim": 10_000,
+    "rope_max_seq_len": 2**16,
+}
 
 COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 """Folders of the base that change a video."""
@@ -96,14 +104,73 @@ def transformer_config(weights: WeightFiles) -> dict[str, Any]:
     """diffusers' configuration of the base's transformer.
 
     Raises:
-        CheckpointError: missing or not JSON.
+        CheckpointError: missing, not JSON, or without the sizes that a Wan transformer has.
     """
     path = weights.base / "transformer" / "config.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path}: {reason}: is {weights.base} a Wan2.1 model in diffusers layout?") from None
+        config = read_config(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: is {weights.base} a Wan2.1 model in diffusers layout?") from None
+    check_sizes(path, config, _TRANSFORMER_SIZES)
+    match config.get("patch_size"):
+        case [int(), int(), int()] as sizes if all(0 < size <= 100 for size in sizes):
+            pass
+        case other:
+            raise CheckpointError(f"{path}: patch_size: {one_line(other)}: expected three whole numbers from 1 to 100")
+    match config.get("eps", 1e-6):
+        case int() | float() as eps if 0 <= eps < 1:
+            pass
+        case other:
+            raise CheckpointError(f"{path}: eps: {one_line(other)}: expected a number from 0 to 1")
+    return config
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: missing, unreadable, or other JSON.
+    """
+    refuse_special(path)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {getattr(error, 'strerror', None) or one_line(error)}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def check_sizes(path: Path, config: Mapping[str, Any], largest: Mapping[str, int], *, required: bool = True) -> None:
+    """Whether these keys of a configuration are whole numbers from 1 up to the given.
+
+    Raises:
+        CheckpointError: one is not; names it.
+    """
+    for key, top in largest.items():
+        if key not in config and not required:
+            continue
+        size = config.get(key)
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= top:
+            raise CheckpointError(f"{path}: {key}: {one_line(size)}: expected a whole number from 1 to {top}")
+
+
+def refuse_special(path: Path) -> None:
+    """Stops before a pipe or a device is opened, which could wait for ever or never end.
+
+    Raises:
+        CheckpointError: ``path`` is one.
+    """
+    # False for whatever else is wrong: opening it says so.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise CheckpointError(f"{path}: a pipe, socket or device, not a file")
+
+
+def one_line(text: object) -> str:
+    """A foreign message or key, fit for an error's one line: no line breaks or control characters, not endless."""
+    line = " ".join(str(text).split()) or type(text).__name__
+    line = "".join(character if character.isprintable() else "?" for character in line[:300])
+    return line if len(line) < 300 else f"{line}…"
 
 
 def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[str, str]:
@@ -169,6 +236,7 @@ class _Remembered:
             self.entries = {}
 
     def sha256(self, path: Path) -> str:
+        refuse_special(path)
         real = os.path.realpath(path)
         status = os.stat(real)
         seen = [status.st_size, status.st_mtime_ns]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lynx_parallel.weights
+from lynx_parallel.demo import tiny
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.spec.pipeline import ModelSpec
 from lynx_parallel.weights import COMPONENTS, WeightFiles, find_weights, transformer_config, weight_digests
@@ -200,6 +201,7 @@ def test_no_place_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 HUB = """\
 import sys
+from lynx_parallel.demo import tiny
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.spec.pipeline import ModelSpec
 from lynx_parallel.weights import find_weights, weight_digests

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.weights import ARCFACE_SHA256
+from lynx_parallel.weights import ARCFACE_SHA256, one_line, refuse_special
 
 KNOWN_SHA256 = ARCFACE_SHA256
 """Of ``recognition_arcface_ir_se50.pth``, as facexlib publishes it."""
@@ -156,9 +156,9 @@ def load_arcface(path: Path | str, *, device: torch.device | str = "cpu", sha256
         with torch.device("meta"):
             network = ArcFace.from_shapes(shapes)
     except KeyError as error:
-        raise CheckpointError(f"{path}: {error.args[0]}: expected in an IR-SE50 ArcFace, not found") from None
+        raise CheckpointError(f"{path}: {one_line(error.args[0])}: expected in an IR-SE50 ArcFace, not found") from None
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: {_first_line(error)}: not an IR-SE50 ArcFace") from None
+        raise CheckpointError(f"{path}: {one_line(error)}: not an IR-SE50 ArcFace") from None
     _check_tensors(path, network.state_dict(), tensors)
     # Copied out of the mapped file: at its odd addresses kernels round differently, and one network would give
     # other vectors from .pth than from .safetensors.
@@ -168,6 +168,7 @@ def load_arcface(path: Path | str, *, device: torch.device | str = "cpu", sha256
 
 
 def _check_content(path: Path, sha256: str | None) -> None:
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
@@ -193,12 +194,12 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path}: holds more than tensors, or is damaged: nothing of it was loaded") from None
     except Exception as error:  # SafetensorError, RuntimeError, EOFError, KeyError, …: by the damage
-        raise CheckpointError(f"{path}: not a readable weights file: {_first_line(error)}") from None
+        raise CheckpointError(f"{path}: not a readable weights file: {one_line(error)}") from None
     if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
         raise CheckpointError(f"{path}: expected a state dict, found {type(tensors).__name__}")
     for key, value in tensors.items():
         if not isinstance(value, torch.Tensor):
-            raise CheckpointError(f"{path}: {key}: expected a tensor, found {type(value).__name__}")
+            raise CheckpointError(f"{path}: {one_line(key)}: expected a tensor, found {type(value).__name__}")
     return dict(tensors)
 
 
@@ -206,7 +207,7 @@ def _check_tensors(path: Path, wanted: Mapping[str, torch.Tensor], found: Mappin
     """Every key used, none missing, every shape and kind of number right; else the first that is not, by name."""
     for key, tensor in found.items():
         if key not in wanted:
-            raise CheckpointError(f"{path}: {key}: surplus key, IR-SE50 has no such parameter")
+            raise CheckpointError(f"{path}: {one_line(key)}: surplus key, IR-SE50 has no such parameter")
         if tensor.shape != wanted[key].shape:
             raise CheckpointError(
                 f"{path}: {key}: expected shape {list(wanted[key].shape)}, found {list(tensor.shape)}"
@@ -221,7 +222,3 @@ def _check_tensors(path: Path, wanted: Mapping[str, torch.Tensor], found: Mappin
 
 def _kind(tensor: torch.Tensor) -> Any:
     return torch.float32 if tensor.is_floating_point() else torch.int64
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,6 @@ device, so that no second copy and no fp32 detour exists. Every key must be used
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,9 +24,34 @@ from lynx_parallel.errors import CheckpointError
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
 from lynx_parallel.model.projections import BorrowedProjections, is_projection
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.weights import WeightFiles
+from lynx_parallel.weights import (
+    WeightFiles,
+    check_sizes,
+    one_line,
+    read_config,
+    refuse_special,
+    transformer_config,
+)
 
 Shapes = dict[str, tuple[int, ...]]
+
+# Others would be converted without a word: quantised weights need scales, whole numbers are no weights.
+_DTYPES = ("F16", "BF16", "F32", "F64")
+# Number of dimensions, by the end of an adapter's parameter name.
+_RANKS = {"weight": 2, "bias": 1, "registers": 3}
+# The resampler's keys that fix its sizes.
+_RESAMPLER_RANKS = {
+    "latents": 3,
+    "proj_in.weight": 2,
+    "layers.0.0.to_q.weight": 2,
+    "layers.0.1.1.weight": 2,
+    "proj_out.weight": 2,
+}
+# As weights._TRANSFORMER_SIZES.
+_VAE_SIZES = {"base_dim": 10_000, "decoder_base_dim": 10_000, "z_dim": 10_000, "num_res_blocks": 100}
+_SCHEDULER_SIZES = {"num_train_timesteps": 10**6, "solver_order": 10}
+# Blocks are numbered as Python prints numbers: with 00 beside 0, two keys would fill one parameter.
+_NUMBER = r"(?P<i>0|[1-9][0-9]{0,3})"
 
 
 class Source(NamedTuple):
@@ -48,15 +72,15 @@ class _Layout:
 
 
 _ID = _Layout(
-    reference=re.compile(r"(?P<i>\d+)\.(?P<parameter>to_[kv]_ip\.(?:weight|bias)|registers)"),
+    reference=re.compile(_NUMBER + r"\.(?P<parameter>to_[kv]_ip\.(?:weight|bias)|registers)"),
     single_file=re.compile(
-        r"blocks\.(?P<i>\d+)\.cross_attn\.ip_adapter\.(?P<parameter>to_[kv]_ip\.(?:weight|bias)|registers)"
+        rf"blocks\.{_NUMBER}\.cross_attn\.ip_adapter\.(?P<parameter>to_[kv]_ip\.(?:weight|bias)|registers)"
     ),
     module="id_adapter",
 )
 _REF = _Layout(
-    reference=re.compile(r"(?P<i>\d+)\.(?P<parameter>to_[kv]_ref\.(?:weight|bias))"),
-    single_file=re.compile(r"blocks\.(?P<i>\d+)\.self_attn\.ref_adapter\.(?P<parameter>to_[kv]_ref\.(?:weight|bias))"),
+    reference=re.compile(_NUMBER + r"\.(?P<parameter>to_[kv]_ref\.(?:weight|bias))"),
+    single_file=re.compile(rf"blocks\.{_NUMBER}\.self_attn\.ref_adapter\.(?P<parameter>to_[kv]_ref\.(?:weight|bias))"),
     module="ref_adapter",
 )
 
@@ -65,10 +89,21 @@ def read_shapes(path: Path) -> Shapes:
     """Every key of a safetensors file with its shape; reads the header alone.
 
     Raises:
-        CheckpointError: the file is missing, unreadable or no safetensors file.
+        CheckpointError: the file is missing, unreadable, no safetensors file, or holds other than floats.
     """
+    shapes = {}
     with _open(path) as file:
-        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+        for key in file.keys():
+            try:
+                tensor = file.get_slice(key)
+                shapes[key], dtype = tuple(tensor.get_shape()), tensor.get_dtype()
+            except Exception as error:  # SafetensorError, and TypeError for kinds of number it does not know
+                raise CheckpointError(f"{path}: {one_line(key)}: cannot be read: {one_line(error)}") from None
+            if dtype not in _DTYPES:
+                raise CheckpointError(
+                    f"{path}: {one_line(key)}: expected numbers of type {', '.join(_DTYPES)}, found {dtype}"
+                )
+    return shapes
 
 
 def is_full(id_shapes: Shapes) -> bool:
@@ -84,17 +119,20 @@ def adapter_keys(path: Path, shapes: Shapes, layout: _Layout, *, stride: int = 1
             the single-file layout names the block itself.
 
     Raises:
-        CheckpointError: a key belongs to neither layout.
+        CheckpointError: a key belongs to neither layout, or two keys to one parameter.
     """
-    keys = {}
+    keys: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for key in shapes:
         if match := layout.reference.fullmatch(key):
             block = int(match["i"]) * stride
         elif match := layout.single_file.fullmatch(key):
             block = int(match["i"])
         else:
-            raise CheckpointError(f"{path}: {key}: not a key of Lynx's {layout.module.split('_')[0]} layers")
+            raise CheckpointError(f"{path}: {one_line(key)}: not a key of Lynx's {layout.module.split('_')[0]} layers")
         keys[key] = f"blocks.{block}.{layout.module}.{match['parameter']}"
+        if (first := taken.setdefault(keys[key], key)) != key:
+            raise CheckpointError(f"{path}: {key}: fills the same parameter as {first}: two layouts in one file")
     return keys
 
 
@@ -105,6 +143,9 @@ def load_resampler(path: Path, *, dtype: torch.dtype, device: torch.device | str
         CheckpointError: not a resampler, or unreadable.
     """
     shapes = read_shapes(path)
+    for key, rank in _RESAMPLER_RANKS.items():
+        if key in shapes:
+            _check_rank(path, key, shapes[key], rank)
     try:
         with torch.device("meta"):
             resampler = Resampler.from_shapes(shapes)
@@ -157,13 +198,16 @@ def load_transformer(
         CheckpointError: a file, key or shape does not fit; names it.
     """
     folder = weights.base / "transformer"
-    config = _read_json(folder / "config.json")
-    sources: dict[str, Source] = {}
-    for path in _weight_files(folder):
-        sources |= {key: Source(path, key, shape) for key, shape in read_shapes(path).items()}
+    config = transformer_config(weights)
+    sources = _base_sources(folder)
     adapters = adapter_sources(weights, config["num_layers"])
-    transformer = build_transformer(config, {target: source.shape for target, source in adapters.items()})
-    sources |= adapters
+    try:
+        transformer = build_transformer(config, {target: source.shape for target, source in adapters.items()})
+    except Exception as error:  # diffusers and torch raise KeyError, TypeError, RuntimeError, … by the value
+        raise CheckpointError(
+            f"{folder / 'config.json'}: no Wan2.1 transformer can be built from it: {one_line(error)}"
+        ) from error
+    _merge(sources, adapters)
     _check(transformer, sources)
     if shard is not None:
         shard(transformer)
@@ -184,6 +228,20 @@ def load_transformer(
         config["attention_head_dim"], tuple(config["patch_size"]), config["rope_max_seq_len"]
     ).to(device)
     return transformer
+
+
+def _base_sources(folder: Path) -> dict[str, Source]:
+    sources: dict[str, Source] = {}
+    for path in _weight_files(folder):
+        _merge(sources, {key: Source(path, key, shape) for key, shape in read_shapes(path).items()})
+    return sources
+
+
+def _merge(sources: dict[str, Source], more: Mapping[str, Source]) -> None:
+    """Adds to ``sources``; no file may overrule another."""
+    for target, source in more.items():
+        if (first := sources.setdefault(target, source)) is not source:
+            raise CheckpointError(f"{source.path}: {one_line(source.key)}: is in {first.path} too")
 
 
 def _stays_fp32(target: str) -> bool:
@@ -222,6 +280,8 @@ def adapter_sources(weights: WeightFiles, num_layers: int) -> dict[str, Source]:
 
 def _adapter_file(path: Path, shapes: Shapes, layout: _Layout, stride: int, num_layers: int) -> dict[str, Source]:
     keys = adapter_keys(path, shapes, layout, stride=stride)
+    for key, shape in shapes.items():
+        _check_rank(path, key, shape, _RANKS[key.rpartition(".")[2]])
     sources = {keys[key]: Source(path, key, shape) for key, shape in shapes.items()}
     found, expected = _blocks(sources, layout.module), list(range(0, num_layers, stride))
     if found != expected:
@@ -240,7 +300,8 @@ def check_resampler(weights: WeightFiles) -> None:
     """
     found = read_shapes(weights.resampler).get("proj_out.weight")
     wanted = next((s for k, s in read_shapes(weights.id).items() if k.endswith("to_k_ip.weight")), None)
-    if found and wanted and found[0] != wanted[1]:
+    # Of another rank they are named later, by _check_rank.
+    if found and wanted and len(found) == len(wanted) == 2 and found[0] != wanted[1]:
         raise CheckpointError(
             f"{weights.resampler}: proj_out.weight: makes tokens of size {found[0]}, but {weights.id} takes "
             f"{wanted[1]}: resampler and ID layers must both be Lynx full's or both Lynx lite's"
@@ -248,9 +309,26 @@ def check_resampler(weights: WeightFiles) -> None:
 
 
 def load_vae(folder: Path, *, device: torch.device | str = "cpu") -> AutoencoderKLWan:
-    """Wan's VAE in fp32: its decode loses visibly in bf16."""
-    _read_json(folder / "config.json")
-    vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    """Wan's VAE in fp32: its decode loses visibly in bf16.
+
+    Raises:
+        CheckpointError: a file, key, shape or setting does not fit.
+    """
+    path = folder / "config.json"
+    config = read_config(path)
+    check_sizes(path, config, _VAE_SIZES, required=False)
+    sources = _base_sources(folder)
+    try:
+        with torch.device("meta"):
+            vae = AutoencoderKLWan.from_config(config)
+        known = len(vae.config.latents_mean), len(vae.config.latents_std)
+    except Exception as error:  # as in load_transformer
+        raise CheckpointError(f"{path}: no VAE of Wan2.1 can be built from it: {one_line(error)}") from error
+    if known != (vae.config.z_dim,) * 2:
+        raise CheckpointError(f"{path}: latents_mean, latents_std: expected {vae.config.z_dim} numbers, found {known}")
+    _check(vae, sources)
+    files = dict.fromkeys(source.path for source in sources.values())
+    _fill(vae, ((key, tensor.float()) for file in files for key, tensor in _tensors(file, device)))
     return vae.requires_grad_(False).eval().to(device)
 
 
@@ -260,12 +338,16 @@ def load_scheduler_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: another scheduler, or no flow matching.
     """
-    config = _read_json(folder / "scheduler_config.json")
+    path = folder / "scheduler_config.json"
+    config = read_config(path)
     name = config.get("_class_name")
     if name != UniPCMultistepScheduler.__name__ or not config.get("use_flow_sigmas"):
-        raise CheckpointError(
-            f"{folder / 'scheduler_config.json'}: {name}: expected UniPCMultistepScheduler with use_flow_sigmas"
-        )
+        raise CheckpointError(f"{path}: {one_line(name)}: expected UniPCMultistepScheduler with use_flow_sigmas")
+    check_sizes(path, config, _SCHEDULER_SIZES, required=False)
+    try:
+        UniPCMultistepScheduler.from_config(config)
+    except Exception as error:  # as in load_transformer
+        raise CheckpointError(f"{path}: no scheduler can be built from it: {one_line(error)}") from error
     return config
 
 
@@ -278,7 +360,9 @@ def _check(module: nn.Module, sources: Mapping[str, Source]) -> None:
     wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     for target, source in sources.items():
         if target not in wanted:
-            raise CheckpointError(f"{source.path}: {source.key}: surplus key, the model has no such parameter")
+            raise CheckpointError(
+                f"{source.path}: {one_line(source.key)}: surplus key, the model has no such parameter"
+            )
         if source.shape != wanted[target]:
             raise CheckpointError(
                 f"{source.path}: {source.key}: expected shape {list(wanted[target])}, found {list(source.shape)}"
@@ -288,6 +372,11 @@ def _check(module: nn.Module, sources: Mapping[str, Source]) -> None:
         raise CheckpointError(f"{files}: {missing[0]}: missing ({len(missing)} missing keys in all)")
 
 
+def _check_rank(path: Path, key: str, shape: tuple[int, ...], rank: int) -> None:
+    if len(shape) != rank or 0 in shape:
+        raise CheckpointError(f"{path}: {key}: expected {rank} dimensions, none of size 0, found shape {list(shape)}")
+
+
 def _fill(module: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     module.load_state_dict(dict(tensors), strict=True, assign=True)
 
@@ -295,7 +384,10 @@ def _fill(module: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> Non
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     if index.exists():
-        return [folder / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
+        match read_config(index).get("weight_map"):
+            case dict(names) if names and all(isinstance(name, str) for name in names.values()):
+                return [folder / name for name in sorted(set(names.values()))]
+        raise CheckpointError(f"{index}: weight_map: expected the file of each key")
     return [folder / "diffusion_pytorch_model.safetensors"]
 
 
@@ -306,18 +398,10 @@ def _tensors(path: Path, device: torch.device | str) -> Iterator[tuple[str, torc
 
 
 def _open(path: Path, device: str = "cpu") -> Any:
+    refuse_special(path)
     try:
         return safe_open(path, framework="pt", device=device)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file: is the folder a Wan2.1 model in diffusers layout?") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {one_line(error)}") from None

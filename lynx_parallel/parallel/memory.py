@@ -58,6 +58,7 @@ def predict(
     *,
     dtype: DType,
     sharded: bool,
+    keep_projections: bool = True,
     tokens: int,
     heads: int,
     branches: Sequence[str] = ("c", "i", "u"),
@@ -71,6 +72,7 @@ def predict(
         shapes: of the transformer with its adapters, by state-dict key of ``LynxTransformer``.
         dtype: of all weights but those that stay in fp32.
         sharded: whether each rank of a ring × Ulysses group keeps 1/(ring · ulysses) of the transformer and adapters.
+        keep_projections: whether the projections behind static keys and values stay; False as in ``load_transformer``.
         tokens: of the whole video.
         heads: attention heads of the model.
         branches: guidance branches with a weight: c, i, u.
@@ -79,14 +81,15 @@ def predict(
     """
     width, ranks = DTYPE_BYTES[dtype], layout.sequence if sharded else 1
     ffn_dim, dim = shapes["blocks.0.ffn.net.0.proj.weight"]
-    adapters = {key: shape for key, shape in shapes.items() if "_adapter." in key}
-    base = {key: shape for key, shape in shapes.items() if key not in adapters}
+    held = {key: shape for key, shape in shapes.items() if keep_projections or not is_projection(key)}
+    adapters = {key: shape for key, shape in held.items() if "_adapter." in key}
+    base = {key: shape for key, shape in held.items() if key not in adapters}
     return Prediction(
         transformer=parameter_bytes(base, width, kept_fp32=kept_fp32, ranks=ranks),
         adapters=parameter_bytes(adapters, width, kept_fp32=kept_fp32, ranks=ranks),
         resampler=parameter_bytes(resampler or {}, width, kept_fp32=()),
         vae=vae_bytes,
-        gathered=_gathered_bytes(shapes, width, kept_fp32) if ranks > 1 else 0,
+        gathered=_gathered_bytes(held, width, kept_fp32) if ranks > 1 else 0,
         static_kv=max(static_kv_bytes(shapes, branches[n :: layout.guidance], width) for n in range(layout.guidance)),
         activations=activation_bytes(
             tokens, layout, dim=dim, ffn_dim=ffn_dim, head_dim=dim // heads, dtype_bytes=width
@@ -118,6 +121,11 @@ def parameter_bytes(
         in_fp32 = any(part in kept_fp32 for part in key.split("."))
         total += mine * prod(rest) * (4 if in_fp32 else dtype_bytes)
     return total
+
+
+def is_projection(key: str) -> bool:
+    """``model.projections.is_projection``, which needs torch to be imported."""
+    return key.startswith("blocks.") and any(part in key for part in (".attn2.to_k.", ".attn2.to_v.", "_adapter."))
 
 
 def static_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> int:

@@ -5,6 +5,7 @@ No torch here: these run in the driver's helper tasks and in ``plan``.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,12 +40,17 @@ def read_picture(path: Path | str) -> Picture:
     """
     from PIL import Image, ImageOps
 
+    _refuse_special(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
             image = Image.open(path)
         with image:
+            if image.format == "EPS":  # Pillow would hand it to Ghostscript, an interpreter
+                raise SubjectError(f"{path}: EPS is a program, not a picture: save it as PNG or JPEG")
             width, height = image.size
+            if not width or not height:
+                raise SubjectError(f"{path}: {width}x{height} pixels: an empty picture")
             if width * height > MAX_PIXELS:
                 raise SubjectError(f"{path}: {width}x{height} pixels: at most {MAX_PIXELS // 10**6} million are read")
             return _to_rgb(ImageOps.exif_transpose(image))
@@ -170,6 +176,7 @@ def read_embedding(path: Path | str) -> NDArray[np.float32]:
     """
     path = Path(path)
     wanted = f"[{EMBEDDING_SIZE}] floats are needed"
+    _refuse_special(path)
     try:
         value = _load_vector(path)
     except SubjectError:
@@ -177,14 +184,17 @@ def read_embedding(path: Path | str) -> NDArray[np.float32]:
     except Exception as error:
         raise SubjectError(f"{path}: cannot be read: {_one_line(error)}") from error
     if value.dtype.kind != "f":
-        raise SubjectError(f"{path}: dtype {value.dtype}: {wanted}")
+        raise SubjectError(f"{path}: dtype {_one_line(value.dtype)}: {wanted}")
     if value.shape != (EMBEDDING_SIZE,):
         raise SubjectError(f"{path}: shape {list(value.shape)}: {wanted}")
     if not np.isfinite(value).all():
         raise SubjectError(f"{path}: holds NaN or infinity")
-    length = float(np.linalg.norm(value.astype(np.float64)))
-    if length == 0.0:
+    largest = float(np.abs(value).max())
+    if largest == 0.0:
         raise SubjectError(f"{path}: all zero: no face has this embedding")
+    if not np.finfo(np.float32).tiny <= largest <= np.finfo(np.float32).max:  # its length would be 0, or infinite
+        raise SubjectError(f"{path}: numbers of size {largest:g}: not a face embedding")
+    length = float(np.linalg.norm(value.astype(np.float64)))
     if abs(length - 1.0) <= 1e-5:
         return value.astype(np.float32)
     return (value.astype(np.float64) / length).astype(np.float32)
@@ -192,7 +202,10 @@ def read_embedding(path: Path | str) -> NDArray[np.float32]:
 
 def _load_vector(path: Path) -> NDArray:
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)  # an object array fails: nothing of the file is executed
+        value = np.load(path, allow_pickle=False)  # an object array fails: nothing of the file is executed
+        if not isinstance(value, np.ndarray):
+            raise SubjectError(f"{path}: an archive of arrays (.npz), not a .npy file")
+        return value
     if path.suffix != ".safetensors":
         raise SubjectError(f"{path}: an embedding is a .safetensors or a .npy file")
     from safetensors import safe_open
@@ -200,11 +213,22 @@ def _load_vector(path: Path) -> NDArray:
     with safe_open(path, "numpy") as file:
         keys = sorted(file.keys())
         if EMBEDDING_KEY not in keys:
-            raise SubjectError(f"{path}: no key {EMBEDDING_KEY}, but {', '.join(keys[:5]) or 'none at all'}")
+            raise SubjectError(
+                f"{path}: no key {EMBEDDING_KEY}, but {_one_line(', '.join(keys[:5])) if keys else 'none at all'}"
+            )
         return file.get_tensor(EMBEDDING_KEY)
 
 
-def _one_line(error: BaseException) -> str:
+def _refuse_special(path: Path | str) -> None:
+    """Opening a pipe would wait for ever; whatever else is wrong, opening it says so."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise SubjectError(f"{path}: a pipe, socket or device, not a file")
+
+
+def _one_line(error: object) -> str:
+    """A foreign message, fit for an error's one line: no line breaks or control characters, not endless."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, which the message has already
-    return " ".join(str(error).split()) or type(error).__name__
+    line = " ".join(str(error).split()) or type(error).__name__
+    line = "".join(character if character.isprintable() else "?" for character in line[:300])
+    return line if len(line) < 300 else f"{line}…"

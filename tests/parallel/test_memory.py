@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.shapes import WAN_14B, model_shapes, resampler_shapes
+from lynx_parallel.model import projections
 from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import _stays_fp32, build_transformer, load_resampler, load_transformer
 from lynx_parallel.model.transformer import LynxTransformer
@@ -23,6 +24,7 @@ from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.parallel.memory import (
     KEPT_FP32,
     activation_bytes,
+    is_projection,
     parameter_bytes,
     predict,
     static_kv_bytes,
@@ -81,6 +83,18 @@ def test_parameters_of_one_rank_are_exact(dtype: Any, variant: str, demo: Path) 
     assert made.resampler == bytes_here(resampler)
     assert made.weights == bytes_here(transformer) + bytes_here(resampler) + 7
     assert made.gathered == 0
+
+
+@pytest.mark.parametrize("variant", ["full", "lite"])
+def test_projections_left_in_the_file_are_not_counted(variant: str, demo: Path) -> None:
+    transformer = load_transformer(files(demo, variant), dtype=torch.bfloat16, keep_projections=False)
+    shapes = shapes_of(transformer)
+    assert {key for key in shapes if projections.is_projection(key)} == {key for key in shapes if is_projection(key)}
+    made = predict(
+        shapes, Layout(), dtype="bfloat16", sharded=False, keep_projections=False, tokens=36, heads=4
+    )  # fmt: skip
+    held = [parameter for parameter in transformer.parameters() if not parameter.is_meta]
+    assert made.transformer == made.weights == sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def held_when_sharded(rank: int, store: Any, demo: Path) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Which layout a shot gets; what does not fit is one line before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lynx_parallel.errors import ClusterError, InputErrors
+from lynx_parallel.layouts import Layouts
+from lynx_parallel.parallel.layout import Layout, Needs, choose_layout
+from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.spec.load import load_campaign
+from lynx_parallel.spec.manifest import Shot
+from lynx_parallel.weights import WeightFiles
+
+DEMO = Needs(heads=4, tokens=36, branches=3)
+REAL = Needs(heads=40, tokens=32_760, branches=3)
+
+
+@pytest.mark.parametrize(
+    ("layout", "needs", "line"),
+    [
+        (Layout(ulysses=3), DEMO, "--ulysses 3: does not divide the model's 4 attention heads; one of 1, 2, 4"),
+        (Layout(guidance=3), Needs(4, 36, 2), "--guidance 3: the shot has 2 guidance branches; at most that"),
+        (
+            Layout(ring=4, ulysses=4),
+            DEMO,
+            None,  # 3 tokens a rank, 12 ranks with tokens: four with nothing but padding
+        ),
+        (Layout(ring=8), Needs(4, 10, 3), None),
+        (Layout(ulysses=16), REAL, "--ulysses 16: does not divide the model's 40 attention heads; one of 1, 2, 4, 5"),
+    ],
+)
+def test_what_does_not_fit(layout: Layout, needs: Needs, line: str | None) -> None:
+    with pytest.raises(InputErrors) as caught:
+        layout.check(needs)
+    assert str(caught.value).startswith(line or "--ring")
+    assert line or "would leave a rank with nothing but padding" in str(caught.value)
+    assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(), Layout(2, 2, 2), Layout(3, 1, 8), Layout(1, 7, 1), Layout(1, 4, 8), Layout(1, 1, 40)], ids=str
+)
+def test_what_fits_the_real_model(layout: Layout) -> None:
+    layout.check(REAL)
+
+
+def test_auto_never_picks_what_does_not_fit() -> None:
+    for heads in (1, 3, 4, 7, 40):
+        for tokens in (1, 2, 3, 5, 12, 27, 36):
+            for branches in (1, 2, 3):
+                for ranks in range(1, 9):
+                    needs = Needs(heads, tokens, branches)
+                    layout = choose_layout(needs, ranks)
+                    layout.check(needs)
+                    assert layout.size <= ranks
+    assert choose_layout(DEMO, 2) == Layout(ulysses=2)
+    assert choose_layout(Needs(3, 36, 3), 2) == Layout(guidance=2)
+    assert choose_layout(REAL, 8) == Layout(ulysses=8)
+
+
+@pytest.fixture
+def shots(campaign: Path) -> tuple[Shot, ...]:
+    return load_campaign(campaign).shots
+
+
+def files(demo: Path) -> WeightFiles:
+    full = demo / "full"
+    return WeightFiles(
+        demo / "wan", full / "resampler.safetensors", full / "ip_layers.safetensors", full / "ref.safetensors"
+    )
+
+
+def test_needs_of_a_shot(demo: Path, shots: tuple[Shot, ...]) -> None:
+    assert Layouts(ClusterSpec(), files(demo)).needs(shots[0]) == DEMO
+
+
+def test_shots_of_other_sizes_get_other_layouts(demo: Path, campaign: Path) -> None:
+    campaign.write_text(
+        campaign.read_text().replace(
+            "beach: A", "beach:\n    sampling: {width: 16, height: 16, num_frames: 1}\n    text: A"
+        )
+    )
+    shots = load_campaign(campaign).shots
+    planned = Layouts(ClusterSpec(), files(demo)).plan(shots, "cpu", 8)
+    by_prompt = {shot.prompt.id: layout for shot, layout in zip(shots, planned, strict=True)}
+    assert by_prompt["pumpkin"].size == 2
+    assert by_prompt["beach"] == Layout(guidance=2)  # one token cannot be split, its branches can
+
+
+def test_more_ranks_than_there_are(demo: Path, shots: tuple[Shot, ...]) -> None:
+    with pytest.raises(InputErrors, match=r"^Ulysses 4: needs 4 ranks, the cluster has room for 2 GPUs$"):
+        Layouts(ClusterSpec(ulysses=4), files(demo)).plan(shots, "cuda", 2)
+    with pytest.raises(ClusterError, match=r"^--device cuda: the cluster has none$"):
+        Layouts(ClusterSpec(), files(demo)).plan(shots, "cuda", 0)
+
+
+def test_blocks_the_model_does_not_have(demo: Path, campaign: Path) -> None:
+    shots = load_campaign(campaign, ["sampling.ref_blocks=0-5"]).shots
+    line = r"^sampling.ref_blocks '0-5': the model has blocks 0 to 2 \(astronaut/pumpkin-t01\)$"
+    with pytest.raises(InputErrors, match=line):
+        Layouts(ClusterSpec(), files(demo)).check(shots)
