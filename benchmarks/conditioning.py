@@ -18,13 +18,11 @@ import gc
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +30,10 @@ import psutil
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from benchmarks.machine import describe, describe_in_words, record, table
+from benchmarks.conditioning_report import report
+from benchmarks.flops import ID, REF, REGISTERS, TEXT, counted, forward_flops, reference_flops, static_flops
+from benchmarks.machine import describe, record
 from benchmarks.shapes import WAN_14B, Shapes, dim_of, id_shapes, model_shapes, ref_shapes, transformer_shapes
 from lynx_parallel.demo.tiny import SCHEDULER
 from lynx_parallel.model.block import BlockConditioning
@@ -47,9 +46,8 @@ from lynx_parallel.weights import WeightFiles
 
 COUNTED = {**WAN_14B, "num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048, "num_layers": 8}
 """The model of FLOPs and seconds a forward: dim 512."""
-STORED = {**WAN_14B, "num_attention_heads": 8, "ffn_dim": 2816, "num_layers": 12}
+STORED = {**WAN_14B, "num_attention_heads": 8, "ffn_dim": 2816, "num_layers": 8}
 """The model that lies in files: dim 1024, feed-forward in the 14B's proportion."""
-TEXT, ID, REGISTERS, REF = 512, 16, 16, 256
 LATENTS = (1, 16, 5, 40, 40)  # 2,000 tokens
 SHOT_LATENTS = (1, 16, 1, 16, 16)  # 64 tokens: living parameters do not depend on them
 TOKENS_14B = 21 * 30 * 52  # 81 frames of 832×480
@@ -69,56 +67,6 @@ def projections(config: dict[str, Any], kind: str | None = None) -> Shapes:
     """Shapes of the projections behind static keys and values, of one kind or all."""
     names = PROJECTIONS[kind] if kind else tuple(name for names in PROJECTIONS.values() for name in names)
     return {key: shape for key, shape in model_shapes(config).items() if any(name in key for name in names)}
-
-
-# FLOPs: two for a multiply-add; what a matrix product, a convolution or an attention does, nothing element-wise.
-
-
-def forward_flops(config: dict[str, Any], tokens: int, *, adapters: bool = True, output: bool = True) -> dict[str, int]:
-    """One forward of one branch with static keys and values, by part.
-
-    Args:
-        adapters: whether ID and reference act; not so in the reference pass.
-        output: False for the reference pass, which stops at the last block.
-    """
-    d, f, n, blocks = dim_of(config), config["ffn_dim"], tokens, config["num_layers"]
-    patch = prod(config["patch_size"])
-    return {
-        "patch embedding 2N·c·p·d": 2 * n * config["in_channels"] * patch * d,
-        "time embedding 2(256d + 7d²)": 2 * (config["freq_dim"] * d + 7 * d * d),
-        "self-attention, projections 8Nd²": blocks * 8 * n * d * d,
-        "self-attention 4N²d": blocks * 4 * n * n * d,
-        "cross-attention, Q and O 4Nd²": blocks * 4 * n * d * d,
-        "attention to text 4N·512·d": blocks * 4 * n * TEXT * d,
-        "attention to ID 4N·32·d": blocks * 4 * n * (ID + REGISTERS) * d * adapters,
-        "attention to the reference 4N·256·d": blocks * 4 * n * REF * d * adapters,
-        "feed-forward 4Ndf": blocks * 4 * n * d * f,
-        "output projection 2N·d·c·p": 2 * n * d * config["out_channels"] * patch * output,
-    }
-
-
-def static_flops(config: dict[str, Any]) -> dict[str, int]:
-    """What making the static keys and values of one branch takes, given text, ID tokens and reference features."""
-    d, blocks = dim_of(config), config["num_layers"]
-    return {
-        "text embedder 2·512(t·d + d²)": 2 * TEXT * (config["text_dim"] * d + d * d),
-        "text K/V 4·512·d²": blocks * 4 * TEXT * d * d,
-        "ID K/V 4·32·d²": blocks * 4 * (ID + REGISTERS) * d * d,
-        "reference K/V 4·256·d²": blocks * 4 * REF * d * d,
-    }
-
-
-def counted(work: Callable[[], Any]) -> int:
-    """FLOPs of the operators that ``work`` runs."""
-
-    def attention(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    # torch's counter does not know the CPU's attention kernel.
-    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def conditioning(config: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
@@ -163,10 +111,6 @@ def take_turns(modes: dict[str, Callable[[], Any]], rounds: int) -> dict[str, di
     return found
 
 
-def median(times: dict[str, list[float]], clock: str = "wall") -> float:
-    return statistics.median(times[clock])
-
-
 def forwards(rounds: int) -> dict[str, Any]:
     """FLOPs and seconds of a forward, with static keys and values and without."""
     transformer = random_transformer(COUNTED)
@@ -193,24 +137,24 @@ def forwards(rounds: int) -> dict[str, Any]:
 # Memory: fresh processes, so that the kernel's figures are of one mode alone.
 
 
-def write_checkpoint(folder: Path, dtype: torch.dtype) -> WeightFiles:
-    """``STORED``'s random weights in files; the numbers are bf16's in either dtype."""
+def write_checkpoints(folders: dict[str, Path]) -> dict[str, WeightFiles]:
+    """``STORED``'s random weights in files, once a dtype; the numbers are bf16's in all of them."""
+    generator = torch.Generator().manual_seed(0)
+    written = {name: files_under(folder) for name, folder in folders.items()}
 
-    def save(path: Path, shapes: Shapes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        generator = torch.Generator().manual_seed(0)
-        drawn = {k: torch.empty(shape).uniform_(-0.05, 0.05, generator=generator) for k, shape in shapes.items()}
-        save_file({key: value.bfloat16().to(dtype) for key, value in drawn.items()}, path)
+    def save(path_of: Callable[[WeightFiles], Path], shapes: Shapes) -> None:
+        drawn = {k: torch.empty(s).uniform_(-0.05, 0.05, generator=generator).bfloat16() for k, s in shapes.items()}
+        for name, files in written.items():
+            path_of(files).parent.mkdir(parents=True, exist_ok=True)
+            save_file({key: value.to(getattr(torch, name)) for key, value in drawn.items()}, path_of(files))
 
-    base = folder / "wan" / "transformer"
-    save(base / "diffusion_pytorch_model.safetensors", transformer_shapes(STORED))
-    (base / "config.json").write_text(json.dumps(STORED))
-    weights = files_under(folder)
-    assert weights.ref is not None
-    save(weights.id, id_shapes(STORED, "full", "reference"))
-    save(weights.ref, ref_shapes(STORED, "reference"))
-    save(weights.resampler, {"unused": (1,)})  # the model's files are complete without it
-    return weights
+    save(lambda f: f.base / "transformer" / "diffusion_pytorch_model.safetensors", transformer_shapes(STORED))
+    save(lambda f: f.id, id_shapes(STORED, "full", "reference"))
+    save(lambda f: f.ref or f.id, ref_shapes(STORED, "reference"))
+    save(lambda f: f.resampler, {"unused": (1,)})  # asked for by name, not by this model
+    for files in written.values():
+        (files.base / "transformer" / "config.json").write_text(json.dumps(STORED))
+    return written
 
 
 def files_under(folder: Path) -> WeightFiles:
@@ -223,8 +167,8 @@ def living_tensors() -> dict[str, int]:
     parameters: dict[int, int] = {}
     others: dict[int, int] = {}
     for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor) and thing.device.type != "meta":
-            if isinstance(thing, torch.nn.Parameter):
+        if issubclass(type(thing), torch.Tensor) and thing.device.type != "meta":
+            if issubclass(type(thing), torch.nn.Parameter):
                 parameters[thing.data_ptr()] = thing.nbytes
             else:
                 others[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
@@ -282,7 +226,7 @@ def borrowing(files: dict[str, WeightFiles], rounds: int) -> dict[str, Any]:
     def load(stored: str, keep: bool) -> LynxTransformer:
         return load_transformer(files[stored], dtype=torch.float32, keep_projections=keep)
 
-    models = {"kept": load("bf16", True), "bf16": load("bf16", False), "fp32": load("fp32", False)}
+    models = {"kept": load("bfloat16", True), "bf16": load("bfloat16", False), "fp32": load("float32", False)}
     face = models["kept"].text_kv(text)  # of "image of a face": one for all subjects, kept in memory
     seconds: dict[str, Any] = {}
     works: dict[str, Callable[[LynxTransformer], Any]] = {
@@ -307,12 +251,6 @@ def borrowing(files: dict[str, WeightFiles], rounds: int) -> dict[str, Any]:
         "features and K/V, borrowed from bf16": lambda: both(models["bf16"]),
     }
     return {"seconds": seconds, "recompute": take_turns(recompute, rounds), "flops": flops}
-
-
-def reference_flops(config: dict[str, Any]) -> int:
-    """The pass over a face crop, to features and K/V."""
-    passing = forward_flops(config, REF, adapters=False, output=False)
-    return sum(passing.values()) + static_flops(config)["reference K/V 4·256·d²"]
 
 
 def spilling(folder: Path, rounds: int) -> dict[str, Any]:
@@ -375,11 +313,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         disk = filesystem(folder)
-        files = {
-            "bf16": write_checkpoint(folder / "bf16", torch.bfloat16),
-            "fp32": write_checkpoint(folder / "fp32", torch.float32),
-        }
-        memory = {name: in_a_process(folder / "bf16", name == "kept", threads) for name in ("kept", "freed")}
+        files = write_checkpoints({name: folder / name for name in ("bfloat16", "float32")})
+        memory = {name: in_a_process(folder / "bfloat16", name == "kept", threads) for name in ("kept", "freed")}
         borrowed = borrowing(files, options.rounds)
         spilled = spilling(folder, options.rounds)
     assert memory["kept"].pop("result") == memory["freed"].pop("result"), "kept and freed give different latents"
@@ -394,7 +329,7 @@ def main() -> None:
         (f"FLOPs of a forward, {mode} static K/V", figures["counted"], figures["formula"])
         for mode, figures in forward["flops"].items()
     ]
-    verdicts += [("FLOPs of reference features and K/V", borrowed.pop("flops"), reference_flops(STORED))]
+    verdicts += [("FLOPs of reference features and K/V", borrowed.pop("flops"), reference_flops(STORED, kv=True))]
     verdicts += [
         (f"bytes of living parameters, projections {mode}", memory[mode]["parameters"], foretold[mode])
         for mode in memory
@@ -414,6 +349,7 @@ def main() -> None:
             "counted": COUNTED, "stored": STORED, "latents": LATENTS, "tokens": tokens_of(LATENTS),
             "text_tokens": TEXT, "id_tokens": ID, "registers": REGISTERS, "reference_tokens": REF,
             "rounds": options.rounds,
+            "projection_bytes": {kind: parameter_bytes(projections(STORED, kind), 4) for kind in PROJECTIONS},
         },
         "forward": forward,
         "memory": memory,
@@ -425,10 +361,12 @@ def main() -> None:
             "static_kv_bytes": static_kv_bytes(model_shapes(WAN_14B), ("c", "i", "u"), 2),
             "forward_flops": sum(forward_flops(WAN_14B, TOKENS_14B).values()),
             "static_flops": sum(static_flops(WAN_14B).values()),
-            "reference_flops": reference_flops(WAN_14B),
+            "reference_flops": {what: reference_flops(WAN_14B, kv=what == "K/V") for what in ("features", "K/V")},
+            "features_bytes": WAN_14B["num_layers"] * REF * dim_of(WAN_14B) * 2,
         },
         "criteria": [{"name": n, "measured": got, "foretold": want, "met": got == want} for n, got, want in verdicts],
     }  # fmt: skip
+    data["load_after"] = round(os.getloadavg()[0], 2)
     data["seconds_of_the_run"] = round(time.perf_counter() - began, 1)
     text = report(data)
     print(text)
@@ -436,154 +374,6 @@ def main() -> None:
         record("conditioning", data, text)
     if not all(criterion["met"] for criterion in data["criteria"]):
         raise SystemExit(1)
-
-
-def report(data: dict[str, Any]) -> str:
-    """All tables, as Markdown."""
-    forward, memory, big = data["forward"], data["memory"], data["computed_14b"]
-    borrowed, spilled = data["borrowing"], data["spilling"]
-    size = f"dim {{}}, {{}} blocks, ffn {{}}"
-    small = size.format(dim_of(COUNTED), COUNTED["num_layers"], COUNTED["ffn_dim"])
-    stored = size.format(dim_of(STORED), STORED["num_layers"], STORED["ffn_dim"])
-    rounds, threads = data["configuration"]["rounds"], data["threads"]
-
-    def milliseconds(seconds: float) -> str:
-        return f"{seconds * 1e3:.1f}"
-
-    verdicts = [
-        [c["name"], f"{c['measured']:,}", f"{c['foretold']:,}", "equal" if c["met"] else "NOT EQUAL"]
-        for c in data["criteria"]
-    ]
-
-    whole = sum(forward["parts"].values())
-    parts = [[name, f"{n / 1e9:.3f}", f"{n / whole:.2%}"] for name, n in forward["parts"].items()]
-    flops = forward["flops"]["without"]["counted"] / forward["flops"]["with"]["counted"]
-    ratios = {}
-    for clock in ("wall", "processor"):
-        pairs = zip(*(forward["seconds"][mode][clock] for mode in ("with", "without")), strict=True)
-        ratios[clock] = sorted(without / static for static, without in pairs)
-    times = [
-        [
-            f"{mode} static K/V",
-            f"{forward['flops'][mode]['counted'] / 1e9:.2f}",
-            f"{median(forward['seconds'][mode]):.3f}",
-            f"{min(forward['seconds'][mode]['wall']):.3f} … {max(forward['seconds'][mode]['wall']):.3f}",
-            f"{median(forward['seconds'][mode], 'processor'):.3f}",
-        ]
-        for mode in ("with", "without")
-    ]
-    spread = {clock: f"{values[0]:.3f} … {values[-1]:.3f}" for clock, values in ratios.items()}
-    times.append(
-        [
-            "without / with, median of the rounds' ratios",
-            f"{flops:.4f}",
-            f"{statistics.median(ratios['wall']):.4f}",
-            spread["wall"],
-            f"{statistics.median(ratios['processor']):.4f}",
-        ]
-    )
-    per_rank = [
-        [
-            str(ranks),
-            f"{big['forward_flops'] / ranks / 1e12:.1f}",
-            f"{big['static_flops'] / 1e12:.2f}",
-            f"{big['static_flops'] / (big['forward_flops'] / ranks):.2%}",
-        ]
-        for ranks in (1, 2, 4, 8)
-    ]
-
-    head = {
-        "parameters": "living parameters", "others": "other tensors", "RssAnon": "anonymous RSS",
-        "VmRSS": "RSS", "Pss": "PSS", "VmHWM": "peak RSS since start", "imported": "anonymous RSS before loading",
-    }  # fmt: skip
-    rows = [[f"projections {m}", *(f"{memory[m][key] / 1e6:.1f}" for key in head)] for m in memory]
-    difference = {key: memory["kept"][key] - memory["freed"][key] for key in head}
-    rows.append(["difference", *(f"{difference[key] / 1e6:.1f}" for key in head)])
-    share = 1 - memory["freed"]["parameters"] / memory["kept"]["parameters"]
-    projected = sum(big["projection_bytes"].values())
-    large = [[kind, f"{n / 1e9:.2f}"] for kind, n in big["projection_bytes"].items()]
-    large += [["together", f"{projected / 1e9:.2f}"], ["all parameters", f"{big['parameter_bytes'] / 1e9:.2f}"]]
-    large += [["share", f"{projected / big['parameter_bytes']:.1%}"]]
-
-    lending = []
-    for kind, by_mode in borrowed["seconds"].items():
-        kept = median(by_mode["kept"])
-        read = parameter_bytes(projections(STORED, kind), 4) / 1e6
-        cells = [milliseconds(kept), *(milliseconds(median(by_mode[name])) for name in ("bf16", "fp32"))]
-        more = [f"{median(by_mode[name]) / kept:.2f}" for name in ("bf16", "fp32")]
-        lending.append([kind, f"{read:.1f}", *cells, *more])
-
-    again = [[name, milliseconds(median(times))] for name, times in borrowed["recompute"].items()]
-    disk = []
-    rate = 0.0
-    for name, found in spilled.items():
-        write, read, cold = (median(found["seconds"][what]) for what in ("write", "read", "cold"))
-        rate = found["bytes"] / (write + read)
-        cells = [milliseconds(t) for t in (write, read, write + read, cold)]
-        disk.append([name, f"{found['bytes'] / 1e6:.1f}", *cells, f"{rate / 1e6:.0f}"])
-    pairs = [
-        ("features", "features"),
-        ("features and K/V", "features and K/V, projections kept"),
-        ("K/V", "features and K/V, borrowed from bf16"),
-    ]
-    contest = []
-    for on_disk, anew in pairs:
-        seconds = spilled[on_disk]["seconds"]
-        there_and_back = median(seconds["write"]) + median(seconds["read"])
-        recomputed = median(borrowed["recompute"][anew])
-        faster = "disk" if there_and_back < recomputed else "recomputing"
-        quotient = max(there_and_back, recomputed) / min(there_and_back, recomputed)
-        contest.append([f"{on_disk} on disk ↔ {anew}", f"{faster}, by {quotient:.1f}×"])
-    features_14b = WAN_14B["num_layers"] * REF * dim_of(WAN_14B) * 2
-    needed = [big["reference_flops"] / (times * features_14b / rate) for times in (1, 2, 3)]
-    return (
-        f"# Static conditioning\n\n{describe_in_words(data['machine'])}\n"
-        f"{threads} thread{'s' * (threads > 1)}; medians of {rounds} rounds, modes taking turns, one round before them "
-        f"unrecorded; run {data['seconds_of_the_run']:.0f} s.\nRandom weights, fp32, batch 1; {TEXT} text tokens of "
-        f"{COUNTED['text_dim']}, {ID} + {REGISTERS} ID tokens, {REF} reference tokens. MB and GB are 10⁶ and 10⁹ bytes."
-        "\n\n## Criteria\n\n" + table(["", "counted", "formula", ""], verdicts)
-        + f"\n## A forward\n\n{small}, {tokens_of(LATENTS):,} tokens. *With* static K/V: made once, before the "
-        "forward. *Without*: the text embedder and\nall projections of text, ID tokens and reference features run in "
-        "every forward; the features themselves do not.\nBoth give the same bits.\n\n"
-        + table(["", "GFLOP", "s, wall", "least … most", "s, processor"], times)
-        + f"\nProcessor seconds' ratio, least … most: {spread['processor']}.\n\n"
-        + table(["part", "GFLOP", "share"], parts)
-        + f"\nThe last {len(static_flops(COUNTED))} rows are what static K/V save.\n\n"
-        f"Computed, not measured: the same formula at 14B, 832×480×81 ({TOKENS_14B:,} tokens), when sequence "
-        "parallelism divides a\nforward while every rank would project all of the conditioning.\n\n"
-        + table(["ranks", "forward with static K/V, TFLOP a rank", "projections, TFLOP a rank", "more"], per_rank)
-        + f"\n## Living parameters\n\n{stored}; stored in bf16, loaded as fp32; each row a process of its own, after "
-        "the first step of a shot of three branches.\nAnonymous RSS leaves out mapped files, whose pages the kernel "
-        "can take back. MB.\n\n"
-        + table(["", *head.values()], rows)
-        + f"\nOf the parameters, {share:.1%} were freed.\n\nComputed from shapes, not measured: 14B in bf16 "
-        "(norms, time embedder and modulation in fp32), GB.\n\n"
-        + table(["projections of", "GB"], large)
-        + f"\nThe static K/V of a shot of three branches then take {big['static_kv_bytes'] / 1e9:.2f} GB, freed or "
-        "kept.\n\n## Borrowing\n\n"
-        f"{stored}. Milliseconds for the K/V of all blocks, text embedder included; files warm in the page cache. "
-        "Borrowed\nfrom bf16: read, converted, let go. Borrowed from fp32: the file has the model's type, so that "
-        "its pages are used in place.\n\n"
-        + table(
-            ["", "projections, MB in fp32", "kept", "borrowed, bf16", "borrowed, fp32", "bf16 / kept", "fp32 / kept"],
-            lending,
-        )
-        + f"\nA prompt pays the row *text*, a subject the other two. At 14B in bf16 (computed) that is "
-        f"{big['projection_bytes']['text'] / 1e9:.1f} GB read a prompt,\n"
-        f"{(projected - big['projection_bytes']['text']) / 1e9:.1f} GB a subject.\n\n"
-        f"## Reference features: again, or from disk\n\n{stored}, {REF} tokens; disk: {data['file_system']}. "
-        "Written with fsync, read through a mapping, every page. *Dropped*: pages given\nback to the kernel before the "
-        "reading; the machine below may still have them.\n\n"
-        + table(["recomputed", "ms"], again) + "\n"
-        + table(["on disk", "MB", "write, ms", "read, ms", "both, ms", "read, dropped, ms", "both, MB/s"], disk) + "\n"
-        + table(["", "faster here"], contest)
-        + f"\nComputed, not measured: at 14B in bf16 the pass and its K/V are {big['reference_flops'] / 1e12:.2f} "
-        f"TFLOP, the features {features_14b / 1e6:.0f} MB, K/V {2 * features_14b / 1e6:.0f} MB.\nAt this disk's "
-        f"{rate / 1e6:.0f} MB/s, written and read, recomputing is the faster from {needed[0] / 1e12:.1f} TFLOP/s on "
-        f"(features), {needed[1] / 1e12:.1f} (K/V), {needed[2] / 1e12:.1f} (both),\nreading of borrowed weights not "
-        f"counted; with freed projections, recomputing K/V also reads {big['projection_bytes']['reference'] / 1e9:.1f} "
-        "GB of them.\n"
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

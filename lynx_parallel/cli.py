@@ -67,6 +67,8 @@ def render(
     tiled_decode: Annotated[bool, typer.Option("--tiled-decode", help="Less memory, slightly other pixels.")] = False,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")] = None,
+    stop_after: Annotated[str | None, typer.Option(metavar="3h50m", help="Then put the shot aside; exit 75.")] = None,
+    max_failures: Annotated[int, typer.Option(metavar="N", help="End the run after so many failed shots.")] = 1_000_000,
     set_: Set = None,
     only: Only = None,
     verify: Verify = False,
@@ -75,7 +77,7 @@ def render(
 ) -> None:
     """Render every shot of MANIFEST that is not done yet."""
     from lynx_parallel.driver import Driver
-    from lynx_parallel.spec.cluster import ClusterSpec
+    from lynx_parallel.spec.cluster import ClusterSpec, read_duration
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
@@ -83,14 +85,17 @@ def render(
     cluster = ClusterSpec(
         ulysses=ulysses, ring=ring, guidance=guidance, device=device, address=address,  # type: ignore[arg-type]
         shard_weights=shard_weights, attention=attention, tiled_decode=tiled_decode,  # type: ignore[arg-type]
+        stop_after=read_duration(stop_after), max_failures=max_failures,
     )  # fmt: skip
     campaign, weights, face, digests, replan = _load(manifest, set_, only, verify)
     summary = Driver(campaign, weights, face, digests, replan, cluster, say).run()
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
+    retried = f", {summary.retries} tried again" if summary.retries else ""
     say(
         f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
-        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked in {summary.seconds:.0f} s: {campaign.output}"
+        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried} in {summary.seconds:.0f} s: "
+        f"{campaign.output}"
     )
     if made := summary.conditioning:
         kinds = ("subject", "reference", "identity", "text")

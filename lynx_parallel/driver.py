@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import lynx_parallel
 from lynx_parallel.artifacts import part_path
-from lynx_parallel.errors import LynxError, SubjectError
+from lynx_parallel.errors import LynxError, Stopped, SubjectError
+from lynx_parallel.gang.policy import GiveUp, Kind, Retry, decide
+from lynx_parallel.gang.policy import Plan as MemoryPlan
 from lynx_parallel.identity import identify, subject_key
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import Journal, Output, now
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from lynx_parallel.gang.rank import Load, Rendered
 
 PROGRESS_EVERY_S = 15.0
-_SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP))
+STOP_WITHIN_S = 8.0
+"""After a first signal, so long for the step at hand to end and its state to be saved."""
+_SIGNALS = tuple(map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)))
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Summary:
 
     Attributes:
         failed, blocked: (name, reason).
+        retries: attempts that failed and were made again.
         conditioning: how often subjects, texts, identities and references were made, and how often found kept.
     """
 
@@ -50,15 +55,29 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
+    retries: int = 0
     conditioning: Counter[str] = field(default_factory=Counter)
     stopped_by: int | None = None
     seconds: float = 0.0
 
     @property
     def exit_code(self) -> int:
+        if self.stopped_by == signal.SIGUSR1:
+            return Stopped.exit_code
         if self.stopped_by is not None:
             return 128 + self.stopped_by
         return 1 if self.failed or self.blocked else 0
+
+
+@dataclass
+class Work:
+    """A shot to make: its plan item, its place in the count, and how its attempts failed so far."""
+
+    item: Item
+    layout: Layout
+    label: str
+    history: list[Kind] = field(default_factory=list)
+    not_before: float = 0.0
 
 
 class Driver:
@@ -90,6 +109,9 @@ class Driver:
         self.output = Output(campaign.output)
         self.summary = Summary()
         self._quarantined: dict[str, str] = {}
+        self._memory = MemoryPlan(cluster.shard_weights, cluster.tiled_decode)
+        self._gang: Gang | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     def run(self) -> Summary:
         """Renders what the plan says. SIGINT and SIGTERM end it early, every process of ours with it.
@@ -150,49 +172,83 @@ class Driver:
     ) -> None:
         """Runs the shots; a signal cancels them. Handlers are set here since ``ray.init`` sets its own."""
         work = asyncio.ensure_future(self._render_all(todo, layouts, journal, local))
+        loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
-            if self.summary.stopped_by is None:
-                self.summary.stopped_by = number
-                self.say(f"{signal.Signals(number).name}: stopping; finished shots stay, run again to go on")
-                work.cancel()
+            if self.summary.stopped_by is not None:
+                work.cancel()  # asked twice: at once
+                return
+            self.summary.stopped_by = number
+            self.say(f"{signal.Signals(number).name}: stopping; what is done stays, run again to go on")
+            self._stopping = loop.create_task(self._put_aside(work))
 
         for number in _SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+            loop.add_signal_handler(number, stop, number)
+        if self.cluster.stop_after is not None:
+            loop.call_later(self.cluster.stop_after, stop, int(signal.SIGUSR1))
         for number in pending:
             stop(number)
         with contextlib.suppress(asyncio.CancelledError):
             await work
 
-    async def _render_all(self, todo: list[Item], layouts: Layouts, journal: Journal, local: bool) -> None:
-        from lynx_parallel.gang.gang import Gang
+    async def _put_aside(self, work: asyncio.Future[None]) -> None:
+        """Lets the shot at hand save its state, for a while."""
+        with contextlib.suppress(LynxError, TimeoutError):
+            if self._gang is not None:
+                await asyncio.wait_for(self._gang.stop(), STOP_WITHIN_S)
+                await asyncio.wait({work}, timeout=STOP_WITHIN_S)
+        work.cancel()
 
+    async def _render_all(self, todo: list[Item], layouts: Layouts, journal: Journal, local: bool) -> None:
         device, available = _available(self.cluster.device)
         planned = layouts.plan([item.shot for item in todo], device, available)
         size = max(layout.size for layout in planned)
-        gang: Gang | None = None
+        queue = [
+            Work(item, layout, f"[{number}/{len(todo)}]")
+            for number, (item, layout) in enumerate(zip(todo, planned, strict=True), start=1)
+        ]
         try:
-            for number, (item, layout) in enumerate(zip(todo, planned, strict=True)):
-                if reason := self._quarantined.get(item.shot.subject.id):
-                    self._fail(item, reason, journal)
-                    continue
-                if gang is None:
-                    self.say(f"starting {size} rank{'s' * (size > 1)} on {device}")
-                    load, prompts = self._load([left for left in todo[number:] if left.action == "render"])
-                    try:
-                        gang = await Gang.start(size, load, prompts, device=device, local=local)
-                    except LynxError as error:
-                        if number == 0:
-                            raise  # nothing was done yet: the whole run is at fault
-                        for left in todo[number:]:
-                            self._fail(left, f"no ranks could be started again: {error}", journal)
-                        return
-                if not await self._shot(gang, layout, item, f"[{number + 1}/{len(todo)}]", journal):
-                    gang.kill()
-                    gang = None
+            while queue and self.summary.stopped_by is None:
+                work = min(queue, key=lambda work: work.not_before)
+                queue.remove(work)
+                await asyncio.sleep(max(0.0, work.not_before - time.monotonic()))
+                if reason := self._quarantined.get(work.item.shot.subject.id):
+                    self._fail(work.item, reason, journal)
+                elif error := await self._start(size, [work, *queue], device, local):
+                    for left in (work, *queue):
+                        self._fail(left.item, f"no ranks could be started again: {error}", journal)
+                    return
+                elif retry := await self._attempt(work, journal):
+                    work.not_before = time.monotonic() + retry.delay_s
+                    queue.append(work)
+                if len(self.summary.failed) >= self.cluster.max_failures and queue:
+                    for left in queue:
+                        self._fail(left.item, f"not tried: {len(self.summary.failed)} shots failed", journal)
+                    return
         finally:
-            if gang is not None:
-                gang.kill()
+            self._end_gang()
+
+    async def _start(self, size: int, left: list[Work], device: str, local: bool) -> LynxError | None:
+        """Starts a gang where there is none; what came in the way, unless nothing was done yet: then it is raised."""
+        from lynx_parallel.gang.gang import Gang
+
+        if self._gang is not None:
+            return None
+        self.say(f"starting {size} rank{'s' * (size > 1)} on {device}")
+        load, prompts = self._load([work.item for work in left if work.item.action == "render"])
+        try:
+            self._gang = await Gang.start(size, load, prompts, device=device, local=local)
+        except LynxError as error:
+            summary = self.summary
+            if not (summary.rendered or summary.encoded or summary.failed or any(work.history for work in left)):
+                raise
+            return error
+        return None
+
+    def _end_gang(self) -> None:
+        if self._gang is not None:
+            self._gang.kill()
+            self._gang = None
 
     def _load(self, renders: list[Item]) -> tuple[Load, list[str]]:
         """What ranks load for these shots, and the prompts to encode first."""
@@ -201,43 +257,73 @@ class Driver:
 
         load = Load(
             self.weights, self.campaign.pipeline.model.dtype, denoise=bool(renders),
-            shard=self.cluster.shard_weights, attention=self.cluster.attention,
-            tiled_decode=self.cluster.tiled_decode, face=self.face,
+            shard=self._memory.shard, attention=self.cluster.attention,
+            tiled_decode=self._memory.tiled_decode, face=self.face,
         )  # fmt: skip
         texts = [text for item in renders for text in (item.shot.text, item.shot.sampling.negative_prompt)]
         return load, list(dict.fromkeys([*texts, REFERENCE_PROMPT])) if renders else []
 
-    async def _shot(self, gang: Gang, layout: Layout, item: Item, label: str, journal: Journal) -> bool:
-        """Makes one shot; returns whether the gang may go on."""
-        name = item.shot.name
+    async def _attempt(self, work: Work, journal: Journal) -> Retry | None:
+        """Tries one shot once; what to do where that failed and it is to be tried again."""
+        assert self._gang is not None
+        item, name = work.item, work.item.shot.name
         logs = self.output.logs(name, attempt := _next_attempt(self.output, name))
         began = time.monotonic()
-        progress = asyncio.ensure_future(self._tell_progress(gang, f"{label} {name}"))
+        progress = asyncio.ensure_future(self._tell_progress(self._gang, f"{work.label} {name}"))
         try:
             journal.append("attempt", name=name, attempt=attempt, action=item.action, latents=item.identity.latents)
-            made, kinds = await self._make(gang, layout, item, logs)
+            made, kinds = await self._make(self._gang, work.layout, item, logs)
             if identify(self.campaign, item.shot, self.digests) != item.identity:
                 raise SubjectError("its picture or embedding changed while it was rendered; run again")
-            seconds = time.monotonic() - began
-            self._publish(item, gang, made, kinds, attempt, seconds)
+            self._publish(item, self._gang, made, kinds, attempt, time.monotonic() - began)
+        except Stopped as error:
+            self.say(f"{work.label} {name}: {error}")
+            journal.append("stopped", name=name, attempt=attempt, reason=str(error))
+            self._end_gang()
+            return None
         except (LynxError, OSError) as error:
-            if is_subject := isinstance(error, SubjectError):
-                self._quarantined[item.shot.subject.id] = str(error)
-            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            self._fail(item, reason if is_subject else f"{reason} (logs: {logs})", journal)
-            return is_subject
+            return self._after_failure(work, error, logs, attempt, journal)
         finally:
             progress.cancel()
+        self._done(work, made, attempt, time.monotonic() - began, journal)
+        return None
+
+    def _after_failure(
+        self, work: Work, error: LynxError | OSError, logs: Path, attempt: int, journal: Journal
+    ) -> Retry | None:
+        """Has the policy decide, and does what it says."""
+        item = work.item
+        kind: Kind = "subject" if isinstance(error, SubjectError) else getattr(error, "kind", "raised")
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        work.history.append(kind)
+        if kind != "subject":
+            reason = f"{reason} (logs: {logs})"
+            self._end_gang()  # its other ranks may wait for the one that failed
+        decision = decide(work.history, self._memory, ranks=work.layout.sequence)
+        if isinstance(decision, GiveUp):
+            if decision.quarantine:
+                self._quarantined[item.shot.subject.id] = reason
+            self._fail(item, reason, journal)
+            return None
+        if decision.plan != self._memory:
+            self._memory = decision.plan
+            self.say(f"out of memory: from now on with {decision.plan}")
+        self.summary.retries += 1
+        journal.append("retry", name=item.shot.name, attempt=attempt, kind=kind, reason=reason)
+        self.say(f"{work.label} {item.shot.name}: {kind}, to be tried again: {reason}")
+        return decision
+
+    def _done(self, work: Work, made: Rendered, attempt: int, seconds: float, journal: Journal) -> None:
+        item, name = work.item, work.item.shot.name
         journal.append("done", name=name, attempt=attempt, video=item.identity.video, seconds=round(seconds, 3))
-        done, verb = (
-            (self.summary.rendered, "rendered") if item.action == "render" else (self.summary.encoded, "encoded")
-        )
-        done.append(name)
+        self.output.partial(item.identity.latents).unlink(missing_ok=True)
+        rendered = item.action == "render"
+        (self.summary.rendered if rendered else self.summary.encoded).append(name)
         self.summary.conditioning.update(made.conditioning)
         for warning in made.warnings:
             self.say(f"warning: {warning}")
-        self.say(f"{label} {verb} in {seconds:.1f} s: {self.output.path(name, 'video')}")
-        return True
+        verb = "rendered" if rendered else "encoded"
+        self.say(f"{work.label} {verb} in {seconds:.1f} s: {self.output.path(name, 'video')}")
 
     async def _make(self, gang: Gang, layout: Layout, item: Item, logs: Path) -> tuple[Rendered, tuple[str, ...]]:
         """Has the gang write a shot's ``.part`` files; what it made, and which kinds."""
@@ -249,7 +335,8 @@ class Driver:
             if item.action == "render":
                 await self._form(gang, layout)
                 key = subject_key(self.campaign, item.shot, self.digests)
-                return await gang.render(item.shot, key, self.output.folder, video, parts, logs), kinds
+                digest = item.identity.latents
+                return await gang.render(item.shot, key, digest, self.output, video, parts, logs), kinds
             return await gang.encode(item.shot, video, self.output.path(name, "latents"), parts, logs), kinds
         except BaseException:
             for part in parts.values():
@@ -258,7 +345,7 @@ class Driver:
 
     async def _form(self, gang: Gang, layout: Layout) -> None:
         if layout != gang.layout:
-            again = " and reading their shares of the weights" if self.cluster.shard_weights else ""
+            again = " and reading their shares of the weights" if self._memory.shard else ""
             began = time.monotonic()
             await gang.form(layout)
             self.say(
@@ -269,8 +356,8 @@ class Driver:
         while True:
             await asyncio.sleep(PROGRESS_EVERY_S)
             with contextlib.suppress(LynxError):
-                step, total = await gang.progress()
-                self.say(f"{label}: step {step}/{total}")
+                seen = await gang.progress()
+                self.say(f"{label}: step {seen.step}/{seen.total}")
 
     def _fail(self, item: Item, reason: str, journal: Journal) -> None:
         self.summary.failed.append((item.shot.name, reason))
@@ -309,7 +396,7 @@ class Driver:
                 for rank, hello in enumerate(gang.hellos[: layout.size])
             ],
             "attention": gang.hellos[0].attention,
-            "sharded": self.cluster.shard_weights and layout.sequence > 1,
+            "sharded": self._memory.shard and layout.sequence > 1,
             "attempt": attempt,
             "seconds": {**made.seconds, "total": round(seconds, 3)},
             "exactness": made.exactness,

@@ -46,4 +46,21 @@ class SubjectError(LynxError):
 
 
 class RenderError(LynxError):
-    """One shot failed while rendering; others go on."""
+    """One shot failed while rendering; others go on.
+
+    Attributes:
+        kind: of the failure: a rank ``raised``, ``died``, ``hung``, or ran out of ``memory``.
+    """
+
+    def __init__(self, message: str, kind: str = "raised"):
+        super().__init__(message, kind)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Stopped(LynxError):
+    """A shot was put aside on request, its partial state saved."""
+
+    exit_code = 75

@@ -43,6 +43,10 @@ class Output:
         """Where a shot's ``latents``, ``video`` or ``sidecar`` lies."""
         return self.folder / (name + SUFFIXES[kind])
 
+    def partial(self, latents_digest: str) -> Path:
+        """Where the partial state of a shot of this latents digest lies."""
+        return self.private / "partial" / f"{latents_digest}.safetensors"
+
     def logs(self, name: str, attempt: int) -> Path:
         """Folder of one attempt's rank logs."""
         return self.private / "logs" / name / str(attempt)

@@ -33,6 +33,7 @@ from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, ma
 from lynx_parallel.stages.face import Policy
 from lynx_parallel.stages.identify import FaceModels, Person, identify_person
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
+from lynx_parallel.stages.partial import Partial
 from lynx_parallel.stages.prompt import encode_prompts, pad
 from lynx_parallel.stages.subject import read_embedding, read_picture
 from lynx_parallel.weights import FaceFiles, WeightFiles, find_face_models, find_weights
@@ -340,9 +341,18 @@ class LynxPipeline:
         )
 
     def denoise(
-        self, inputs: ShotInputs, sampling: Sampling, on_step: Callable[[Step], None] | None = None
+        self,
+        inputs: ShotInputs,
+        sampling: Sampling,
+        on_step: Callable[[Step], None] | None = None,
+        start: Partial | None = None,
     ) -> torch.Tensor:
-        """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang."""
+        """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang.
+
+        Args:
+            on_step: called after each step; ``Step.state()`` is what ``start`` takes.
+            start: goes on from this state.
+        """
         steps, window = sampling.num_inference_steps, sampling.identity_window
         inside = [inside_window(step, steps, window) for step in range(steps)]
         phases = {now: self.phase(inputs, sampling, inside=now) for now in sorted(set(inside), reverse=True)}
@@ -353,6 +363,7 @@ class LynxPipeline:
             lambda step: phases[inside[step]],
             on_step,
             self.guidance,
+            start,
         )
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:

@@ -238,7 +238,7 @@ class _Remembered:
     def sha256(self, path: Path) -> str:
         refuse_special(path)
         real = os.path.realpath(path)
-        status = os.stat(real)
+        status = os.stat(path)  # of a broken link, the error names the link
         seen = [status.st_size, status.st_mtime_ns]
         match self.entries.get(real):
             case [size, mtime_ns, str(known)] if [size, mtime_ns] == seen and len(known) == 64:

@@ -139,8 +139,11 @@ def test_a_base_that_is_none(files: WeightFiles, component: str) -> None:
 
 
 def test_transformer_config(files: WeightFiles) -> None:
-    assert transformer_config(files) == {"component": "transformer"}
     config = files.base / "transformer" / "config.json"
+    with pytest.raises(CheckpointError, match="num_layers: None: expected a whole number from 1 to 1000"):
+        transformer_config(files)
+    config.write_text(json.dumps(tiny.TRANSFORMER))
+    assert transformer_config(files) == tiny.TRANSFORMER
     config.write_text("{")
     with pytest.raises(CheckpointError, match=r"is .* a Wan2\.1 model in diffusers layout\?"):
         transformer_config(files)
@@ -201,7 +204,6 @@ def test_no_place_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 HUB = """\
 import sys
-from lynx_parallel.demo import tiny
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.spec.pipeline import ModelSpec
 from lynx_parallel.weights import find_weights, weight_digests

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import lynx_parallel
 from lynx_parallel.errors import ClusterError, LynxError, RenderError
-from lynx_parallel.gang.rank import Hello, Load, Rank, Rendered
+from lynx_parallel.gang.policy import hung_after
+from lynx_parallel.gang.rank import Hello, Load, Progress, Rank, Rendered
+from lynx_parallel.ledger import Output
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
 
 START_TIMEOUT_S = 120
+HEARTBEAT_S = 30.0
+WATCH_EVERY_S = 2.0
 CPUS_OF_A_CPU_RANK = 0.25
 """Ranks on the CPU share it; Ray only has to place them."""
 
@@ -105,27 +109,72 @@ class Gang:
         _kill(self.ranks, self._group)
 
     async def render(
-        self, shot: Shot, key: str, output: Path, video: Video, parts: dict[str, Path], logs: Path
+        self,
+        shot: Shot,
+        key: str,
+        digest: str,
+        output: Output,
+        video: Video,
+        parts: dict[str, Path],
+        logs: Path,
     ) -> Rendered:
         """Renders one shot; rank 0 writes ``parts``. Arguments as of ``Rank.prepare`` and ``Rank.render``.
 
         Raises:
             SubjectError: the subject cannot be used; the gang stays usable.
-            RenderError: a rank failed or died; the gang is of no use any more: ``kill`` it.
+            Stopped: after ``stop``; its ranks are of no use any more.
+            RenderError: a rank failed, died or hung; the gang is of no use any more: ``kill`` it.
         """
-        await _await(self.ranks[0].prepare.remote(shot, key, output))
-        made = await _all(
-            rank.render.remote(shot, video, parts, logs / f"rank{index}.log") for index, rank in enumerate(self.members)
+        await _await(self.ranks[0].prepare.remote(shot, key, output.folder))
+        made = await self._watched(
+            rank.render.remote(shot, digest, output.partial(digest), video, parts, logs / f"rank{index}.log")
+            for index, rank in enumerate(self.members)
         )
         return made[0]
+
+    async def _watched(self, refs: Iterable[Any]) -> list[Any]:
+        """All ranks' results, unless a rank stops answering or its steps stop coming."""
+        work, watch = asyncio.ensure_future(_all(refs)), asyncio.ensure_future(self._watch())
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                watch.result()  # raises
+            return await work
+        finally:
+            work.cancel()
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """Ends only by raising: a stopped process is seen by no one else."""
+        steps: list[float] = []
+        last = await self.progress()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            seen = await self.progress()
+            if seen.step > last.step:
+                steps.append((last.age + WATCH_EVERY_S - seen.age) / (seen.step - last.step))
+            last = seen
+            if seen.age > (limit := hung_after(seen.step, seen.total, steps)):
+                raise RenderError(f"no step for {seen.age:.0f} s (limit {limit:.0f} s)", "hung")
+
+    async def stop(self) -> None:
+        """Has the shot at hand put aside after its step, its partial state saved."""
+        await _await(self.ranks[0].stop.remote())
 
     async def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], logs: Path) -> Rendered:
         """Encodes saved latents on rank 0. Raises as ``render``."""
         return await _await(self.ranks[0].encode.remote(shot, video, latents, parts, logs / "rank0.log"))
 
-    async def progress(self) -> tuple[int, int]:
-        """(steps done, steps in all) of the shot at hand."""
-        return await _await(self.ranks[0].progress.remote())
+    async def progress(self) -> Progress:
+        """How far the shot at hand is.
+
+        Raises:
+            RenderError: rank 0 does not answer, or died.
+        """
+        try:
+            return await asyncio.wait_for(_await(self.ranks[0].progress.remote()), HEARTBEAT_S)
+        except TimeoutError:
+            raise RenderError(f"rank 0 does not answer for {HEARTBEAT_S:.0f} s", "hung") from None
 
 
 async def _await(ref: Awaitable[Any]) -> Any:
@@ -136,9 +185,13 @@ async def _await(ref: Awaitable[Any]) -> Any:
         cause = error.cause
         if isinstance(cause, LynxError):
             raise cause from None
-        raise RenderError(f"{type(cause).__name__}: {_first_line(cause)}") from error
+        out_of_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
+        message = f"{type(cause).__name__}: {_first_line(cause)}"
+        raise RenderError(message, "memory" if out_of_memory else "raised") from error
+    except OutOfMemoryError as error:
+        raise RenderError(f"out of host memory: {_first_line(error)}", "memory") from error
     except RayError as error:
-        raise RenderError(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise RenderError(f"{type(error).__name__}: {_first_line(error)}", "died") from error
 
 
 async def _all(refs: Iterable[Any]) -> list[Any]:

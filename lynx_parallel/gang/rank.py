@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 import lynx_parallel
 from lynx_parallel.artifacts import sha256_file
-from lynx_parallel.errors import RenderError
+from lynx_parallel.errors import RenderError, Stopped
 from lynx_parallel.model.attention import AttentionName, choose_kernel
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.parallel import xdit
@@ -38,11 +38,16 @@ from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.encode import encode_video
 from lynx_parallel.stages.identify import Person, save_crops
 from lynx_parallel.stages.latents import decode, to_frames
+from lynx_parallel.stages.partial import Partial, load_partial, save_partial
 from lynx_parallel.stages.prompt import encode_prompts
 from lynx_parallel.subjects import SubjectCache, faces
 from lynx_parallel.weights import FaceFiles, WeightFiles, transformer_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+PARTIAL_SHARE = 0.02
+"""Saving partial states takes at most this share of the time …"""
+PARTIAL_EVERY_S = 30.0
+"""… and happens at most this often."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,15 @@ class Hello:
     device: str
     attention: str
     version: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Steps done and in all; ``age``: seconds since the last step ended, or the shot began."""
+
+    step: int
+    total: int
+    age: float
 
 
 @dataclass(frozen=True)
@@ -122,16 +136,25 @@ class Rank:
         self._inputs: ShotInputs | None = None
         self._from_cache = False
         self._warnings: list[str] = []
-        self._progress = (0, 0)
+        self._progress = Progress(0, 0, 0.0)
+        self._stepped = time.monotonic()
+        self._stop = False
+        self._partial: tuple[Path, str] | None = None
+        self._saved, self._save_seconds = 0.0, 0.0
 
     def hello(self) -> Hello:
         name = torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu"
         return Hello(os.getpid(), socket.gethostname(), name, self.attention, lynx_parallel.__version__)
 
     @ray.method(concurrency_group="ctl")
-    def progress(self) -> tuple[int, int]:
-        """(steps done, steps in all) of the shot at hand."""
-        return self._progress
+    def progress(self) -> Progress:
+        """How far the shot at hand is; answers while ``render`` blocks."""
+        return replace(self._progress, age=time.monotonic() - self._stepped)
+
+    @ray.method(concurrency_group="ctl")
+    def stop(self) -> None:
+        """Rank 0: after the step at hand, save the partial state and end the shot with ``Stopped``."""
+        self._stop = True
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Rank 0: makes the campaign's prompt embeddings; the text encoder is gone before the rest is loaded."""
@@ -247,12 +270,19 @@ class Rank:
             self._subjects.put(key, found, subject=subject.id, output=output)
         return person, encoded
 
-    def render(self, shot: Shot, video: Video, parts: dict[str, Path], log: Path) -> Rendered | None:
+    def render(
+        self, shot: Shot, digest: str, partial: Path, video: Video, parts: dict[str, Path], log: Path
+    ) -> Rendered | None:
         """Every rank of the gang at once: denoises a prepared shot; rank 0 decodes, encodes and writes.
 
         Args:
+            digest: the shot's latents digest.
+            partial: file of the shot's partial state; where there is one, rendering goes on from it.
             parts: where rank 0 writes ``video`` and, if wanted, ``latents``.
             log: this rank's log file.
+
+        Raises:
+            Stopped: on rank 0, once ``stop`` was called and the partial state is saved; its peers are left waiting.
 
         Returns:
             On rank 0 what was made; None on the others.
@@ -262,10 +292,18 @@ class Rank:
             self.pipeline.counts.clear()
             began = time.perf_counter()
             inputs, self._inputs = self._inputs, None
+            state = load_partial(partial, digest, self.device) if self.rank == 0 else None
             if self.layout.size > 1:
                 inputs = broadcast(inputs, ShotInputs, device=self.device)
+                state = broadcast(state, Partial, device=self.device)
             assert inputs is not None
-            latents = self.pipeline.denoise(inputs, shot.sampling, self._on_step)
+            assert state is not None
+            self._partial = (partial, digest) if self.rank == 0 else None
+            self._stepped = self._saved = time.monotonic()
+            self._progress = Progress(state.steps_done, shot.sampling.num_inference_steps, 0.0)
+            if state.steps_done:
+                print(f"going on after step {state.steps_done}", flush=True)
+            latents = self.pipeline.denoise(inputs, shot.sampling, self._on_step, state)
             seconds = {"denoise": time.perf_counter() - began}
             began = time.perf_counter()
             frames, how = self._decode(latents)
@@ -319,8 +357,19 @@ class Rank:
         )
 
     def _on_step(self, step: Step) -> None:
-        self._progress = step.index + 1, step.total
+        self._stepped = time.monotonic()
+        self._progress = Progress(step.index + 1, step.total, 0.0)
         print(f"{time.strftime('%H:%M:%S')} step {step.index + 1}/{step.total}", flush=True)
+        if self._partial is None:
+            return
+        due = self._stepped - self._saved >= max(PARTIAL_EVERY_S, self._save_seconds / PARTIAL_SHARE)
+        if self._stop or (due and step.index + 1 < step.total):
+            path, digest = self._partial
+            save_partial(path, step.state(), digest)
+            self._saved = time.monotonic()
+            self._save_seconds = self._saved - self._stepped
+        if self._stop:
+            raise Stopped(f"put aside after step {step.index + 1} of {step.total}")
 
 
 def _has_room(device: torch.device, weights: WeightFiles) -> bool:

@@ -7,7 +7,7 @@ device, so that no second copy and no fp32 detour exists. Every key must be used
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -208,7 +208,7 @@ def load_transformer(
             f"{folder / 'config.json'}: no Wan2.1 transformer can be built from it: {one_line(error)}"
         ) from error
     _merge(sources, adapters)
-    _check(transformer, sources)
+    _check(transformer, sources, _weight_files(folder))
     if shard is not None:
         shard(transformer)
 
@@ -241,7 +241,10 @@ def _merge(sources: dict[str, Source], more: Mapping[str, Source]) -> None:
     """Adds to ``sources``; no file may overrule another."""
     for target, source in more.items():
         if (first := sources.setdefault(target, source)) is not source:
-            raise CheckpointError(f"{source.path}: {one_line(source.key)}: is in {first.path} too")
+            raise CheckpointError(
+                f"{source.path}: {one_line(source.key)}: fills the same parameter as "
+                f"{one_line(first.key)} of {first.path}"
+            )
 
 
 def _stays_fp32(target: str) -> bool:
@@ -326,7 +329,7 @@ def load_vae(folder: Path, *, device: torch.device | str = "cpu") -> Autoencoder
         raise CheckpointError(f"{path}: no VAE of Wan2.1 can be built from it: {one_line(error)}") from error
     if known != (vae.config.z_dim,) * 2:
         raise CheckpointError(f"{path}: latents_mean, latents_std: expected {vae.config.z_dim} numbers, found {known}")
-    _check(vae, sources)
+    _check(vae, sources, _weight_files(folder))
     files = dict.fromkeys(source.path for source in sources.values())
     _fill(vae, ((key, tensor.float()) for file in files for key, tensor in _tensors(file, device)))
     return vae.requires_grad_(False).eval().to(device)
@@ -355,8 +358,12 @@ def _blocks(keys: Iterable[str], module: str) -> list[int]:
     return sorted({int(key.split(".")[1]) for key in keys if f".{module}." in key})
 
 
-def _check(module: nn.Module, sources: Mapping[str, Source]) -> None:
-    """Every key used, none missing, every shape right; the first that is not, named by file and key."""
+def _check(module: nn.Module, sources: Mapping[str, Source], home: Sequence[Path] = (Path("no file"),)) -> None:
+    """Every key used, none missing, every shape right; the first that is not, named by file and key.
+
+    Args:
+        home: the base's files, to be named where not one of its keys was found.
+    """
     wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     for target, source in sources.items():
         if target not in wanted:
@@ -368,8 +375,15 @@ def _check(module: nn.Module, sources: Mapping[str, Source]) -> None:
                 f"{source.path}: {source.key}: expected shape {list(wanted[target])}, found {list(source.shape)}"
             )
     if missing := sorted(wanted.keys() - sources.keys()):
-        files = ", ".join(dict.fromkeys(str(source.path) for source in sources.values())) or "no file"
+        part = _part(missing[0])
+        first, *others = dict.fromkeys([s.path for target, s in sources.items() if _part(target) == part] or home)
+        files = ", ".join([str(first), *(path.name for path in others)])
         raise CheckpointError(f"{files}: {missing[0]}: missing ({len(missing)} missing keys in all)")
+
+
+def _part(target: str) -> str | None:
+    """The adapter whose file has this parameter; None for the base's."""
+    return next((layout.module for layout in (_ID, _REF) if f".{layout.module}." in target), None)
 
 
 def _check_rank(path: Path, key: str, shape: tuple[int, ...], rank: int) -> None:

@@ -26,6 +26,8 @@ class ClusterSpec:
         shard_weights: split the transformer's weights over the ranks that share a shot's tokens.
         attention: kernel on CUDA; ``auto`` takes the best one installed.
         tiled_decode: decode tile by tile: less memory, other pixels.
+        stop_after: seconds after which the run puts its shot aside and ends.
+        max_failures: so many failed shots end the run.
         address: of a running Ray cluster (``auto`` or ``host:port``); None starts one on this machine.
 
     Raises:
@@ -40,6 +42,8 @@ class ClusterSpec:
     shard_weights: bool = False
     attention: Attention = "auto"
     tiled_decode: bool = False
+    stop_after: float | None = None
+    max_failures: int = 1_000_000
 
     def __post_init__(self) -> None:
         lines: list[str] = []
@@ -49,6 +53,8 @@ class ClusterSpec:
                 lines.append(f"--{axis} {count}: must be a whole number from 1")
         if isinstance(self.guidance, int) and self.guidance > 3:
             lines.append(f"--guidance {self.guidance}: must be 1, 2 or 3")
+        if self.max_failures < 1:
+            lines.append(f"--max-failures {self.max_failures}: must be a whole number from 1")
         if self.attention not in ATTENTION:
             lines.append(f"--attention {self.attention}: must be {one_of(ATTENTION)}")
         if self.device not in DEVICES:
@@ -64,3 +70,18 @@ class ClusterSpec:
                 lines.append(f"{shown}: must be auto, local or host:port")
         if lines:
             raise InputErrors(lines)
+
+
+def read_duration(text: str | None) -> float | None:
+    """Seconds of ``3h50m``, ``45m``, ``90s`` or ``1h``.
+
+    Raises:
+        InputErrors: none of these.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?", text, re.ASCII)
+    if not text or found is None:
+        raise InputErrors([f"--stop-after {shown_value(text)[1:-1]}: must be a duration such as 3h50m, 45m or 90s"])
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(hours * 3600 + minutes * 60 + seconds)

@@ -12,6 +12,7 @@ from diffusers import UniPCMultistepScheduler
 
 from lynx_parallel.guidance import BranchName
 from lynx_parallel.model.transformer import Branch, LynxTransformer
+from lynx_parallel.stages.partial import Partial, capture, restore
 
 
 class LocalGuidance:
@@ -36,6 +37,11 @@ class Step:
     total: int
     velocities: Mapping[BranchName, torch.Tensor]
     latents: torch.Tensor
+    scheduler: UniPCMultistepScheduler
+
+    def state(self) -> Partial:
+        """All it takes to go on from here."""
+        return capture(self.scheduler, self.latents)
 
 
 def make_scheduler(
@@ -80,6 +86,7 @@ def denoise(
     phase_of: Callable[[int], Phase],
     on_step: Callable[[Step], None] | None = None,
     guidance: LocalGuidance | None = None,
+    start: Partial | None = None,
 ) -> torch.Tensor:
     """Noise [1, 16, T, h, w] fp32 → final latents, fp32, alike on every rank.
 
@@ -88,10 +95,14 @@ def denoise(
         phase_of: guidance of each step, by its number from 0.
         on_step: called after every step; an exception it raises ends the loop.
         guidance: how the branches lie over ranks.
+        start: goes on from this state instead of the noise.
     """
-    latents = latents_BCThw
+    latents, first = latents_BCThw, 0
+    if start is not None and start.latents is not None:
+        latents, first = start.latents, start.steps_done
+        restore(scheduler, start)
     guidance = guidance or LocalGuidance()
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index, timestep in list(enumerate(scheduler.timesteps))[first:]:
         weights, branches = phase_of(index)
         x, t = latents.to(transformer.dtype), timestep.expand(latents.shape[0])
         velocities = {name: transformer(x, t, branches[name]).float() for name in guidance.mine(list(weights))}
@@ -100,5 +111,5 @@ def denoise(
         velocity = torch.stack([weights[name] * velocities[name] for name in weights]).sum(dim=0)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         if on_step is not None:
-            on_step(Step(index, len(scheduler.timesteps), velocities, latents))
+            on_step(Step(index, len(scheduler.timesteps), velocities, latents, scheduler))
     return latents

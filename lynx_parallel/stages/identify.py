@@ -88,14 +88,18 @@ def identify_person(
             raise SubjectError(f"{where}: no landmarks given, and no face models to find them")
         face, warning = choose_face(models.detector.detect(picture), policy, where)
         landmarks = face.landmarks
+    if embedding is None and models is None:
+        raise SubjectError(f"{where}: no embedding given, and no face models to make it")
     points = np.asarray(landmarks, dtype=np.float32)
-    small = None
-    if embedding is None:
-        if models is None:
-            raise SubjectError(f"{where}: no embedding given, and no face models to make it")
-        small = id_crop(picture, points)
+    try:
+        small = id_crop(picture, points) if embedding is None else None
+        reference = None if reference_size is None else ref_crop(picture, points, size=reference_size)
+    except SubjectError as error:
+        raise SubjectError(f"{where}: {error}") from None
+    if small is not None:
+        assert models is not None
         embedding = models.recognizer.embed(small)
-    reference = None if reference_size is None else ref_crop(picture, points, size=reference_size)
+    assert embedding is not None
     return Person(embedding, points, small, reference, warning)
 
 

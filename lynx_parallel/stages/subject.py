@@ -213,9 +213,8 @@ def _load_vector(path: Path) -> NDArray:
     with safe_open(path, "numpy") as file:
         keys = sorted(file.keys())
         if EMBEDDING_KEY not in keys:
-            raise SubjectError(
-                f"{path}: no key {EMBEDDING_KEY}, but {_one_line(', '.join(keys[:5])) if keys else 'none at all'}"
-            )
+            found = _one_line(", ".join(keys[:5]) or "none at all")
+            raise SubjectError(f"{path}: no key {EMBEDDING_KEY}, but {found}")
         return file.get_tensor(EMBEDDING_KEY)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -53,11 +56,62 @@ def test_a_second_driver_is_refused(campaign: Path, tmp_path: Path) -> None:
     lock.parent.mkdir(parents=True)
     mine = psutil.Process()
     ticks = Path(f"/proc/{mine.pid}/stat").read_text().rpartition(")")[2].split()[19]
-    import json
-    import socket
-
     lock.write_text(json.dumps({"host": socket.gethostname(), "pid": mine.pid, "started": ticks}))
     run = lynx_render(campaign, cwd=tmp_path)
     assert run.returncode == 3
     assert f"another driver is at work here: process {mine.pid}" in run.stderr
     assert lock.exists()
+
+
+def start(campaign: Path, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, str(campaign), "--only", "astronaut/beach", *arguments],
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def steps(output: Path, attempt: int) -> list[int]:
+    log = output / ".lynx" / "logs" / "astronaut" / "beach-t01" / str(attempt) / "rank0.log"
+    return [int(n) for n in re.findall(r" step (\d+)/", log.read_text())] if log.exists() else []
+
+
+def test_put_aside_and_gone_on_with(campaign: Path, tmp_path: Path) -> None:
+    """SIGUSR1 ends with 75; the next run goes on after the saved step, and ends with the same bits."""
+    settings = ("--set", "sampling.num_inference_steps=400")
+    output, whole = tmp_path / "renders" / "demo", tmp_path / "whole"
+    driver = start(campaign, tmp_path, *settings)
+    wait_for(lambda: len(steps(output, 1)) >= 5, 120, "rendering")
+    driver.send_signal(signal.SIGUSR1)
+    printed, _ = driver.communicate(timeout=20)
+    assert driver.returncode == 75, printed
+    done = steps(output, 1)[-1]
+    assert f"put aside after step {done} of 400" in printed
+    assert len(list((output / ".lynx" / "partial").iterdir())) == 1
+
+    resumed = lynx_render(campaign, "--only", "astronaut/beach", *settings, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout
+    assert steps(output, 2) == list(range(done + 1, 401))
+    assert not list((output / ".lynx" / "partial").iterdir())
+
+    undisturbed = lynx_render(
+        campaign, "--only", "astronaut/beach", *settings, "--set", f"output={whole}", cwd=tmp_path
+    )
+    assert undisturbed.returncode == 0
+    name = "astronaut/beach-t01.latents.safetensors"
+    assert (output / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_killed_rank_costs_an_attempt_and_no_shot(campaign: Path, tmp_path: Path) -> None:
+    output = tmp_path / "renders" / "demo"
+    driver = start(campaign, tmp_path, "--set", "sampling.num_inference_steps=200")
+    wait_for(lambda: len(steps(output, 1)) >= 3, 120, "rendering")
+    ranks = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Rank" in " ".join(p.cmdline())]
+    assert len(ranks) == 2
+    ranks[-1].kill()
+    printed, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, printed
+    assert "died, to be tried again" in printed
+    assert "1 rendered, 0 encoded, 0 already done, 0 failed, 0 blocked, 1 tried again" in printed
+    events = [json.loads(line)["event"] for line in (output / ".lynx" / "journal.jsonl").read_text().splitlines()]
+    assert events == ["run_started", "attempt", "retry", "attempt", "done", "run_ended"]

@@ -1,0 +1,65 @@
+"""Partial states: an interrupted render goes on and ends with the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lynx_parallel.pipeline import LynxPipeline
+from lynx_parallel.spec.pipeline import Sampling
+from lynx_parallel.stages.denoise import Step
+from lynx_parallel.stages.partial import Partial, load_partial, save_partial
+from tests.distributed.test_render import load, prepare
+
+STEPS = 6
+CPU = torch.device("cpu")
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def pipeline(demo: Path) -> LynxPipeline:
+    return load(demo)
+
+
+@pytest.mark.parametrize("schedule", ["lynx", "diffusers"])
+@pytest.mark.parametrize("done", range(1, STEPS + 1))
+def test_a_resumed_render_is_bitwise_the_same(pipeline: LynxPipeline, tmp_path: Path, done: int, schedule: str) -> None:
+    sampling = Sampling(
+        width=64, height=48, num_frames=5, num_inference_steps=STEPS, sigma_schedule=schedule,
+        identity_window=(0.0, 0.5),
+    )  # fmt: skip
+    inputs = prepare(pipeline, sampling)
+    whole = pipeline.denoise(inputs, sampling)
+
+    def stop(step: Step) -> None:
+        if step.index + 1 == done:
+            save_partial(tmp_path / "state", step.state(), "digest")
+            raise Stop
+
+    with pytest.raises(Stop):
+        pipeline.denoise(inputs, sampling, stop)
+    state = load_partial(tmp_path / "state", "digest", CPU)
+    assert state.steps_done == done
+    ran: list[int] = []
+    resumed = pipeline.denoise(inputs, sampling, lambda step: ran.append(step.index), state)
+    assert ran == list(range(done, STEPS))
+    assert torch.equal(resumed, whole)
+
+
+def test_what_is_no_state_of_this_shot_is_the_beginning(pipeline: LynxPipeline, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    assert load_partial(path, "digest", CPU) == Partial()
+    path.write_bytes(b"torn")
+    assert load_partial(path, "digest", CPU) == Partial()
+    sampling = Sampling(width=64, height=48, num_frames=5, num_inference_steps=1)
+    pipeline.denoise(prepare(pipeline, sampling), sampling, lambda step: save_partial(path, step.state(), "one"))
+    assert load_partial(path, "another", CPU) == Partial()
+    assert load_partial(path, "one", CPU).steps_done == 1
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert load_partial(path, "one", CPU) == Partial()
