@@ -312,12 +312,20 @@ STUBS = {
     + """case $1 in
 start) [[ -z ${STUB_RAY_DIES:-} ]] || exit 1; exec sleep 60 ;;
 health-check) [[ -z ${STUB_RAY_DOWN:-} ]] ;;
-status) echo Active:; for node in ${STUB_JOINED-$STUB_NODES}; do echo " 1 node_$node"; done; echo Pending: ;;
+status) grep -q "^ray start --address" "$STUB_LOG" || exit 1
+  echo Active:; for node in ${STUB_JOINED-$STUB_NODES}; do echo " 1 node_$node"; done; echo Pending: ;;
 esac
 """,
-    "lynx-render": 'trap "echo USR1 >> $STUB_LOG; exit 75" USR1\ntrap "echo TERM >> $STUB_LOG; exit 143" TERM\n'
-    + LOG
-    + 'if [[ -n ${STUB_LONG:-} ]]; then for _ in {1..300}; do sleep 0.1; done; fi\nexit "${STUB_CODE:-0}"\n',
+    "lynx-render": LOG.join(
+        [
+            """trap 'echo USR1 >> "$STUB_LOG"; sleep 0.5; exit "${STUB_USR1:-75}"' USR1
+trap 'echo TERM >> "$STUB_LOG"; exit 143' TERM
+""",
+            """if [[ -n ${STUB_LONG:-} ]]; then for _ in {1..300}; do sleep 0.1; done; fi
+exit "${STUB_CODE:-0}"
+""",
+        ]
+    ),
 }
 
 
@@ -416,6 +424,16 @@ def test_signals_reach_lynx_render(slurm: Slurm, name: str, code: int) -> None:
     assert process.returncode == code
     assert name in slurm.calls()
     assert ("scontrol requeue 4711" in slurm.calls()) == (name == "USR1")
+
+
+def test_lynx_render_is_waited_for_after_a_signal(slurm: Slurm) -> None:
+    """USR1 during the last shot: all done all the same, and nothing to queue."""
+    process = slurm.start("campaign.yaml", STUB_LONG="1", STUB_USR1="0")
+    slurm.wait_for("lynx-render")
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "scontrol requeue 4711" not in slurm.calls()
 
 
 def test_usr1_before_lynx_render_runs(slurm: Slurm) -> None:

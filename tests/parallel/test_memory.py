@@ -282,7 +282,7 @@ def test_activations_of_one_rank_are_close(dtype: str, ffn_dim: int) -> None:
 @pytest.mark.parametrize(("dtype", "ffn_dim"), CASES)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_activations_on_a_gang_are_close(layout: Layout, dtype: str, ffn_dim: int, gang_peaks: dict[Any, int]) -> None:
-    """gloo's thread may let go of what it has sent a little late: of three forwards the least, and room for a buffer."""
+    """gloo lets go of what it has sent a little late at times: the least of three forwards, and room for one buffer."""
     assert estimate(layout, dtype, ffn_dim) == pytest.approx(gang_peaks[layout, dtype, ffn_dim], rel=0.08)
 
 

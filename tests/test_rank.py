@@ -1,0 +1,117 @@
+"""A rank in this process, without Ray: what it writes, what it keeps, what it says of the way it was made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lynx_parallel.errors import ClusterError, Stopped, SubjectError
+from lynx_parallel.gang.rank import Load, Rank, Rendered
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.spec.load import load_campaign
+from lynx_parallel.spec.manifest import Shot
+from lynx_parallel.spec.pipeline import Video
+from lynx_parallel.stages.encode import probe
+from lynx_parallel.stages.partial import load_partial
+from lynx_parallel.weights import find_face_models, find_weights
+
+
+@pytest.fixture
+def shots(campaign: Path) -> tuple[Shot, ...]:
+    return load_campaign(campaign, ["sampling.num_inference_steps=2"]).shots
+
+
+@pytest.fixture
+def load(campaign: Path) -> Load:
+    pipeline = load_campaign(campaign).pipeline
+    return Load(find_weights(pipeline.model), "float32", denoise=True, face=find_face_models(pipeline.face))
+
+
+def make_rank(load: Load, shots: tuple[Shot, ...]) -> Rank:
+    rank = Rank("cpu", torch.get_num_threads(), load)
+    rank.encode_prompts([shot.text for shot in shots])
+    rank.load()
+    rank.join(Layout(), 0, ("", 0))
+    return rank
+
+
+def render(rank: Rank, shot: Shot, folder: Path) -> Rendered:
+    folder.mkdir(parents=True, exist_ok=True)
+    rank.prepare(shot, shot.subject.id.encode().hex().ljust(64, "0"), folder)
+    parts = {"video": folder / "video.part", "latents": folder / "latents.part"}
+    made = rank.render(shot, "digest", folder / "partial", Video(), parts, folder / "rank0.log")
+    assert made is not None
+    return made
+
+
+def test_a_shot(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    rank = make_rank(load, shots)
+    made = render(rank, shots[0], tmp_path / "a")
+    assert probe(tmp_path / "a" / "video.part").frames == 9
+    assert load_file(tmp_path / "a" / "latents.part")["latents"].shape == (1, 16, 3, 6, 8)
+    assert made.exactness == {}
+    assert (made.conditioning["reference"], made.conditioning["identity"]) == (2, 2)
+    assert {path.name for path in (tmp_path / "a" / ".lynx" / "faces" / "astronaut").iterdir()} == {"id.png", "ref.png"}
+
+    again = render(rank, shots[1], tmp_path / "a")  # the same subject, another prompt
+    assert again.conditioning["subject kept"] == 1
+    assert "reference" not in again.conditioning
+    assert (again.conditioning["text"], again.conditioning["reference kept"]) == (1, 3)
+
+
+def test_the_cache_gives_the_same_latents(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    first = render(make_rank(load, shots), shots[0], tmp_path / "one")
+    second = render(make_rank(load, shots), shots[0], tmp_path / "two")
+    assert second.conditioning["subject kept"] == 1
+    assert first.outputs["latents"]["sha256"] == second.outputs["latents"]["sha256"]
+
+
+def test_tiled_decode_says_so(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    large = replace(shots[0], sampling=shots[0].sampling.model_copy(update={"width": 320, "num_frames": 1}))
+    plain = render(make_rank(load, shots), large, tmp_path / "plain")
+    tiled = render(make_rank(replace(load, tiled_decode=True), shots), large, tmp_path / "tiled")
+    assert (plain.exactness, tiled.exactness) == ({}, {"decode": "tiled"})
+    assert plain.outputs["latents"] == tiled.outputs["latents"]
+    assert plain.outputs["video"] != tiled.outputs["video"]  # wider than a tile: other pixels
+
+
+def test_encoding_needs_no_transformer(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    made = render(make_rank(load, shots), shots[0], tmp_path / "a")
+    encoder = Rank("cpu", 1, replace(load, denoise=False))
+    encoder.load()
+    encoder.join(Layout(), 0, ("", 0))
+    assert encoder.pipeline is None
+    parts = {"video": tmp_path / "again.part"}
+    again = encoder.encode(shots[0], Video(), tmp_path / "a" / "latents.part", parts, tmp_path / "log")
+    assert again.outputs["video"] == made.outputs["video"]
+
+
+def test_stop_saves_and_the_next_goes_on(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    rank = make_rank(load, shots)
+    rank.stop()
+    with pytest.raises(Stopped, match="after step 1 of 2"):
+        render(rank, shots[0], tmp_path / "a")
+    assert load_partial(tmp_path / "a" / "partial", "digest", torch.device("cpu")).steps_done == 1
+    made = render(make_rank(load, shots), shots[0], tmp_path / "a")
+    whole = render(make_rank(load, shots), shots[0], tmp_path / "b")
+    assert made.outputs["latents"] == whole.outputs["latents"]
+
+
+def test_a_picture_without_a_face(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "black.png"
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(picture)
+    shot = replace(shots[0], subject=replace(shots[0].subject, image=picture))
+    with pytest.raises(SubjectError, match=r"black\.png: no face .*use a picture of one face"):
+        make_rank(load, shots).prepare(shot, "f" * 64, tmp_path)
+
+
+def test_a_kernel_that_is_not_there(load: Load) -> None:
+    with pytest.raises(ClusterError, match=r"--attention flash3: not available on cpu here; one of sdpa"):
+        Rank("cpu", 1, replace(load, attention="flash3"))
