@@ -60,6 +60,8 @@ def render(
     ulysses: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, all-to-all over heads.")] = None,
     ring: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, ring over tokens.")] = None,
     guidance: Annotated[int | None, typer.Option(metavar="N", help="Guidance branches side by side: 1 to 3.")] = None,
+    gangs: Annotated[int | None, typer.Option(metavar="N", help="Shots rendered side by side.")] = None,
+    max_gpus: Annotated[int | None, typer.Option(metavar="N", help="Use at most so many GPUs.")] = None,
     shard_weights: Annotated[
         bool, typer.Option("--shard-weights", help="Split the weights over a shot's ranks.")
     ] = False,
@@ -85,7 +87,7 @@ def render(
     cluster = ClusterSpec(
         ulysses=ulysses, ring=ring, guidance=guidance, device=device, address=address,  # type: ignore[arg-type]
         shard_weights=shard_weights, attention=attention, tiled_decode=tiled_decode,  # type: ignore[arg-type]
-        stop_after=read_duration(stop_after), max_failures=max_failures,
+        gangs=gangs, max_gpus=max_gpus, stop_after=read_duration(stop_after), max_failures=max_failures,
     )  # fmt: skip
     campaign, weights, face, digests, replan = _load(manifest, set_, only, verify)
     summary = Driver(campaign, weights, face, digests, replan, cluster, say).run()

@@ -80,6 +80,36 @@ class Work:
     not_before: float = 0.0
 
 
+@dataclass
+class Slot:
+    """Room for one gang: the gang at hand, if any, and the subject whose conditioning it holds."""
+
+    gang: Gang | None = None
+    subject: str | None = None
+
+    def end(self) -> None:
+        """Ends the gang, every rank of it."""
+        if self.gang is not None:
+            self.gang.kill()
+        self.gang = self.subject = None
+
+
+def next_work(queue: list[Work], slot: Slot, taken: set[str | None], now: float) -> Work | None:
+    """What a free gang pulls: highest priority first, then its own subject, then one no other gang holds.
+
+    Args:
+        taken: subjects that other gangs hold.
+        now: monotonic seconds; retries wait for their time.
+    """
+    ready = [(place, work) for place, work in enumerate(queue) if work.not_before <= now]
+
+    def rank(place: int, work: Work) -> tuple[int, bool, bool, int]:
+        subject = work.item.shot.subject.id
+        return -work.item.shot.priority, subject != slot.subject, subject in taken, place
+
+    return min(ready, key=lambda entry: rank(*entry))[1] if ready else None
+
+
 class Driver:
     """Carries out one plan.
 
@@ -110,7 +140,9 @@ class Driver:
         self.summary = Summary()
         self._quarantined: dict[str, str] = {}
         self._memory = MemoryPlan(cluster.shard_weights, cluster.tiled_decode)
-        self._gang: Gang | None = None
+        self._slots: list[Slot] = []
+        self._queue: list[Work] = []
+        self._running = 0
         self._stopping: asyncio.Task[None] | None = None
 
     def run(self) -> Summary:
@@ -192,10 +224,11 @@ class Driver:
             await work
 
     async def _put_aside(self, work: asyncio.Future[None]) -> None:
-        """Lets the shot at hand save its state, for a while."""
+        """Lets the shots at hand save their states, for a while."""
         with contextlib.suppress(LynxError, TimeoutError):
-            if self._gang is not None:
-                await asyncio.wait_for(self._gang.stop(), STOP_WITHIN_S)
+            gangs = [slot.gang for slot in self._slots if slot.gang is not None]
+            await asyncio.wait_for(asyncio.gather(*(gang.stop() for gang in gangs)), STOP_WITHIN_S)
+            if gangs:
                 await asyncio.wait({work}, timeout=STOP_WITHIN_S)
         work.cancel()
 
@@ -203,52 +236,75 @@ class Driver:
         device, available = _available(self.cluster.device)
         planned = layouts.plan([item.shot for item in todo], device, available)
         size = max(layout.size for layout in planned)
-        queue = [
+        gangs = layouts.gangs(size, device, available, len(todo))
+        self._queue = [
             Work(item, layout, f"[{number}/{len(todo)}]")
             for number, (item, layout) in enumerate(zip(todo, planned, strict=True), start=1)
         ]
+        self._slots = [Slot() for _ in range(gangs)]
+        ranks = f"{size} rank{'s' * (size > 1)}"
+        self.say(f"starting {ranks} on {device}" if gangs == 1 else f"starting {gangs} gangs of {ranks} on {device}")
+        servers = [
+            asyncio.ensure_future(self._serve(slot, size, gangs, device, local, journal)) for slot in self._slots
+        ]
         try:
-            while queue and self.summary.stopped_by is None:
-                work = min(queue, key=lambda work: work.not_before)
-                queue.remove(work)
-                await asyncio.sleep(max(0.0, work.not_before - time.monotonic()))
-                if reason := self._quarantined.get(work.item.shot.subject.id):
-                    self._fail(work.item, reason, journal)
-                elif error := await self._start(size, [work, *queue], device, local):
-                    for left in (work, *queue):
-                        self._fail(left.item, f"no ranks could be started again: {error}", journal)
-                    return
-                elif retry := await self._attempt(work, journal):
-                    work.not_before = time.monotonic() + retry.delay_s
-                    queue.append(work)
-                if len(self.summary.failed) >= self.cluster.max_failures and queue:
-                    for left in queue:
-                        self._fail(left.item, f"not tried: {len(self.summary.failed)} shots failed", journal)
-                    return
+            reasons = await asyncio.gather(*servers)
         finally:
-            self._end_gang()
+            for server in servers:
+                server.cancel()
+            for slot in self._slots:
+                slot.end()
+        if self.summary.stopped_by is None:
+            for left in self._queue:
+                self._fail(left.item, next(filter(None, reasons), "not tried"), journal)
 
-    async def _start(self, size: int, left: list[Work], device: str, local: bool) -> LynxError | None:
-        """Starts a gang where there is none; what came in the way, unless nothing was done yet: then it is raised."""
+    async def _serve(self, slot: Slot, size: int, gangs: int, device: str, local: bool, journal: Journal) -> str | None:
+        """Makes one shot after the other on one gang; why it ended before the queue did, if so.
+
+        Raises:
+            LynxError: no gang could be started, and nothing was done yet: the whole run is at fault.
+        """
+        while (self._queue or self._running) and self.summary.stopped_by is None:
+            if len(self.summary.failed) >= self.cluster.max_failures:
+                return f"not tried: {len(self.summary.failed)} shots failed"
+            taken = {other.subject for other in self._slots if other is not slot}
+            work = next_work(self._queue, slot, taken, time.monotonic())
+            if work is None:  # all that is left is running elsewhere, or waits for its retry
+                await asyncio.sleep(0.1)
+                continue
+            self._queue.remove(work)
+            if reason := self._quarantined.get(work.item.shot.subject.id):
+                self._fail(work.item, reason, journal)
+                continue
+            self._running += 1
+            try:
+                slot.subject = work.item.shot.subject.id
+                if error := await self._start(slot, work, size, gangs, device, local):
+                    self._queue.insert(0, work)
+                    return f"no ranks could be started again: {error}"
+                if retry := await self._attempt(slot, work, journal):
+                    work.not_before = time.monotonic() + retry.delay_s
+                    self._queue.append(work)
+            finally:
+                self._running -= 1
+        return None
+
+    async def _start(self, slot: Slot, work: Work, size: int, gangs: int, device: str, local: bool) -> LynxError | None:
+        """Starts a slot's gang where there is none; what came in the way, if other work was or is being done."""
         from lynx_parallel.gang.gang import Gang
 
-        if self._gang is not None:
+        if slot.gang is not None:
             return None
-        self.say(f"starting {size} rank{'s' * (size > 1)} on {device}")
+        left = [work, *self._queue]
         load, prompts = self._load([work.item for work in left if work.item.action == "render"])
         try:
-            self._gang = await Gang.start(size, load, prompts, device=device, local=local)
+            slot.gang = await Gang.start(size, load, prompts, device=device, local=local, gangs=gangs)
         except LynxError as error:
             summary = self.summary
-            if not (summary.rendered or summary.encoded or summary.failed or any(work.history for work in left)):
+            if not (summary.rendered or summary.encoded or summary.failed or summary.retries):
                 raise
             return error
         return None
-
-    def _end_gang(self) -> None:
-        if self._gang is not None:
-            self._gang.kill()
-            self._gang = None
 
     def _load(self, renders: list[Item]) -> tuple[Load, list[str]]:
         """What ranks load for these shots, and the prompts to encode first."""
@@ -263,33 +319,34 @@ class Driver:
         texts = [text for item in renders for text in (item.shot.text, item.shot.sampling.negative_prompt)]
         return load, list(dict.fromkeys([*texts, REFERENCE_PROMPT])) if renders else []
 
-    async def _attempt(self, work: Work, journal: Journal) -> Retry | None:
+    async def _attempt(self, slot: Slot, work: Work, journal: Journal) -> Retry | None:
         """Tries one shot once; what to do where that failed and it is to be tried again."""
-        assert self._gang is not None
+        gang = slot.gang
+        assert gang is not None
         item, name = work.item, work.item.shot.name
         logs = self.output.logs(name, attempt := _next_attempt(self.output, name))
         began = time.monotonic()
-        progress = asyncio.ensure_future(self._tell_progress(self._gang, f"{work.label} {name}"))
+        progress = asyncio.ensure_future(self._tell_progress(gang, f"{work.label} {name}"))
         try:
             journal.append("attempt", name=name, attempt=attempt, action=item.action, latents=item.identity.latents)
-            made, kinds = await self._make(self._gang, work.layout, item, logs)
+            made, kinds = await self._make(gang, work.layout, item, logs)
             if identify(self.campaign, item.shot, self.digests) != item.identity:
                 raise SubjectError("its picture or embedding changed while it was rendered; run again")
-            self._publish(item, self._gang, made, kinds, attempt, time.monotonic() - began)
+            self._publish(item, gang, made, kinds, attempt, time.monotonic() - began)
         except Stopped as error:
             self.say(f"{work.label} {name}: {error}")
             journal.append("stopped", name=name, attempt=attempt, reason=str(error))
-            self._end_gang()
+            slot.end()
             return None
         except (LynxError, OSError) as error:
-            return self._after_failure(work, error, logs, attempt, journal)
+            return self._after_failure(slot, work, error, logs, attempt, journal)
         finally:
             progress.cancel()
         self._done(work, made, attempt, time.monotonic() - began, journal)
         return None
 
     def _after_failure(
-        self, work: Work, error: LynxError | OSError, logs: Path, attempt: int, journal: Journal
+        self, slot: Slot, work: Work, error: LynxError | OSError, logs: Path, attempt: int, journal: Journal
     ) -> Retry | None:
         """Has the policy decide, and does what it says."""
         item = work.item
@@ -298,7 +355,7 @@ class Driver:
         work.history.append(kind)
         if kind != "subject":
             reason = f"{reason} (logs: {logs})"
-            self._end_gang()  # its other ranks may wait for the one that failed
+            slot.end()  # its other ranks may wait for the one that failed
         decision = decide(work.history, self._memory, ranks=work.layout.sequence)
         if isinstance(decision, GiveUp):
             if decision.quarantine:
@@ -348,6 +405,8 @@ class Driver:
             again = " and reading their shares of the weights" if self._memory.shard else ""
             began = time.monotonic()
             await gang.form(layout)
+            if layout.size == 1:
+                return
             self.say(
                 f"grouped {layout.size} of {len(gang.ranks)} ranks{again}: {layout}, {time.monotonic() - began:.1f} s"
             )

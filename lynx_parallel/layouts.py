@@ -28,6 +28,7 @@ class Layouts:
     """
 
     def __init__(self, cluster: ClusterSpec, weights: WeightFiles):
+        self._cluster = cluster
         self._config = transformer_config(weights)
         self._has_reference = weights.ref is not None
         degrees = cluster.guidance, cluster.ring, cluster.ulysses
@@ -91,3 +92,18 @@ class Layouts:
             raise ClusterError(f"--device {device}: the cluster has none")
         ranks = 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
         return [choose_layout(self.needs(shot), ranks) for shot in shots]
+
+    def gangs(self, size: int, device: str, available: int, shots: int) -> int:
+        """How many gangs of ``size`` ranks work side by side.
+
+        As many as asked for; else one on the CPU, whose cores it fills, and as many as there are GPUs for.
+
+        Raises:
+            InputErrors: more asked for than there is room for.
+        """
+        most = min(available, self._cluster.max_gpus or available) if device == "cuda" else available
+        if (asked := self._cluster.gangs) is not None and asked * size > most:
+            raise InputErrors([f"--gangs {asked}: needs {asked * size} ranks, there is room for {most}"])
+        if size > most:
+            raise InputErrors([f"--max-gpus {most}: a shot needs {size}"])
+        return min(asked or (most // size if device == "cuda" else 1), shots)

@@ -45,18 +45,21 @@ class Gang:
         self._group = group
 
     @classmethod
-    async def start(cls, size: int, load: Load, prompts: list[str], *, device: str, local: bool) -> Self:
+    async def start(
+        cls, size: int, load: Load, prompts: list[str], *, device: str, local: bool, gangs: int = 1
+    ) -> Self:
         """Places the ranks, encodes the prompts on the first, loads the weights on each.
 
         Args:
             device: ``cuda`` (one GPU a rank) or ``cpu``.
             local: all ranks are on this machine; they meet over the loopback interface.
+            gangs: that share this machine's cores.
 
         Raises:
             ClusterError: the cluster cannot hold the ranks, or runs another version of this package.
             LynxError: what a rank raised while loading.
         """
-        threads = max(1, (os.cpu_count() or 1) // size)
+        threads = max(1, (os.cpu_count() or 1) // (size * gangs))
         bundle = {"CPU": CPUS_OF_A_CPU_RANK} if device == "cpu" else {"CPU": 1, "GPU": 1}
         group = placement_group([bundle] * size, strategy="STRICT_PACK" if local else "PACK")
         ranks: list[Any] = []

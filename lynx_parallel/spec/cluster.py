@@ -22,6 +22,8 @@ class ClusterSpec:
 
     Attributes:
         ulysses, ring, guidance: ranks per shot along each axis; None leaves it to the plan.
+        gangs: how many shots are rendered side by side; None: as many as there are GPUs for.
+        max_gpus: GPUs to use at most.
         device: what ranks run on.
         shard_weights: split the transformer's weights over the ranks that share a shot's tokens.
         attention: kernel on CUDA; ``auto`` takes the best one installed.
@@ -37,6 +39,8 @@ class ClusterSpec:
     ulysses: int | None = None
     ring: int | None = None
     guidance: int | None = None
+    gangs: int | None = None
+    max_gpus: int | None = None
     device: Device = "auto"
     address: str | None = None
     shard_weights: bool = False
@@ -47,10 +51,10 @@ class ClusterSpec:
 
     def __post_init__(self) -> None:
         lines: list[str] = []
-        for axis in ("ulysses", "ring", "guidance"):
-            count = getattr(self, axis)
+        for name in ("ulysses", "ring", "guidance", "gangs", "max_gpus"):
+            count = getattr(self, name)
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-                lines.append(f"--{axis} {count}: must be a whole number from 1")
+                lines.append(f"--{name.replace('_', '-')} {count}: must be a whole number from 1")
         if isinstance(self.guidance, int) and self.guidance > 3:
             lines.append(f"--guidance {self.guidance}: must be 1, 2 or 3")
         if self.max_failures < 1:
