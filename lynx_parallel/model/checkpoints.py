@@ -213,7 +213,9 @@ def load_transformer(
         shard(transformer)
 
     parameters = dict(transformer.named_parameters())
-    files = {path: _open(path, str(device)) for path in dict.fromkeys(source.path for source in sources.values())}
+    paths = dict.fromkeys(source.path for source in sources.values())
+    on_cpu = torch.device(device).type == "cpu"
+    files = {path: _open(path, str(device), mapped=not on_cpu or _stored_as(path, dtype)) for path in paths}
     readers = {
         target: partial(_read_tensor, files[source.path], source.key, torch.float32 if _stays_fp32(target) else dtype)
         for target, source in sources.items()
@@ -251,6 +253,17 @@ def _stays_fp32(target: str) -> bool:
     return any(part in WanTransformer3DModel._keep_in_fp32_modules for part in target.split("."))
 
 
+def _stored_as(path: Path, dtype: torch.dtype) -> bool:
+    """Whether most of a file's tensors are of this type: then it is mapped, and a node's ranks share its pages.
+
+    Others are read tensor by tensor: mapped pages would stay beside their converted copies.
+    """
+    name = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
+    with _open(path) as file:
+        types = [file.get_slice(key).get_dtype() for key in file.keys()]
+    return 2 * types.count(name) > len(types)
+
+
 def _read_tensor(file: Any, key: str, dtype: torch.dtype, parameter: torch.Tensor | None = None) -> torch.Tensor:
     """One tensor of a file; for a sharded parameter, only the rows that this rank keeps are read."""
     if not isinstance(parameter, DTensor):
@@ -258,7 +271,11 @@ def _read_tensor(file: Any, key: str, dtype: torch.dtype, parameter: torch.Tenso
     rows, ranks = parameter.shape[0], parameter.device_mesh.size()
     chunk = -(-rows // ranks)  # as fully_shard cuts: the last ranks may get fewer rows, or none
     start = min(parameter.device_mesh.get_local_rank() * chunk, rows)
-    mine = file.get_slice(key)[start : min(start + chunk, rows)].to(dtype).contiguous()
+    stop = min(start + chunk, rows)
+    if start < stop:
+        mine = file.get_slice(key)[start:stop].to(dtype).contiguous()
+    else:  # a file that is not mapped refuses an empty slice
+        mine = torch.empty(0, *parameter.shape[1:], dtype=dtype, device=parameter.device_mesh.device_type)
     return DTensor.from_local(
         mine, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
     )
@@ -411,10 +428,10 @@ def _tensors(path: Path, device: torch.device | str) -> Iterator[tuple[str, torc
             yield key, file.get_tensor(key)
 
 
-def _open(path: Path, device: str = "cpu") -> Any:
+def _open(path: Path, device: str = "cpu", *, mapped: bool = True) -> Any:
     refuse_special(path)
     try:
-        return safe_open(path, framework="pt", device=device)
+        return safe_open(path, framework="pt", device=device, backend="mmap" if mapped else "pread")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, OSError, MemoryError) as error:
