@@ -13,19 +13,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lynx_parallel
 from lynx_parallel.artifacts import part_path
 from lynx_parallel.errors import LynxError, Stopped, SubjectError
 from lynx_parallel.gang.policy import GiveUp, Kind, Retry, decide
 from lynx_parallel.gang.policy import Plan as MemoryPlan
+from lynx_parallel.gang.work import Slot, Work, next_work
 from lynx_parallel.identity import identify, subject_key
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import Journal, Output, now
 from lynx_parallel.lock import Lock
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.plan import Item, Plan
+from lynx_parallel.sidecar import make_sidecar
+from lynx_parallel.signals import SIGNALS, deferred_signals, hold
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.weights import FaceFiles, WeightFiles
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
 PROGRESS_EVERY_S = 15.0
 STOP_WITHIN_S = 8.0
 """After a first signal, so long for the step at hand to end and its state to be saved."""
-_SIGNALS = tuple(map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)))
 
 
 @dataclass
@@ -67,47 +69,6 @@ class Summary:
         if self.stopped_by is not None:
             return 128 + self.stopped_by
         return 1 if self.failed or self.blocked else 0
-
-
-@dataclass
-class Work:
-    """A shot to make: its plan item, its place in the count, and how its attempts failed so far."""
-
-    item: Item
-    layout: Layout
-    label: str
-    history: list[Kind] = field(default_factory=list)
-    not_before: float = 0.0
-
-
-@dataclass
-class Slot:
-    """Room for one gang: the gang at hand, if any, and the subject whose conditioning it holds."""
-
-    gang: Gang | None = None
-    subject: str | None = None
-
-    def end(self) -> None:
-        """Ends the gang, every rank of it."""
-        if self.gang is not None:
-            self.gang.kill()
-        self.gang = self.subject = None
-
-
-def next_work(queue: list[Work], slot: Slot, taken: set[str | None], now: float) -> Work | None:
-    """What a free gang pulls: highest priority first, then its own subject, then one no other gang holds.
-
-    Args:
-        taken: subjects that other gangs hold.
-        now: monotonic seconds; retries wait for their time.
-    """
-    ready = [(place, work) for place, work in enumerate(queue) if work.not_before <= now]
-
-    def rank(place: int, work: Work) -> tuple[int, bool, bool, int]:
-        subject = work.item.shot.subject.id
-        return -work.item.shot.priority, subject != slot.subject, subject in taken, place
-
-    return min(ready, key=lambda entry: rank(*entry))[1] if ready else None
 
 
 class Driver:
@@ -143,6 +104,7 @@ class Driver:
         self._slots: list[Slot] = []
         self._queue: list[Work] = []
         self._running = 0
+        self._renders = False
         self._stopping: asyncio.Task[None] | None = None
 
     def run(self) -> Summary:
@@ -190,9 +152,9 @@ class Driver:
         from lynx_parallel.gang.cluster import ray_cluster
 
         try:
-            with _deferred_signals() as pending, ray_cluster(self.cluster.address) as local:
+            with deferred_signals() as pending, ray_cluster(self.cluster.address) as local:
                 asyncio.run(self._until_stopped(todo, layouts, journal, local, pending))
-                _hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
+                hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
         except SystemExit as end:
             if end.code != signal.SIGTERM:
                 raise
@@ -214,7 +176,7 @@ class Driver:
             self.say(f"{signal.Signals(number).name}: stopping; what is done stays, run again to go on")
             self._stopping = loop.create_task(self._put_aside(work))
 
-        for number in _SIGNALS:
+        for number in SIGNALS:
             loop.add_signal_handler(number, stop, number)
         if self.cluster.stop_after is not None:
             loop.call_later(self.cluster.stop_after, stop, int(signal.SIGUSR1))
@@ -236,6 +198,7 @@ class Driver:
         device, available = _available(self.cluster.device)
         planned = layouts.plan([item.shot for item in todo], device, available)
         size = max(layout.size for layout in planned)
+        self._renders = any(item.action == "render" for item in todo)  # a retry may come to any gang
         gangs = layouts.gangs(size, device, available, len(todo))
         self._queue = [
             Work(item, layout, f"[{number}/{len(todo)}]")
@@ -312,7 +275,7 @@ class Driver:
         from lynx_parallel.pipeline import REFERENCE_PROMPT
 
         load = Load(
-            self.weights, self.campaign.pipeline.model.dtype, denoise=bool(renders),
+            self.weights, self.campaign.pipeline.model.dtype, denoise=self._renders,
             shard=self._memory.shard, attention=self.cluster.attention,
             tiled_decode=self._memory.tiled_decode, face=self.face,
         )  # fmt: skip
@@ -428,42 +391,17 @@ class Driver:
     ) -> None:
         name = item.shot.name
         outputs = {kind: {"file": self.output.path(name, kind).name, **made.outputs[kind]} for kind in kinds}
-        if item.action == "encode" and (old := self.output.sidecar(name)):
-            outputs["latents"] = old["outputs"]["latents"]
+        before = self.output.sidecar(name) if item.action == "encode" else None
+        if before:
+            outputs["latents"] = before["outputs"]["latents"]
         if item.stale:
             self.output.supersede(name, ("video", "sidecar", *(("latents",) if item.action == "render" else ())))
-        self.output.commit(name, kinds, self._sidecar(item, gang, outputs, made, attempt, seconds))
-
-    def _sidecar(
-        self, item: Item, gang: Gang, outputs: dict[str, Any], made: Rendered, attempt: int, seconds: float
-    ) -> dict[str, Any]:
-        shot, layout = item.shot, (gang.layout if item.action == "render" else None) or Layout()
-        subject, consent = shot.subject, shot.subject.consent
-        return {
-            "name": shot.name,
-            "shot": {"subject": subject.id, "prompt": shot.prompt.id, "take": shot.take, "seed": shot.seed},
-            "digests": {"latents": item.identity.latents, "video": item.identity.video},
-            "outputs": outputs,
-            "settings": dict(item.identity.settings),
-            "encoding": dict(item.identity.encoding),
-            "model": self.campaign.pipeline.model.model_dump(),
-            "labels": subject.labels,
-            "consent": consent and {"ref": consent.ref, "scope": consent.scope, "expires": str(consent.expires or "")},
-            "layout": {"guidance": layout.guidance, "ring": layout.ring, "ulysses": layout.ulysses},
-            "ranks": [
-                {"rank": rank, "pid": hello.pid, "host": hello.host, "device": hello.device}
-                for rank, hello in enumerate(gang.hellos[: layout.size])
-            ],
-            "attention": gang.hellos[0].attention,
-            "sharded": self._memory.shard and layout.sequence > 1,
-            "attempt": attempt,
-            "seconds": {**made.seconds, "total": round(seconds, 3)},
-            "exactness": made.exactness,
-            "conditioning": made.conditioning,
-            "warnings": list(made.warnings),
-            "finished": now(),
-            "lynx_parallel": lynx_parallel.__version__,
-        }
+        layout = gang.layout or Layout()
+        sidecar = make_sidecar(
+            item, self.campaign.pipeline.model, made, outputs, layout=layout, ranks=gang.hellos[: layout.size],
+            sharded=self._memory.shard and layout.sequence > 1, attempt=attempt, seconds=seconds, before=before,
+        )  # fmt: skip
+        self.output.commit(name, kinds, sidecar)
 
 
 def _available(asked: str) -> tuple[str, int]:
@@ -482,21 +420,3 @@ def _next_attempt(output: Output, name: str) -> int:
     folder = output.logs(name, 0).parent
     made = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
     return max(made, default=0) + 1
-
-
-@contextlib.contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-    """Holds SIGINT and SIGTERM back while Ray starts and ends: half-started, it could not be taken down."""
-    pending: list[int] = []
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    _hold(pending)
-    try:
-        yield pending
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _hold(pending: list[int]) -> None:
-    for number in _SIGNALS:
-        signal.signal(number, lambda received, _: pending.append(received))

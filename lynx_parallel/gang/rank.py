@@ -238,6 +238,7 @@ class Rank:
         self._warnings = []
         person, latents = self._person(shot, key, output)
         self._inputs = self.pipeline.prepare(shot.text, shot.sampling, person, latents)
+        self._stepped, self._progress = time.monotonic(), Progress(0, shot.sampling.num_inference_steps, 0.0)
         save_crops(faces(output, shot.subject.id), person)
 
     def _person(self, shot: Shot, key: str, output: Path) -> tuple[Person, torch.Tensor | None]:

@@ -1,0 +1,68 @@
+"""The sidecar: what a video is and how it was made, in JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lynx_parallel
+from lynx_parallel.ledger import now
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.plan import Item
+from lynx_parallel.spec.pipeline import ModelSpec
+
+if TYPE_CHECKING:
+    from lynx_parallel.gang.rank import Hello, Rendered
+
+_OF_THE_LATENTS = ("layout", "ranks", "attention", "sharded", "conditioning")
+"""What an encoding of saved latents keeps from the sidecar of their render."""
+
+
+def make_sidecar(
+    item: Item,
+    model: ModelSpec,
+    made: Rendered,
+    outputs: Mapping[str, Any],
+    *,
+    layout: Layout,
+    ranks: Sequence[Hello],
+    sharded: bool,
+    attempt: int,
+    seconds: float,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything a sidecar holds but its version, which ``Output.commit`` adds with the outputs' times.
+
+    Args:
+        outputs: file, size and sha256 by kind.
+        ranks: that made it, rank 0 first.
+        seconds: of the whole attempt.
+        before: the sidecar of the render, where only its latents were encoded now.
+    """
+    shot, subject, consent = item.shot, item.shot.subject, item.shot.subject.consent
+    sidecar = {
+        "name": shot.name,
+        "shot": {"subject": subject.id, "prompt": shot.prompt.id, "take": shot.take, "seed": shot.seed},
+        "digests": {"latents": item.identity.latents, "video": item.identity.video},
+        "outputs": dict(outputs),
+        "settings": dict(item.identity.settings),
+        "encoding": dict(item.identity.encoding),
+        "model": model.model_dump(),
+        "labels": subject.labels,
+        "consent": consent and {"ref": consent.ref, "scope": consent.scope, "expires": str(consent.expires or "")},
+        "layout": {"guidance": layout.guidance, "ring": layout.ring, "ulysses": layout.ulysses},
+        "ranks": [
+            {"rank": rank, "pid": hello.pid, "host": hello.host, "device": hello.device}
+            for rank, hello in enumerate(ranks)
+        ],
+        "attention": ranks[0].attention,
+        "sharded": sharded,
+        "attempt": attempt,
+        "seconds": {**made.seconds, "total": round(seconds, 3)},
+        "exactness": made.exactness,
+        "conditioning": made.conditioning,
+        "warnings": list(made.warnings),
+        "finished": now(),
+        "lynx_parallel": lynx_parallel.__version__,
+    }
+    return sidecar | {name: before[name] for name in _OF_THE_LATENTS if before and name in before}
