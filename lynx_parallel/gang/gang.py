@@ -146,6 +146,7 @@ class Gang:
         finally:
             work.cancel()
             watch.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)  # both may have failed; one has been told
 
     async def _watch(self) -> None:
         """Ends only by raising: a stopped process is seen by no one else."""
