@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/lynx-render manifests/demo.yaml
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check: install
 	$(BIN)/ruff check .

@@ -12,6 +12,17 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For ``pytest -n 2``: the whole command on one worker, one run after the other, everything else on the other.
+
+    A file's tests stay together, for their fixtures' sake; the long way round goes first.
+    """
+    for item in items:
+        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "e2e" else str(item.path)))
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """``LYNX_CACHE`` for this process and its children; the user's own cache is left alone."""

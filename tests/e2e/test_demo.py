@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from safetensors.torch import load_file
 
 from lynx_parallel.stages.encode import probe
@@ -103,11 +102,9 @@ def test_a_campaign_from_first_run_to_changed_prompt(campaign: Path, tmp_path: P
     assert [event["rendered"] for event in journal(output, "run_ended")] == [4, 0, 3]
 
 
-@pytest.mark.parametrize("ulysses", [2, 4])
-def test_a_gang_gives_the_latents_of_one_process(campaign: Path, tmp_path: Path, ulysses: int) -> None:
-    """36 tokens: 18 a rank over two, 9 a rank over four."""
+def test_a_gang_gives_the_latents_of_one_process(campaign: Path, tmp_path: Path) -> None:
     made = {}
-    for ranks in (1, ulysses):
+    for ranks in (1, 2):
         output = tmp_path / f"ranks{ranks}"
         run = lynx_render(
             campaign, "--ulysses", str(ranks), "--set", f"output={output}", "--only", "astronaut/*", cwd=tmp_path
@@ -119,7 +116,7 @@ def test_a_gang_gives_the_latents_of_one_process(campaign: Path, tmp_path: Path,
         }
     assert len(made[1]) == 2
     for name, latents in made[1].items():
-        assert relative_error(made[ulysses][name], latents) <= 1e-6
+        assert relative_error(made[2][name], latents) <= 1e-6
 
 
 def test_a_layout_that_does_not_fit_is_one_line(campaign: Path, tmp_path: Path) -> None:
