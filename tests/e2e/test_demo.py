@@ -140,13 +140,13 @@ def test_one_bad_subject_fails_its_own_shots_alone(campaign: Path, tmp_path: Pat
 
 
 def test_two_gangs_side_by_side(campaign: Path, tmp_path: Path) -> None:
-    """Each pulls its own subject, and keeps it."""
+    """Each pulls a subject of its own first; which makes the rest is a matter of speed."""
     output = tmp_path / "renders" / "demo"
     run = lynx_render(campaign, "--gangs", "2", "--ulysses", "1", cwd=tmp_path)
     assert run.returncode == 0, run.stdout
     assert "starting 2 gangs of 1 rank on cpu" in run.stdout
     assert "4 rendered" in run.stdout
     pids = {name: sidecar(output, name)["ranks"][0]["pid"] for name in NAMES}
-    by_subject = {subject: {pids[n] for n in NAMES if n.startswith(subject)} for subject in ("astronaut", "drawn")}
-    assert all(len(found) == 1 for found in by_subject.values())
-    assert by_subject["astronaut"] != by_subject["drawn"]
+    assert pids["astronaut/pumpkin-t01"] != pids["drawn/pumpkin-t01"]
+    assert len(set(pids.values())) == 2
+    assert len(journal(output, "done")) == len(journal(output, "attempt")) == 4
