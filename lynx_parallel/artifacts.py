@@ -36,6 +36,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def shown(path: Path) -> str:
+    """A path for the user: relative to the working folder where it lies inside."""
+    cwd = Path.cwd()
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+
+
 def part_path(path: Path) -> Path:
     """Where a file is written before it is whole: the same folder, ``.part`` appended."""
     return path.with_name(path.name + ".part")

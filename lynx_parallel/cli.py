@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 import typer
 
 import lynx_parallel
+from lynx_parallel.artifacts import shown
 from lynx_parallel.errors import ClusterError, LynxError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def render(
     say(
         f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
         f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried} in {summary.seconds:.0f} s: "
-        f"{campaign.output}"
+        f"{shown(campaign.output)}"
     )
     if made := summary.conditioning:
         kinds = ("subject", "reference", "identity", "text")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lynx_parallel
-from lynx_parallel.artifacts import part_path
+from lynx_parallel.artifacts import part_path, shown
 from lynx_parallel.errors import LynxError, Stopped, SubjectError
 from lynx_parallel.gang.policy import GiveUp, Kind, Retry, decide
 from lynx_parallel.gang.policy import Plan as MemoryPlan
@@ -317,7 +317,7 @@ class Driver:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         work.history.append(kind)
         if kind != "subject":
-            reason = f"{reason} (logs: {logs})"
+            reason = f"{reason} (logs: {shown(logs)})"
             slot.end()  # its other ranks may wait for the one that failed
         decision = decide(work.history, self._memory, ranks=work.layout.sequence)
         if isinstance(decision, GiveUp):
@@ -343,7 +343,7 @@ class Driver:
         for warning in made.warnings:
             self.say(f"warning: {warning}")
         verb = "rendered" if rendered else "encoded"
-        self.say(f"{work.label} {verb} in {seconds:.1f} s: {self.output.path(name, 'video')}")
+        self.say(f"{work.label} {verb} in {seconds:.1f} s: {shown(self.output.path(name, 'video'))}")
 
     async def _make(self, gang: Gang, layout: Layout, item: Item, logs: Path) -> tuple[Rendered, tuple[str, ...]]:
         """Has the gang write a shot's ``.part`` files; what it made, and which kinds."""
