@@ -78,6 +78,8 @@ def test_tiled_decode_says_so(load: Load, shots: tuple[Shot, ...], tmp_path: Pat
     assert (plain.exactness, tiled.exactness) == ({}, {"decode": "tiled"})
     assert plain.outputs["latents"] == tiled.outputs["latents"]
     assert plain.outputs["video"] != tiled.outputs["video"]  # wider than a tile: other pixels
+    late = render(make_rank(replace(load, tiled_decode=True, shard=True), shots), large, tmp_path / "late")
+    assert late.outputs["video"] == tiled.outputs["video"]  # where the weights wait for the layout, too
 
 
 def test_encoding_needs_no_transformer(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:

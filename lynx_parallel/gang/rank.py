@@ -18,6 +18,7 @@ import numpy as np
 import ray
 import torch
 import torch.distributed as dist
+from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
 import lynx_parallel
@@ -163,12 +164,10 @@ class Rank:
 
     def load(self) -> None:
         """Loads the weights; a sharded transformer waits for ``join``, which knows this rank's share."""
-        if self.what.denoise and not self.what.shard:
+        if not self.what.denoise:
+            self._take_vae(load_vae(self.what.weights.base / "vae", device=self.device))
+        elif not self.what.shard:
             self._build(None)
-        else:
-            self.vae = load_vae(self.what.weights.base / "vae", device=self.device)
-        if self.what.tiled_decode:
-            self.vae.enable_tiling()
 
     def open_store(self) -> tuple[str, int]:
         """Rank 0: the gang's meeting place; its port is bound here, so no two gangs race for one."""
@@ -222,7 +221,12 @@ class Rank:
             weights, self.what.face, dtype=dtype, device=self.device, shard=sharder, keep_projections=keep
         )
         self.pipeline.encoded_prompts = self._prompts
-        self.vae = self.pipeline.vae
+        self._take_vae(self.pipeline.vae)
+
+    def _take_vae(self, vae: AutoencoderKLWan) -> None:
+        self.vae = vae
+        if self.what.tiled_decode:
+            vae.enable_tiling()
 
     def prepare(self, shot: Shot, key: str, output: Path) -> None:
         """Rank 0: reads the subject, or finds it in the cache, and draws the noise. No peer waits: it may fail freely.
