@@ -23,7 +23,7 @@ import shutil
 import string
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,11 @@ def ensure_demo(root: Path | None = None) -> Path:
         ClusterError: the folder cannot be written.
         CheckpointError: ``root`` is something else than a demo checkpoint; nothing is touched.
     """
-    root = root or demo_root()
+    return ensure_built(root or demo_root(), build, "checkpoint")
+
+
+def ensure_built(root: Path, build: Callable[[Path], None], what: str) -> Path:
+    """``ensure_demo`` for any part of the demo: ``build`` fills a folder and writes its inventory last."""
     if is_built(root):
         return root
     scratch = root.parent / f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}"
@@ -73,8 +77,8 @@ def ensure_demo(root: Path | None = None) -> Path:
         build(scratch)
         _move_into_place(scratch, root)
     except OSError as error:
-        hint = "" if root != demo_root() else "; LYNX_CACHE names another cache folder"
-        raise ClusterError(f"cannot write the demo checkpoint to {root}: {error.strerror or error}{hint}") from error
+        hint = "" if root.parent != cache_root() else "; LYNX_CACHE names another cache folder"
+        raise ClusterError(f"cannot write the demo {what} to {root}: {error.strerror or error}{hint}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return root
@@ -110,36 +114,36 @@ def build(root: Path) -> None:
         vae = AutoencoderKLWan(**_arguments(tiny.VAE))
         text_encoder = UMT5EncoderModel(UMT5Config(**_arguments(tiny.TEXT_ENCODER)))
 
-    _write_json(wan / "model_index.json", tiny.MODEL_INDEX)
-    _write_json(wan / "scheduler/scheduler_config.json", tiny.SCHEDULER)
+    write_json(wan / "model_index.json", tiny.MODEL_INDEX)
+    write_json(wan / "scheduler/scheduler_config.json", tiny.SCHEDULER)
     for part, config, module, file in (
         ("transformer", tiny.TRANSFORMER, transformer, "diffusion_pytorch_model.safetensors"),
         ("vae", tiny.VAE, vae, "diffusion_pytorch_model.safetensors"),
         ("text_encoder", tiny.TEXT_ENCODER, text_encoder, "model.safetensors"),
     ):
-        _write_json(wan / part / "config.json", config)
+        write_json(wan / part / "config.json", config)
         shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         shapes.pop("encoder.embed_tokens.weight", None)  # the same tensor as shared.weight
-        tensors = _fill(part, shapes, tiny.RULES[part])
+        tensors = fill(part, shapes, tiny.RULES[part])
         if part == "vae":  # small posterior variance: its second half of outputs is the log-variance
             tensors["quant_conv.bias"][16:] -= 6.0
-        _write_tensors(wan / part / file, tensors)
+        write_tensors(wan / part / file, tensors)
     _write_tokenizer(wan / "tokenizer")
 
     for variant, id_dim in (("full", tiny.DIM), ("lite", tiny.LITE_ID_DIM)):
         for file, shapes in tiny.adapter_shapes(variant, id_dim).items():
-            tensors = _fill(f"{variant}/{file}", shapes, tiny.RULES["adapters"])
-            _write_tensors(root / variant / f"{file}.safetensors", tensors)
+            tensors = fill(f"{variant}/{file}", shapes, tiny.RULES["adapters"])
+            write_tensors(root / variant / f"{file}.safetensors", tensors)
 
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    _write_json(root / INVENTORY, {path.relative_to(root).as_posix(): path.stat().st_size for path in files})
+    write_json(root / INVENTORY, {path.relative_to(root).as_posix(): path.stat().st_size for path in files})
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in ("_class_name", "architectures", "model_type")}
 
 
-def _fill(
+def fill(
     part: str, shapes: Mapping[str, tuple[int, ...]], rules: tuple[tuple[str, float, str], ...]
 ) -> dict[str, Tensor]:
     """A tensor for each key: uniform, its mean and standard deviation from the first matching rule."""
@@ -171,16 +175,16 @@ def _write_tokenizer(folder: Path) -> None:
     )
     tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
-    _write_json(folder / "tokenizer_config.json", tiny.TOKENIZER_CONFIG)
+    write_json(folder / "tokenizer_config.json", tiny.TOKENIZER_CONFIG)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)

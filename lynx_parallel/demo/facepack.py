@@ -13,16 +13,13 @@ Bytes are the same on every machine, as in ``demo.checkpoint``.
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_parallel.artifacts import cache_root
 from lynx_parallel.demo import checkpoint, faces
-from lynx_parallel.errors import ClusterError, LynxError
+from lynx_parallel.errors import LynxError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,20 +60,7 @@ def ensure_facepack(root: Path | None = None) -> Path:
         ClusterError: the folder cannot be written.
         CheckpointError: ``root`` is something else; nothing is touched.
     """
-    root = root or facepack_root()
-    if checkpoint.is_built(root):
-        return root
-    scratch = root.parent / f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        scratch.mkdir(parents=True)
-        build(scratch)
-        checkpoint._move_into_place(scratch, root)
-    except OSError as error:
-        hint = "" if root != facepack_root() else "; LYNX_CACHE names another cache folder"
-        raise ClusterError(f"cannot write the demo's face models to {root}: {error.strerror or error}{hint}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return root
+    return checkpoint.ensure_built(root or facepack_root(), build, "face models")
 
 
 def build(root: Path) -> None:
@@ -84,7 +68,7 @@ def build(root: Path) -> None:
     (root / DETECTOR).write_bytes(detector_bytes())
     _write_recogniser(root / RECOGNISER)
     files = sorted(path for path in root.iterdir() if path.is_file())
-    checkpoint._write_json(root / checkpoint.INVENTORY, {path.name: path.stat().st_size for path in files})
+    checkpoint.write_json(root / checkpoint.INVENTORY, {path.name: path.stat().st_size for path in files})
 
 
 def _write_recogniser(path: Path) -> None:
@@ -95,9 +79,9 @@ def _write_recogniser(path: Path) -> None:
     with torch.device("meta"):
         state = ArcFace(WIDTHS).state_dict()
     shapes = {key: tuple(value.shape) for key, value in state.items() if value.is_floating_point()}
-    tensors = checkpoint._fill("arcface", shapes, RULES)
+    tensors = checkpoint.fill("arcface", shapes, RULES)
     counters = {key: torch.zeros((), dtype=torch.int64) for key in state.keys() - shapes.keys()}
-    checkpoint._write_tensors(path, tensors | counters)
+    checkpoint.write_tensors(path, tensors | counters)
 
 
 # Grey levels of the 8 × 8 cells, as the network meets them; a test makes them anew from the pictures. Written
