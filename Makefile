@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: install demo test check format wheel clean
+.PHONY: install demo test chaos check format wheel clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -21,7 +21,11 @@ demo: install
 	$(BIN)/lynx-render manifests/demo.yaml
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+# The long storm of faults, half an hour; its figures replace those of the last one.
+chaos: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.storm --faults 100 --seed 1 --write benchmarks/results/chaos.md
 
 check: install
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def cache_root() -> Path:
@@ -32,8 +35,7 @@ def sha256_file(path: Path) -> str:
 
 def digest(value: Any) -> str:
     """Hex sha256 of a JSON value in canonical form (sorted keys, no spaces, shortest floats)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def shown(path: Path) -> str:
@@ -42,9 +44,12 @@ def shown(path: Path) -> str:
     return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 
-def part_path(path: Path) -> Path:
-    """Where a file is written before it is whole: the same folder, ``.part`` appended."""
-    return path.with_name(path.name + ".part")
+def part_path(path: Path, attempt: int = 1) -> Path:
+    """Where an attempt writes a file before it is whole: the same folder, ``.<attempt>.part`` appended.
+
+    A rank that was given up, but lives on where the driver cannot reach it, must not write where its successor does.
+    """
+    return path.with_name(f"{path.name}.{attempt}.part")
 
 
 @contextmanager
@@ -60,6 +65,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether a write failed for want of room, on the disk or in a quota; libraries keep only the system's words."""
+    full = errno.ENOSPC, errno.EDQUOT
+    return getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full)
 
 
 def publish(part: Path, path: Path) -> None:

@@ -72,6 +72,8 @@ def render(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")] = None,
     stop_after: Annotated[str | None, typer.Option(metavar="3h50m", help="Then put the shot aside; exit 75.")] = None,
     max_failures: Annotated[int, typer.Option(metavar="N", help="End the run after so many failed shots.")] = 1_000_000,
+    hung_after: Annotated[str, typer.Option(metavar="60s", help="Give up a rank silent for so long.")] = "60s",
+    save_every: Annotated[str, typer.Option(metavar="30s", help="Save a shot's state so often, at most.")] = "30s",
     set_: Set = None,
     only: Only = None,
     verify: Verify = False,
@@ -88,7 +90,9 @@ def render(
     cluster = ClusterSpec(
         ulysses=ulysses, ring=ring, guidance=guidance, device=device, address=address,  # type: ignore[arg-type]
         shard_weights=shard_weights, attention=attention, tiled_decode=tiled_decode,  # type: ignore[arg-type]
-        gangs=gangs, max_gpus=max_gpus, stop_after=read_duration(stop_after), max_failures=max_failures,
+        gangs=gangs, max_gpus=max_gpus, max_failures=max_failures,
+        stop_after=None if stop_after is None else read_duration(stop_after, "--stop-after"),
+        hung_after=read_duration(hung_after, "--hung-after"), save_every=read_duration(save_every, "--save-every"),
     )  # fmt: skip
     campaign, weights, face, digests, replan = _load(manifest, set_, only, verify)
     summary = Driver(campaign, weights, face, digests, replan, cluster, say).run()

@@ -5,9 +5,9 @@ Imports neither torch nor Ray. See ``latents_digest`` for what counts and what d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,39 @@ _NOT_LATENTS = {"fps"}
 """Sampling fields that shape the file, not the latents."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Identity:
-    """A shot's settings that matter, and their digests.
+    """A shot's settings that matter, as digests; the settings themselves are written out when asked for.
+
+    A plan holds one of these for each of its shots, and few of their settings are ever looked at.
 
     Attributes:
-        settings: what the latents depend on, by dotted name; kept in the sidecar so that a later run
-            can say what changed.
-        encoding: what else the video file depends on.
         latents: digest of ``settings``.
-        video: digest of both.
+        video: digest of ``settings`` and ``encoding``.
     """
 
-    settings: Mapping[str, Any]
-    encoding: Mapping[str, Any]
     latents: str
     video: str
+    _write_out: Callable[[], tuple[dict[str, Any], dict[str, Any]]] = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], encoding: Mapping[str, Any]) -> Identity:
-        latents = digest(settings)
-        return cls(settings, encoding, latents, digest({"latents": latents, **encoding}))
+    def of(cls, settings: dict[str, Any], encoding: dict[str, Any]) -> Identity:
+        return cls(*_digests(settings, encoding), lambda: (settings, encoding))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the latents depend on, by dotted name; kept in the sidecar so that a later run can say what changed."""
+        return self._write_out()[0]
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """What else the video file depends on."""
+        return self._write_out()[1]
+
+
+def _digests(settings: Mapping[str, Any], encoding: Mapping[str, Any]) -> tuple[str, str]:
+    latents = digest(settings)
+    return latents, digest({"latents": latents, **encoding})
 
 
 def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Identity:
@@ -59,21 +71,45 @@ def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Iden
     Raises:
         InputErrors: a picture or an embedding cannot be read.
     """
-    sampling = shot.sampling.model_dump(mode="json")  # tuples as lists, as a sidecar gives them back
-    subject = shot.subject
-    settings: dict[str, Any] = {
-        "numerics": NUMERICS,
-        "dtype": campaign.pipeline.model.dtype,
-        "prompt": shot.text,
-        **{f"sampling.{name}": value for name, value in sampling.items() if name not in _NOT_LATENTS},
-        **{f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")},
-        **_subject_settings(campaign, subject, weights),
-    }
-    encoding = {
-        **{f"sampling.{name}": sampling[name] for name in sorted(_NOT_LATENTS)},
-        **{f"video.{name}": value for name, value in campaign.pipeline.video.model_dump().items()},
-    }
-    return Identity.of(settings, encoding)
+    return Identities(campaign, weights).of(shot)
+
+
+class Identities:
+    """Identities of many shots of one campaign, what they have in common made once.
+
+    A subject's files are looked at once, too: who asks whether they changed since asks ``identify``.
+
+    Args:
+        weights: of ``weights.weight_digests``.
+    """
+
+    def __init__(self, campaign: Campaign, weights: Mapping[str, str]):
+        self._campaign = campaign
+        self._weights = weights
+        self._model = {"numerics": NUMERICS, "dtype": campaign.pipeline.model.dtype}
+        self._files = {f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")}
+        self._video = {f"video.{name}": value for name, value in campaign.pipeline.video.model_dump().items()}
+        self._subjects: dict[str, dict[str, Any]] = {}
+
+    def of(self, shot: Shot) -> Identity:
+        """As ``identify``."""
+        return Identity(*_digests(*self._write_out(shot)), partial(self._write_out, shot))
+
+    def _write_out(self, shot: Shot) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A shot's settings and encoding; the same at any time, whatever has become of the subject's files."""
+        sampling = shot.sampling.model_dump(mode="json")  # tuples as lists, as a sidecar gives them back
+        subject = self._subjects.get(shot.subject.id)
+        if subject is None:
+            subject = _subject_settings(self._campaign, shot.subject, self._weights)
+            self._subjects[shot.subject.id] = subject
+        settings = {
+            **self._model,
+            "prompt": shot.text,
+            **{f"sampling.{name}": value for name, value in sampling.items() if name not in _NOT_LATENTS},
+            **self._files,
+            **subject,
+        }
+        return settings, {**{f"sampling.{name}": sampling[name] for name in sorted(_NOT_LATENTS)}, **self._video}
 
 
 def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> str:

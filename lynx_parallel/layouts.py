@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cache
 
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.guidance import sampling_weights
@@ -32,6 +33,7 @@ class Layouts:
         self._config = transformer_config(weights)
         self._has_reference = weights.ref is not None
         degrees = cluster.guidance, cluster.ring, cluster.ulysses
+        self._best = cache(choose_layout)
         self.asked = Layout(*(degree or 1 for degree in degrees)) if any(degrees) else None
 
     def needs(self, shot: Shot) -> Needs:
@@ -70,8 +72,8 @@ class Layouts:
                 [f"sampling.ref_blocks {shot.sampling.ref_blocks!r}: the model has blocks 0 to {there - 1}"]
             )
 
-    def plan(self, shots: Sequence[Shot], device: str, available: int) -> list[Layout]:
-        """A layout for each shot: the one asked for, else one rank on CUDA and min(2, cores) on the CPU where they fit.
+    def ranks(self, device: str, available: int) -> int:
+        """Ranks a shot gets: as many as asked for, else one on CUDA and min(2, cores) on the CPU.
 
         Args:
             device: ``cuda`` or ``cpu``.
@@ -87,11 +89,18 @@ class Layouts:
                 raise InputErrors(
                     [f"{self.asked}: needs {self.asked.size} ranks, the cluster has room for {available} {unit}"]
                 )
-            return [self.asked] * len(shots)
+            return self.asked.size
         if available < 1:
             raise ClusterError(f"--device {device}: the cluster has none")
-        ranks = 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
-        return [choose_layout(self.needs(shot), ranks) for shot in shots]
+        return 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
+
+    def layout(self, shot: Shot, ranks: int) -> Layout:
+        """A shot's layout: the one asked for, else the best that fits of at most so many ranks."""
+        return self.asked or self._best(self.needs(shot), ranks)
+
+    def most(self, device: str, available: int) -> int:
+        """Ranks to use at most."""
+        return min(available, self._cluster.max_gpus or available) if device == "cuda" else available
 
     def gangs(self, size: int, device: str, available: int, shots: int) -> int:
         """How many gangs of ``size`` ranks work side by side.
@@ -101,7 +110,7 @@ class Layouts:
         Raises:
             InputErrors: more asked for than there is room for.
         """
-        most = min(available, self._cluster.max_gpus or available) if device == "cuda" else available
+        most = self.most(device, available)
         if (asked := self._cluster.gangs) is not None and asked * size > most:
             raise InputErrors([f"--gangs {asked}: needs {asked * size} ranks, there is room for {most}"])
         if size > most:

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ SUFFIXES = {"latents": ".latents.safetensors", "video": ".mp4", "sidecar": ".jso
 """In the order of publication."""
 MAX_SIDECAR_BYTES = 16 * 2**20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PART = re.compile(r"(.+)(\.mp4|\.latents\.safetensors|\.json\.[0-9]+)\.part")
+_PART = re.compile(r"(.+)\.(mp4|latents\.safetensors|json)\.[0-9]+\.part")
 
 
 class Output:
@@ -36,6 +38,7 @@ class Output:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._root = str(folder)
         self.private = folder / ".lynx"
         self.journal = self.private / "journal.jsonl"
 
@@ -47,13 +50,17 @@ class Output:
         """Where the partial state of a shot of this latents digest lies."""
         return self.private / "partial" / f"{latents_digest}.safetensors"
 
+    def partials(self) -> set[Path]:
+        """Every partial state there is."""
+        return set((self.private / "partial").glob("*.safetensors"))
+
     def logs(self, name: str, attempt: int) -> Path:
         """Folder of one attempt's rank logs."""
         return self.private / "logs" / name / str(attempt)
 
     def sidecar(self, name: str) -> dict[str, Any] | None:
         """A shot's sidecar, or None where there is none that can be read."""
-        return _read_sidecar(self.path(name, "sidecar"))
+        return _read_sidecar(self._at(name, "sidecar"))
 
     def intact(self, name: str, sidecar: Mapping[str, Any], kind: str, *, verify: bool = False) -> bool:
         """Whether an output is the file its sidecar speaks of.
@@ -61,25 +68,26 @@ class Output:
         Its size must agree; its content is read where the mtime differs, or with ``verify``.
         """
         record = sidecar["outputs"].get(kind)
-        path = self.path(name, kind)
+        path = self._at(name, kind)
         try:
-            status = path.stat()
+            status = os.stat(path)
             if not isinstance(record, dict) or status.st_size != record.get("size"):
                 return False
             if not verify and status.st_mtime_ns == record.get("mtime_ns"):
                 return True
-            return sha256_file(path) == record.get("sha256")
+            return sha256_file(Path(path)) == record.get("sha256")
         except OSError:
             return False
 
     def has_files(self, name: str) -> bool:
         """Whether anything lies where a shot's files belong."""
-        return any(os.path.lexists(self.path(name, kind)) for kind in SUFFIXES)
+        return any(os.path.lexists(self._at(name, kind)) for kind in SUFFIXES)
 
-    def sidecars(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every (name, sidecar) below the folder, sorted by name."""
+    def sidecars(self, *, but: Set[str] = frozenset()) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every (name, sidecar) below the folder, sorted by name; those of the names in ``but`` are not read."""
         suffix = SUFFIXES["sidecar"]
-        for name in sorted(file.removesuffix(suffix) for file in self._files() if file.endswith(suffix)):
+        names = {file.removesuffix(suffix) for file in self._files() if file.endswith(suffix)}
+        for name in sorted(names - but):
             if (sidecar := self.sidecar(name)) is not None:
                 yield name, sidecar
 
@@ -88,12 +96,28 @@ class Output:
 
         Only temporaries of shots the journal knows: a user's own ``.part`` (a download, say) stays.
         """
-        ours = attempted(self.journal)
+        ours = History.read(self.journal).attempted
         parts = [self.folder / file for file in self._files() if (m := _PART.fullmatch(file)) and m[1] in ours]
         parts += (self.private / "superseded").rglob("*.part")
+        parts += self.private.glob("probe-*")
         for path in parts:
             path.unlink(missing_ok=True)
         return len(parts)
+
+    @contextlib.contextmanager
+    def probe(self) -> Iterator[Path]:
+        """A new file for the time of the block, for other machines to look for."""
+        self.private.mkdir(parents=True, exist_ok=True)
+        path = self.private / f"probe-{uuid.uuid4().hex}"
+        path.touch()
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _at(self, name: str, kind: str) -> str:
+        """As ``path``; what is asked of every shot of a campaign does without Path's own work."""
+        return os.path.join(self._root, name + SUFFIXES[kind])
 
     def _files(self) -> Iterator[str]:
         """Every file below the folder, relative to it; ``.lynx`` folders are passed over."""
@@ -126,8 +150,8 @@ class Output:
             else:
                 os.replace(sources[kind], target)
 
-    def commit(self, name: str, kinds: tuple[str, ...], sidecar: dict[str, Any]) -> None:
-        """Publishes a shot's finished ``.part`` files and then its sidecar.
+    def commit(self, name: str, kinds: tuple[str, ...], sidecar: dict[str, Any], attempt: int = 1) -> None:
+        """Publishes the ``.part`` files of an attempt that is finished, and then its sidecar.
 
         Args:
             kinds: outputs that were written anew; any the sidecar's ``outputs`` names besides stay.
@@ -135,7 +159,7 @@ class Output:
         for kind in ("latents", "video"):
             path = self.path(name, kind)
             if kind in kinds:
-                publish(part_path(path), path)
+                publish(part_path(path, attempt), path)
             if kind in sidecar["outputs"]:
                 sidecar["outputs"][kind]["mtime_ns"] = path.stat().st_mtime_ns
         text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"
@@ -150,32 +174,61 @@ class Output:
 
 
 class Journal:
-    """Append-only history, one JSON object a line; the driver alone writes it."""
+    """Append-only history, one JSON object a line; the driver alone writes it.
+
+    A record that cannot be written, to a full disk say, is kept and written with the next: history fails no shot.
+
+    Attributes:
+        unwritten: bytes that are still to be written.
+    """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-        if self._file.tell() and not _ends_with_newline(path):
-            self._file.write(b"\n")  # a torn last line of a killed driver
+        self._file = path.open("ab", buffering=0)
+        torn = self._file.tell() and not _ends_with_newline(path)  # the last line of a killed driver
+        self.unwritten = b"\n" if torn else b""
 
     def append(self, event: str, **record: Any) -> None:
-        line = json.dumps({"time": now(), "event": event, **record}, ensure_ascii=False)
-        self._file.write(_encode(line) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self.extend([{"event": event, **record}])
+
+    def extend(self, records: Iterable[dict[str, Any]]) -> None:
+        """Appends many records at once; ``event`` is one of their keys."""
+        lines = (json.dumps({"time": now(), **record}, ensure_ascii=False) for record in records)
+        self.unwritten += b"".join(_encode(line) + b"\n" for line in lines)
+        try:
+            while self.unwritten:
+                self.unwritten = self.unwritten[self._file.write(self.unwritten) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            return
 
     def close(self) -> None:
         self._file.close()
 
 
-def attempted(journal: Path) -> set[str]:
-    """Names of all shots a journal knows of; lines that cannot be read are passed over."""
-    names = set()
-    with contextlib.suppress(OSError), journal.open("rb") as lines:
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                names.add(str(json.loads(line)["name"]))
-    return names
+@dataclass(frozen=True)
+class History:
+    """What a journal says; lines that cannot be read are passed over.
+
+    Attributes:
+        attempted: names of all shots it knows of.
+        done: video digests of those it knows to be done.
+    """
+
+    attempted: set[str]
+    done: set[str]
+
+    @classmethod
+    def read(cls, journal: Path) -> History:
+        history = cls(set(), set())
+        with contextlib.suppress(OSError), journal.open("rb") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                    record = json.loads(line)
+                    history.attempted.add(str(record["name"]))
+                    if record["event"] == "done":
+                        history.done.add(str(record["video"]))
+        return history
 
 
 def now() -> str:
@@ -183,13 +236,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _read_sidecar(path: Path) -> dict[str, Any] | None:
+def _read_sidecar(path: str) -> dict[str, Any] | None:
     """A sidecar of ours; None for anything else: the folder may hold other people's files."""
     try:
-        status = path.stat()
+        status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIDECAR_BYTES:
             return None
-        sidecar = json.loads(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            sidecar = json.loads(file.read())
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(sidecar, dict) or sidecar.get("version") != SIDECAR_VERSION:

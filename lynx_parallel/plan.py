@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, get_args
 
-from lynx_parallel.identity import Identity, changed, identify
+from lynx_parallel.identity import Identities, Identity, changed
 from lynx_parallel.ledger import Output
 from lynx_parallel.spec.manifest import Campaign, Shot
 
 Action = Literal["done", "encode", "render", "blocked"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One shot and what is to be done for it.
 
@@ -75,9 +75,10 @@ def make_plan(
         whole: False where ``campaign`` is a part of its manifest (``--only``); orphans are not told then.
     """
     output = Output(campaign.output)
-    items = [_item(campaign, shot, weights, output, today, verify) for shot in in_order(campaign.shots)]
+    identities = Identities(campaign, weights)
+    items = [_item(campaign, shot, identities.of(shot), output, today, verify) for shot in in_order(campaign.shots)]
     names = {shot.name for shot in campaign.shots}
-    orphans = [name for name, _ in output.sidecars() if name not in names] if whole else []
+    orphans = [name for name, _ in output.sidecars(but=names)] if whole else []
     return Plan(items, orphans)
 
 
@@ -87,10 +88,7 @@ def in_order(shots: Sequence[Shot]) -> list[Shot]:
     return sorted(shots, key=lambda shot: (-shot.priority, first[shot.subject.id]))
 
 
-def _item(
-    campaign: Campaign, shot: Shot, weights: Mapping[str, str], output: Output, today: date, verify: bool
-) -> Item:
-    identity = identify(campaign, shot, weights)
+def _item(campaign: Campaign, shot: Shot, identity: Identity, output: Output, today: date, verify: bool) -> Item:
     consent = shot.subject.consent
     if consent and consent.expires and consent.expires < today:
         return Item(shot, identity, "blocked", f"consent {consent.ref} expired on {consent.expires}")

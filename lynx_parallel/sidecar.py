@@ -12,7 +12,7 @@ from lynx_parallel.plan import Item
 from lynx_parallel.spec.pipeline import ModelSpec
 
 if TYPE_CHECKING:
-    from lynx_parallel.gang.rank import Hello, Rendered
+    from lynx_parallel.gang.messages import Hello, Rendered
 
 _OF_THE_LATENTS = ("layout", "ranks", "attention", "sharded", "conditioning")
 """What an encoding of saved latents keeps from the sidecar of their render."""

@@ -6,21 +6,31 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For ``pytest -n 2``: the whole command on one worker, one run after the other, everything else on the other.
+    """The long way round goes first."""
+    order = {"e2e": 0, "chaos": 1}
+    items.sort(key=lambda item: order.get(item.path.relative_to(REPOSITORY / "tests").parts[0], 2))
 
-    A file's tests stay together, for their fixtures' sake; the long way round goes first.
-    """
-    for item in items:
-        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "e2e" else str(item.path)))
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """For ``pytest -n 2``: the whole command on one worker, one run after the other; every other file on the next."""
+    config.option.loadscopereorder = False
+    return OneGroupAWorker(config, log)
+
+
+class OneGroupAWorker(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "e2e" if "/e2e/" in path else path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -86,7 +86,7 @@ def test_content_is_on_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: 
 
 
 def test_part_path() -> None:
-    assert part_path(Path("x/ada/walk-t01.mp4")) == Path("x/ada/walk-t01.mp4.part")
+    assert part_path(Path("x/ada/walk-t01.mp4")) == Path("x/ada/walk-t01.mp4.1.part")
 
 
 PINNED = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lynx_parallel
 import lynx_parallel.identity
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.identity import Identity, changed, identify
+from lynx_parallel.identity import Identities, Identity, changed, identify
 from lynx_parallel.spec.pipeline import Sampling
 from tests.small import FULL, MANIFEST, WEIGHTS, load, write
 
@@ -191,6 +191,48 @@ def test_a_digest_of_this_very_shot_never_changes(folder: Path) -> None:
     identity = of(folder)
     assert identity.latents == "018745b6d6484a4ea8d0507f46d742136f67175ac3554b7e9eb82e8f2388d579"
     assert identity.video == "a478dca5a9fa56d0b8909cc63826eb01cb8242183b633df810eb23a44446a86e"
+
+
+def test_identities_made_together_are_those_made_one_by_one(folder: Path) -> None:
+    """What shots share changes no digest: each is that of its settings written out, in the same order as ever."""
+    layers = """\
+sampling: {fps: 12, ip_scale: 0.9}
+shots:
+  - {subject: '*', prompt: '*', takes: 2}
+  - {subject: ada, prompt: '*', seeds: [7], sampling: {identity_window: [0, 0.5], guidance_scale: 0.0}}
+  - {subject: ada, prompt: '*', seeds: [8], sampling: {identity_window: [0, 0.5], guidance_scale: -0.0}}
+  - {subject: bob, prompt: run, seeds: [9], sampling: {negative_prompt: "grün \\U0001F600"}}
+"""
+    campaign = load(folder, MANIFEST + layers)
+    together = Identities(campaign, WEIGHTS)
+    for shot in (*campaign.shots, *reversed(campaign.shots)):
+        identity = together.of(shot)
+        assert identity == identify(campaign, shot, WEIGHTS)
+        assert identity == Identity.of(dict(identity.settings), identity.encoding)
+        sampling = [name for name in identity.settings if name.startswith("sampling.")]
+        assert list(identity.settings) == [
+            "numerics", "dtype", "prompt", *sampling, *(f"weights.{name}" for name in WEIGHTS),
+            "subject.embedding", "subject.image", "subject.landmarks",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scales", [("0.0", "-0.0"), ("-0.0", "0.0")])
+@pytest.mark.parametrize("table", [False, True])
+def test_minus_zero_is_another_setting_whatever_came_before(folder: Path, scales: tuple[str, str], table: bool) -> None:
+    """It equals zero: whoever shares settings of equal value takes one for the other."""
+    if table:
+        rows = "".join(f"ada,walk,{seed},{scale}\n" for seed, scale in enumerate(scales))
+        (folder / "shots.csv").write_text(f"subject,prompt,seed,sampling.guidance_scale\n{rows}")
+        manifest = MANIFEST + "shots: {from: shots.csv}\n"
+    else:
+        manifest = MANIFEST + "shots:\n" + "".join(
+            f"  - {{subject: ada, prompt: walk, seeds: [{seed}], sampling: {{guidance_scale: {scale}}}}}\n"
+            for seed, scale in enumerate(scales)
+        )  # fmt: skip
+    campaign = load(folder, manifest)
+    together = Identities(campaign, WEIGHTS)
+    found = [repr(together.of(shot).settings["sampling.guidance_scale"]) for shot in campaign.shots]
+    assert found == list(scales)
 
 
 def test_a_picture_that_cannot_be_read_is_one_line(folder: Path) -> None:

@@ -84,17 +84,24 @@ def test_shots_of_other_sizes_get_other_layouts(demo: Path, campaign: Path) -> N
         )
     )
     shots = load_campaign(campaign).shots
-    planned = Layouts(ClusterSpec(), files(demo)).plan(shots, "cpu", 8)
-    by_prompt = {shot.prompt.id: layout for shot, layout in zip(shots, planned, strict=True)}
+    layouts = Layouts(ClusterSpec(), files(demo))
+    by_prompt = {shot.prompt.id: layouts.layout(shot, 2) for shot in shots}
     assert by_prompt["pumpkin"].size == 2
     assert by_prompt["beach"] == Layout(guidance=2)  # one token cannot be split, its branches can
 
 
-def test_more_ranks_than_there_are(demo: Path, shots: tuple[Shot, ...]) -> None:
+def test_ranks_of_a_shot(demo: Path, shots: tuple[Shot, ...]) -> None:
+    chosen, asked = Layouts(ClusterSpec(), files(demo)), Layouts(ClusterSpec(ring=2, guidance=3), files(demo))
+    assert (chosen.ranks("cuda", 8), chosen.ranks("cpu", 1), asked.ranks("cuda", 8)) == (1, 1, 6)
+    assert chosen.layout(shots[0], 4) == Layout(ulysses=4)
+    assert asked.layout(shots[0], 1) == asked.asked == Layout(guidance=3, ring=2)
+
+
+def test_more_ranks_than_there_are(demo: Path) -> None:
     with pytest.raises(InputErrors, match=r"^Ulysses 4: needs 4 ranks, the cluster has room for 2 GPUs$"):
-        Layouts(ClusterSpec(ulysses=4), files(demo)).plan(shots, "cuda", 2)
+        Layouts(ClusterSpec(ulysses=4), files(demo)).ranks("cuda", 2)
     with pytest.raises(ClusterError, match=r"^--device cuda: the cluster has none$"):
-        Layouts(ClusterSpec(), files(demo)).plan(shots, "cuda", 0)
+        Layouts(ClusterSpec(), files(demo)).ranks("cuda", 0)
 
 
 def test_blocks_the_model_does_not_have(demo: Path, campaign: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 import lynx_parallel.artifacts
 from lynx_parallel.artifacts import part_path
 from lynx_parallel.identity import identify
-from lynx_parallel.ledger import Journal, Output, attempted, now
+from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.plan import Item, make_plan
 from lynx_parallel.spec.manifest import Campaign
 from tests.small import MANIFEST, WEIGHTS, contents, finish, load, sidecar, tree, write
@@ -245,12 +247,12 @@ def test_sweep_takes_our_own_only(output: Output) -> None:
     journal.append("attempt", name="left/long-ago", attempt=1)
     journal.close()
     ours = [
-        f"{ADA}.mp4.part", f"{ADA}.latents.safetensors.part", f"{ADA}.json.123.part", "left/long-ago.mp4.part",
+        f"{ADA}.mp4.1.part", f"{ADA}.latents.safetensors.12.part", f"{ADA}.json.123.part", "left/long-ago.mp4.2.part",
         ".lynx/superseded/01234567/ada/walk-t01.json.77.part",
     ]  # fmt: skip
     theirs = [
-        "foo.part", "film.mp4.part", "ada/notes.part", f"{ADA}.part", f"{ADA}.json.part", f"{ADA}.json.old.part",
-        f"sub/{ADA}.mp4.part", "sub/.lynx/walk-t01.mp4.part",
+        "foo.part", "film.mp4.1.part", "ada/notes.part", f"{ADA}.part", f"{ADA}.json.part", f"{ADA}.json.old.part",
+        f"{ADA}.mp4.part", f"sub/{ADA}.mp4.1.part", "sub/.lynx/walk-t01.mp4.1.part",
     ]  # fmt: skip
     before = files(output.folder)
     for name in ours + theirs:
@@ -274,7 +276,7 @@ def test_journal(tmp_path: Path) -> None:
     second = Journal(path)
     assert path.read_bytes().count(b"\n") == 2
     second.append("attempt", name="bob/walk", attempt=1)
-    assert attempted(path) == {"ada/walk", "ada/läuft 走", "bob/walk"}  # on disk before close
+    assert History.read(path).attempted == {"ada/walk", "ada/läuft 走", "bob/walk"}  # on disk before close
     second.close()
     lines = path.read_bytes().splitlines()
     assert len(lines) == 4
@@ -287,12 +289,42 @@ def test_journal(tmp_path: Path) -> None:
 def test_a_journal_of_anything(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(content)
-    assert attempted(path) == set()
+    assert History.read(path).attempted == set()
     journal = Journal(path)
     journal.append("attempt", name="a")
     journal.close()
-    assert attempted(path) == {"a"}
-    assert attempted(tmp_path / "none") == set()
+    assert History.read(path).attempted == {"a"}
+    assert History.read(tmp_path / "none").attempted == set()
+
+
+def test_a_full_disk_delays_the_journal_and_fails_nothing(tmp_path: Path) -> None:
+    """The file size limit stands for a full disk: a write stops in the middle, and the next one raises."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1][1]))
+        for number in range(3):
+            journal.append("done", name=f"shot {number}", video=str(number))
+        assert (tmp_path / "journal.jsonl").stat().st_size == 100
+        assert journal.unwritten
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
+    journal.append("done", name="shot 3", video="3")
+    assert not journal.unwritten
+    records = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [record["video"] for record in records] == ["0", "1", "2", "3"]
+    assert History.read(tmp_path / "journal.jsonl").done == {"0", "1", "2", "3"}
+
+
+def test_a_probe_is_there_for_a_while(campaign: Campaign) -> None:
+    output = Output(campaign.output)
+    with output.probe() as probe:
+        assert probe.exists()
+    assert not probe.exists()
+    probe.touch()  # a driver was killed
+    output.sweep()
+    assert not probe.exists()
 
 
 def test_snapshot(campaign: Campaign) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+import lynx_parallel.identity
 import lynx_parallel.ledger
 from lynx_parallel.artifacts import part_path
+from lynx_parallel.identity import identify
 from lynx_parallel.ledger import Output
 from lynx_parallel.plan import Plan, in_order, make_plan
 from lynx_parallel.spec.manifest import Campaign
@@ -273,7 +275,7 @@ def test_unfinished_files_count_as_nothing(folder: Path) -> None:
 
 
 def test_cost_grows_with_the_number_of_shots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sidecar is read twice at most (its shot's, and the search for orphans), a picture once."""
+    """A sidecar is read once, a subject's files are looked at once."""
     campaign = load(folder, MANIFEST + "shots: [{subject: '*', prompt: '*', takes: 100}]\n")
     for shot in campaign.shots:
         finish(campaign, shot)
@@ -282,7 +284,22 @@ def test_cost_grows_with_the_number_of_shots(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(lynx_parallel.ledger, "_read_sidecar", lambda path: (reads.update([str(path)]), real(path))[1])
     hashed: Counter[Path] = Counter()
     monkeypatch.setattr(lynx_parallel.ledger, "sha256_file", lambda path: hashed.update([path]))
+    asked: Counter[Path | None] = Counter()
+    content = lynx_parallel.identity._content
+    monkeypatch.setattr(lynx_parallel.identity, "_content", lambda path: (asked.update([path]), content(path))[1])
     plan = make_plan(campaign, WEIGHTS, today=TODAY)
     assert len(plan.of("done")) == 400
-    assert max(reads.values()) <= 2
+    assert len(reads) == 400
+    assert set(reads.values()) == {1}
     assert not hashed
+    assert len(asked) == 4
+    assert set(asked.values()) == {1}
+
+
+def test_a_picture_changed_since_the_plan_is_noticed(folder: Path) -> None:
+    """By the driver, which asks again once a shot is rendered."""
+    campaign = load(folder)
+    items = planned(campaign).items
+    (folder / "ada.jpg").write_bytes(b"another picture, while it was rendered")
+    same = [identify(campaign, item.shot, WEIGHTS) == item.identity for item in items]
+    assert same == [item.shot.subject.id != "ada" for item in items]

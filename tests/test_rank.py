@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lynx_parallel.errors import ClusterError, Stopped, SubjectError
+from lynx_parallel.errors import ClusterError, RenderError, Stopped, SubjectError
 from lynx_parallel.gang.rank import Load, Rank, Rendered
+from lynx_parallel.ledger import Output
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Shot
@@ -104,14 +106,38 @@ def test_stop_saves_and_the_next_goes_on(load: Load, shots: tuple[Shot, ...], tm
     assert made.outputs["latents"] == whole.outputs["latents"]
 
 
+def test_folders_that_a_machine_does_not_see(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rank, output = Rank("cpu", 1, load), Output(tmp_path / "out")
+    with output.probe() as probe:
+        assert rank.misses(probe, [tmp_path]) == []
+        assert rank.misses(probe, [tmp_path, tmp_path / "weights"]) == [str(tmp_path / "weights")]
+    monkeypatch.setattr("lynx_parallel.gang.rank.PROBE_WITHIN_S", 0.3)
+    assert rank.misses(probe, []) == [f"{tmp_path / 'out'}, the output folder"]
+    threading.Timer(0.1, probe.touch).start()  # a shared folder takes a moment
+    assert rank.misses(probe, []) == []
+
+
+def test_a_rank_that_the_driver_has_lost_ends_its_shot(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    """Cut off, it may still reach the folder in which its successor works."""
+    rank = make_rank(replace(load, hung_after=0.0), shots)
+    with pytest.raises(RenderError, match="no word from the driver"):
+        render(rank, shots[0], tmp_path / "a")
+    assert not (tmp_path / "a" / "partial").exists()
+
+
 def test_a_picture_without_a_face(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     from PIL import Image
 
     picture = tmp_path / "black.png"
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(picture)
     shot = replace(shots[0], subject=replace(shots[0].subject, image=picture))
+    rank = make_rank(load, shots)
     with pytest.raises(SubjectError, match=r"black\.png: no face .*use a picture of one face"):
-        make_rank(load, shots).prepare(shot, "f" * 64, tmp_path)
+        rank.prepare(shot, "f" * 64, tmp_path)
+    parts = {"video": tmp_path / "video.part"}
+    assert rank.render(shot, "digest", tmp_path / "partial", Video(), parts, tmp_path / "log") is None
+    assert not parts["video"].exists()
+    render(rank, shots[0], tmp_path / "next")
 
 
 def test_a_kernel_that_is_not_there(load: Load) -> None:

@@ -4,103 +4,168 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import lynx_parallel
-from lynx_parallel.errors import ClusterError, LynxError, RenderError
-from lynx_parallel.gang.policy import hung_after
-from lynx_parallel.gang.rank import Hello, Load, Progress, Rank, Rendered
+from lynx_parallel.artifacts import disk_is_full
+from lynx_parallel.errors import ClusterError, RenderError, SubjectError
+from lynx_parallel.gang.answers import answer, answers
+from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
+from lynx_parallel.gang.policy import HUNG_AFTER_S, hung_after
+from lynx_parallel.gang.rank import Rank
 from lynx_parallel.ledger import Output
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
 
-START_TIMEOUT_S = 120
-HEARTBEAT_S = 30.0
+START_S = 10
+"""Rank processes may take so many times ``hung_after`` to start: the first import on a cluster is slow."""
 WATCH_EVERY_S = 2.0
 CPUS_OF_A_CPU_RANK = 0.25
 """Ranks on the CPU share it; Ray only has to place them."""
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
+"""For ranks on the CPU: left to itself, glibc hands a step's memory back, for the next one to fault in again."""
+
+
+class NoRoom(ClusterError):
+    """The cluster cannot hold the ranks, at least not now."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How gangs of a run are started; alike for all of them.
+
+    Attributes:
+        device: ``cuda`` (one GPU a rank) or ``cpu``.
+        local: all ranks are on this machine.
+        gangs: that share a machine's cores.
+        hung_after: seconds without an answer after which a rank hangs, and the least limit of a step.
+        room_within: seconds that ranks may wait for their places.
+    """
+
+    device: str
+    local: bool
+    gangs: int = 1
+    hung_after: float = HUNG_AFTER_S
+    room_within: float = 120.0
 
 
 class Gang:
     """Living rank actors, of which the first few form the gang at hand. Build it with ``start``.
 
+    A rank that raises, dies or does not answer fails whatever the gang is at; it is of no use then: ``kill`` it.
+
     Attributes:
-        ranks: all of them.
+        ranks: all of them, those of one machine side by side.
         layout: of the gang at hand, which is the first ``layout.size`` ranks.
         hellos: what each rank said of itself, by rank.
     """
 
-    def __init__(self, ranks: list[Any], group: PlacementGroup, hellos: list[Hello]):
+    def __init__(self, ranks: list[Any], group: PlacementGroup, hung_after: float):
         self.ranks = ranks
         self.layout: Layout | None = None
-        self.hellos = hellos
+        self.hellos: list[Hello] = []
         self._group = group
+        self._hung_after = hung_after
 
     @classmethod
     async def start(
-        cls, size: int, load: Load, prompts: list[str], *, device: str, local: bool, gangs: int = 1
+        cls, size: int, load: Load, prompts: list[str], terms: Terms, output: Output, needed: Sequence[Path] = ()
     ) -> Self:
-        """Places the ranks, encodes the prompts on the first, loads the weights on each.
+        """Places the ranks, has them look for the files, encodes the prompts on the first, loads the weights on each.
 
         Args:
-            device: ``cuda`` (one GPU a rank) or ``cpu``.
-            local: all ranks are on this machine; they meet over the loopback interface.
-            gangs: that share this machine's cores.
+            output: must be seen by every rank, as ``needed``.
 
         Raises:
-            ClusterError: the cluster cannot hold the ranks, or runs another version of this package.
+            NoRoom: the cluster cannot hold the ranks.
+            ClusterError: it runs another version of this package, or does not see the files.
+            RenderError: a rank died or hung.
             LynxError: what a rank raised while loading.
         """
-        threads = max(1, (os.cpu_count() or 1) // (size * gangs))
-        bundle = {"CPU": CPUS_OF_A_CPU_RANK} if device == "cpu" else {"CPU": 1, "GPU": 1}
-        group = placement_group([bundle] * size, strategy="STRICT_PACK" if local else "PACK")
-        ranks: list[Any] = []
+        threads = max(1, (os.cpu_count() or 1) // (size * terms.gangs))
+        bundle = {"CPU": CPUS_OF_A_CPU_RANK} if terms.device == "cpu" else {"CPU": 1, "GPU": 1}
+        group = placement_group([bundle] * size, strategy="STRICT_PACK" if terms.local else "PACK")
+        env = {"OMP_NUM_THREADS": str(threads), **(KEEP_FREED_MEMORY if terms.device == "cpu" else {})}
+        gang = cls([], group, terms.hung_after)
         try:
             try:
-                await asyncio.wait_for(_await(group.ready()), START_TIMEOUT_S)
+                await asyncio.wait_for(answer(group.ready()), terms.room_within)
             except (TimeoutError, GetTimeoutError):
-                raise ClusterError(
-                    f"the cluster has no room: asked for {size} × {bundle}, it has {_resources()}"
-                ) from None
-            env = {"OMP_NUM_THREADS": str(threads), **({"GLOO_SOCKET_IFNAME": "lo"} if local else {})}
+                raise NoRoom(f"the cluster has no room: asked for {size} × {bundle}, it has {_resources()}") from None
             actor = ray.remote(
                 num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0, max_task_retries=0,
                 concurrency_groups={"ctl": 1}, runtime_env={"env_vars": env},
             )(Rank)  # fmt: skip
             for index in range(size):
                 strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-                ranks.append(actor.options(scheduling_strategy=strategy).remote(device, threads, load))
-            hellos = await _all(rank.hello.remote() for rank in ranks)
-            _check_versions(hellos)
+                gang.ranks.append(actor.options(scheduling_strategy=strategy).remote(terms.device, threads, load))
+            await gang._meet(START_S * terms.hung_after)
+            await gang._check_files(output, needed)
             if prompts:
-                await _await(ranks[0].encode_prompts.remote(prompts))
-            await _all(rank.load.remote() for rank in ranks)
+                await gang._done([gang.ranks[0].encode_prompts.remote(prompts)])
+            await gang._done(rank.load.remote() for rank in gang.ranks)
         except BaseException:
-            _kill(ranks, group)
+            gang.kill()
             raise
-        return cls(ranks, group, hellos)
+        return gang
+
+    async def _meet(self, within: float) -> None:
+        """Hears each rank's hello, and sorts ranks by machine: groups that talk the most are contiguous."""
+        try:
+            hellos = await asyncio.wait_for(answers(rank.hello.remote() for rank in self.ranks), within)
+        except TimeoutError:
+            raise RenderError(f"a rank has not started within {within:.0f} s", "hung") from None
+        for hello in hellos:
+            if hello.version != lynx_parallel.__version__:
+                raise ClusterError(
+                    f"{hello.host} runs lynx-parallel {hello.version}, this driver {lynx_parallel.__version__}: "
+                    "install one version everywhere"
+                )
+        hosts = [hello.host for hello in hellos]
+        order = sorted(range(len(hosts)), key=lambda index: hosts.index(hosts[index]))
+        self.ranks = [self.ranks[index] for index in order]
+        self.hellos = [hellos[index] for index in order]
+
+    async def _check_files(self, output: Output, needed: Sequence[Path]) -> None:
+        try:
+            with output.probe() as probe:
+                found = await self._done(rank.misses.remote(probe, list(needed)) for rank in self.ranks)
+        except OSError as error:
+            if disk_is_full(error):
+                return  # it was seen before, or will be found out at the first shot
+            raise ClusterError(f"{output.private}: {error.strerror or error}") from None
+        for hello, missing in zip(self.hellos, found, strict=True):
+            if missing:
+                raise ClusterError(
+                    f"{hello.host} does not see {missing[0]}: all machines must see it, under the same path"
+                )
 
     async def form(self, layout: Layout) -> None:
         """Groups the first ``layout.size`` ranks anew, where they are not grouped so already.
 
         Raises:
-            RenderError: a rank failed or died; ``kill`` the gang.
+            RenderError: a rank failed, died or hung.
         """
         if layout == self.layout:
             return
         if self.layout is not None:
-            await _all(rank.leave.remote() for rank in self.members)
+            await self._done(rank.leave.remote() for rank in self.members)
         self.layout = layout
-        store = await _await(self.ranks[0].open_store.remote())
-        await _all(rank.join.remote(layout, index, store) for index, rank in enumerate(self.members))
+        [store] = await self._done([self.ranks[0].open_store.remote()])
+        await self._done(rank.join.remote(layout, index, store) for index, rank in enumerate(self.members))
 
     @property
     def members(self) -> list[Any]:
@@ -109,7 +174,9 @@ class Gang:
 
     def kill(self) -> None:
         """Ends every rank of this gang, and only those."""
-        _kill(self.ranks, self._group)
+        for rank in self.ranks:
+            ray.kill(rank, no_restart=True)
+        remove_placement_group(self._group)
 
     async def render(
         self,
@@ -126,18 +193,24 @@ class Gang:
         Raises:
             SubjectError: the subject cannot be used; the gang stays usable.
             Stopped: after ``stop``; its ranks are of no use any more.
-            RenderError: a rank failed, died or hung; the gang is of no use any more: ``kill`` it.
+            RenderError: a rank failed, died or hung.
         """
-        await _await(self.ranks[0].prepare.remote(shot, key, output.folder))
-        made = await self._watched(
+        # Asked for at once: no rank waits for the answer to go through the driver.
+        prepared = self.ranks[0].prepare.remote(shot, key, output.folder)
+        renders = [
             rank.render.remote(shot, digest, output.partial(digest), video, parts, logs / f"rank{index}.log")
             for index, rank in enumerate(self.members)
-        )
-        return made[0]
+        ]
+        try:
+            await self._done([prepared])
+        except SubjectError:
+            await self._done(renders)  # the gang goes on: no rank may still wait for this shot's inputs
+            raise
+        return (await self._done(renders, steps=True))[0]
 
-    async def _watched(self, refs: Iterable[Any]) -> list[Any]:
-        """All ranks' results, unless a rank stops answering or its steps stop coming."""
-        work, watch = asyncio.ensure_future(_all(refs)), asyncio.ensure_future(self._watch())
+    async def _done(self, refs: Iterable[Any], *, steps: bool = False) -> list[Any]:
+        """All results, unless a rank stops answering or, with ``steps``, its steps stop coming."""
+        work, watch = asyncio.ensure_future(answers(refs)), asyncio.ensure_future(self._watch(steps))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -148,26 +221,37 @@ class Gang:
             watch.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)  # both may have failed; one has been told
 
-    async def _watch(self) -> None:
+    async def _watch(self, watch_steps: bool) -> None:
         """Ends only by raising: a stopped process is seen by no one else."""
         steps: list[float] = []
-        last = await self.progress()
+        last: Progress | None = None
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            seen = await self.progress()
-            if seen.step > last.step:
+            seen = (await asyncio.gather(*map(self._heartbeat, range(len(self.ranks)))))[0]
+            if not watch_steps:
+                continue
+            if last is not None and seen.step > last.step:
                 steps.append((last.age + WATCH_EVERY_S - seen.age) / (seen.step - last.step))
             last = seen
-            if seen.age > (limit := hung_after(seen.step, seen.total, steps)):
+            limit = hung_after(seen.step, seen.total, steps, self._hung_after)
+            if seen.age > limit:
                 raise RenderError(f"no step for {seen.age:.0f} s (limit {limit:.0f} s)", "hung")
+
+    async def _heartbeat(self, rank: int) -> Progress:
+        try:
+            return await asyncio.wait_for(answer(self.ranks[rank].progress.remote()), self._hung_after)
+        except TimeoutError:
+            raise RenderError(f"rank {rank} does not answer for {self._hung_after:.0f} s", "hung") from None
 
     async def stop(self) -> None:
         """Has the shot at hand put aside after its step, its partial state saved."""
-        await _await(self.ranks[0].stop.remote())
+        await answer(self.ranks[0].stop.remote())
 
     async def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], logs: Path) -> Rendered:
         """Encodes saved latents on rank 0. Raises as ``render``."""
-        return await _await(self.ranks[0].encode.remote(shot, video, latents, parts, logs / "rank0.log"))
+        encode = self.ranks[0].encode.remote(shot, video, latents, parts, logs / "rank0.log")
+        [made] = await self._done([encode])
+        return made
 
     async def progress(self) -> Progress:
         """How far the shot at hand is.
@@ -175,58 +259,21 @@ class Gang:
         Raises:
             RenderError: rank 0 does not answer, or died.
         """
-        try:
-            return await asyncio.wait_for(_await(self.ranks[0].progress.remote()), HEARTBEAT_S)
-        except TimeoutError:
-            raise RenderError(f"rank 0 does not answer for {HEARTBEAT_S:.0f} s", "hung") from None
+        return await self._heartbeat(0)
 
 
-async def _await(ref: Awaitable[Any]) -> Any:
-    """A Ray result; what a rank raised comes back as itself, its death as RenderError."""
-    try:
-        return await ref
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, LynxError):
-            raise cause from None
-        out_of_memory = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
-        message = f"{type(cause).__name__}: {_first_line(cause)}"
-        raise RenderError(message, "memory" if out_of_memory else "raised") from error
-    except OutOfMemoryError as error:
-        raise RenderError(f"out of host memory: {_first_line(error)}", "memory") from error
-    except RayError as error:
-        raise RenderError(f"{type(error).__name__}: {_first_line(error)}", "died") from error
+def available(asked: str) -> tuple[str, int]:
+    """What ranks run on, ``cuda`` or ``cpu``, and how many of them the cluster can hold.
 
-
-async def _all(refs: Iterable[Any]) -> list[Any]:
-    """All ranks' results; the first failure wins, since its peers may then wait forever."""
-    tasks = [asyncio.ensure_future(_await(ref)) for ref in refs]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _check_versions(hellos: list[Hello]) -> None:
-    for hello in hellos:
-        if hello.version != lynx_parallel.__version__:
-            raise ClusterError(
-                f"{hello.host} runs lynx-parallel {hello.version}, this driver {lynx_parallel.__version__}: "
-                "install one version everywhere"
-            )
+    Args:
+        asked: ``auto``, ``cuda`` or ``cpu``.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
+    device = asked if asked != "auto" else "cuda" if gpus else "cpu"
+    return device, gpus if device == "cuda" else int(cpus / CPUS_OF_A_CPU_RANK)
 
 
 def _resources() -> str:
     found = ray.cluster_resources()
     return ", ".join(f"{kind} {found.get(kind, 0):g}" for kind in ("CPU", "GPU"))
-
-
-def _kill(ranks: list[Any], group: PlacementGroup) -> None:
-    for rank in ranks:
-        ray.kill(rank, no_restart=True)
-    remove_placement_group(group)

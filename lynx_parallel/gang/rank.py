@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 import torch
 import torch.distributed as dist
@@ -24,7 +23,11 @@ from safetensors.torch import load_file, save_file
 import lynx_parallel
 from lynx_parallel.artifacts import sha256_file
 from lynx_parallel.errors import RenderError, Stopped
-from lynx_parallel.model.attention import AttentionName, choose_kernel
+from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
+from lynx_parallel.gang.partials import PartialStates
+from lynx_parallel.gang.preparation import Preparation
+from lynx_parallel.gang.writing import logged_to, when_room, write_log
+from lynx_parallel.model.attention import choose_kernel
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
@@ -37,82 +40,15 @@ from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.encode import encode_video
-from lynx_parallel.stages.identify import Person, save_crops
 from lynx_parallel.stages.latents import decode, to_frames
-from lynx_parallel.stages.partial import Partial, load_partial, save_partial
+from lynx_parallel.stages.partial import Partial, load_partial
 from lynx_parallel.stages.prompt import encode_prompts
-from lynx_parallel.subjects import SubjectCache, faces
-from lynx_parallel.weights import FaceFiles, WeightFiles, transformer_config
+from lynx_parallel.weights import WeightFiles, transformer_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-PARTIAL_SHARE = 0.02
-"""Saving partial states takes at most this share of the time …"""
-PARTIAL_EVERY_S = 30.0
-"""… and happens at most this often."""
-
-
-@dataclass(frozen=True)
-class Hello:
-    """What a rank says of itself."""
-
-    pid: int
-    host: str
-    device: str
-    attention: str
-    version: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Steps done and in all; ``age``: seconds since the last step ended, or the shot began."""
-
-    step: int
-    total: int
-    age: float
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """What rank 0 made of a shot.
-
-    Attributes:
-        outputs: size in bytes and sha256 of each ``.part`` file written, by kind.
-        seconds: by stage.
-        exactness: what differs from the plain way of one rank.
-        conditioning: how often static keys and values were computed, and found kept, for this shot; whether the
-            subject came from the cache.
-        warnings: lines for the user.
-    """
-
-    outputs: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
-    exactness: dict[str, str]
-    conditioning: dict[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Load:
-    """What ranks load, and how they run it; alike for all ranks of a campaign.
-
-    Attributes:
-        dtype: torch's name of the weights' dtype.
-        denoise: whether the transformer is needed; saved latents are encoded with the VAE alone.
-        shard: whether a gang's sequence ranks share one copy of the transformer.
-        attention: kernel asked for, see ``model.attention.choose_kernel``.
-        tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
-        keep_projections: as in ``load_transformer``; None keeps them where the device has room.
-        face: models for subjects whose landmarks or embedding are not given.
-    """
-
-    weights: WeightFiles
-    dtype: str
-    denoise: bool
-    shard: bool = False
-    attention: AttentionName = "auto"
-    tiled_decode: bool = False
-    keep_projections: bool | None = None
-    face: FaceFiles | None = None
+LEASE = 1.5
+"""Times ``hung_after`` without a word from the driver, after which a rank ends its shot."""
+PROBE_WITHIN_S = 5.0
 
 
 class Rank:
@@ -126,6 +62,11 @@ class Rank:
         torch.set_num_threads(threads)
         self.device = torch.device(device)
         self.what = load
+        # Left to themselves, gloo asks what the host's name stands for, and NCCL listens on every interface.
+        if interface := _interface(ray.util.get_node_ip_address()):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            if interface == "lo":
+                os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
         self.attention, self._kernel = choose_kernel(load.attention, self.device)
         self.rank = 0
         self.layout = Layout()
@@ -133,15 +74,14 @@ class Rank:
         self.vae: Any = None
         self._split_vae: Any = None
         self._prompts: dict[str, torch.Tensor] = {}
-        self._subjects = SubjectCache(warn=lambda line: self._warnings.append(line))
+        self._preparation = Preparation()
         self._inputs: ShotInputs | None = None
-        self._from_cache = False
-        self._warnings: list[str] = []
         self._progress = Progress(0, 0, 0.0)
         self._stepped = time.monotonic()
+        self._waits_for = ""
+        self._heard = time.monotonic()
         self._stop = False
-        self._partial: tuple[Path, str] | None = None
-        self._saved, self._save_seconds = 0.0, 0.0
+        self._partials: PartialStates | None = None
 
     def hello(self) -> Hello:
         name = torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu"
@@ -149,13 +89,30 @@ class Rank:
 
     @ray.method(concurrency_group="ctl")
     def progress(self) -> Progress:
-        """How far the shot at hand is; answers while ``render`` blocks."""
-        return replace(self._progress, age=time.monotonic() - self._stepped)
+        """How far the shot at hand is; answers while ``render`` blocks. Who asks keeps the rank at work."""
+        self._heard = time.monotonic()
+        return replace(self._progress, age=time.monotonic() - self._stepped, waits_for=self._waits_for)
 
     @ray.method(concurrency_group="ctl")
     def stop(self) -> None:
         """Rank 0: after the step at hand, save the partial state and end the shot with ``Stopped``."""
         self._stop = True
+
+    def misses(self, probe: Path, needed: Sequence[Path]) -> list[str]:
+        """What the driver sees and this machine does not, or cannot write; in words.
+
+        Args:
+            probe: a file the driver has just made in its output folder; to see it may take a shared folder a moment.
+            needed: other files and folders.
+        """
+        deadline = time.monotonic() + PROBE_WITHIN_S
+        while not probe.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if not probe.exists():
+            return [f"{probe.parent.parent}, the output folder"]
+        if not os.access(probe.parent, os.W_OK):
+            return [f"{probe.parent.parent}, the output folder, to write to it"]
+        return [str(path) for path in needed if not path.exists()]
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Rank 0: makes the campaign's prompt embeddings; the text encoder is gone before the rest is loaded."""
@@ -172,7 +129,13 @@ class Rank:
     def open_store(self) -> tuple[str, int]:
         """Rank 0: the gang's meeting place; its port is bound here, so no two gangs race for one."""
         host = ray.util.get_node_ip_address()
-        self._store = dist.TCPStore(host, 0, None, True, COLLECTIVE_TIMEOUT, wait_for_workers=False, multi_tenant=True)
+        # Left to itself, the store listens on every interface, and asks nobody for a token.
+        listening = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        port = listening.getsockname()[1]
+        self._store = dist.TCPStore(
+            host, port, None, True, COLLECTIVE_TIMEOUT, wait_for_workers=False, multi_tenant=True,
+            master_listen_fd=listening.detach(),
+        )  # fmt: skip
         return host, self._store.port
 
     def join(self, layout: Layout, rank: int, store: tuple[str, int]) -> None:
@@ -210,7 +173,7 @@ class Rank:
 
     def _build(self, group: dist.ProcessGroup | None) -> None:
         if self.what.shard:
-            print(f"reading the weights of rank {self.rank}'s share ({self.layout})", flush=True)
+            write_log(f"reading the weights of rank {self.rank}'s share ({self.layout})")
         self.pipeline = None  # before the new one takes its memory
         dtype, weights = getattr(torch, self.what.dtype), self.what.weights
         keep = self.what.keep_projections
@@ -229,7 +192,8 @@ class Rank:
             vae.enable_tiling()
 
     def prepare(self, shot: Shot, key: str, output: Path) -> None:
-        """Rank 0: reads the subject, or finds it in the cache, and draws the noise. No peer waits: it may fail freely.
+        """Rank 0: reads the subject, or finds it in the cache, and draws the noise. It may fail freely: ``render`` then
+        finds nothing to do.
 
         Args:
             key: of ``identity.subject_key``.
@@ -239,41 +203,9 @@ class Rank:
             SubjectError: picture, landmarks or embedding cannot be used.
         """
         assert self.pipeline is not None
-        self._warnings = []
-        person, latents = self._person(shot, key, output)
-        self._inputs = self.pipeline.prepare(shot.text, shot.sampling, person, latents)
+        self._inputs = None
+        self._inputs = self._preparation.make(self.pipeline, shot, key, output)
         self._stepped, self._progress = time.monotonic(), Progress(0, shot.sampling.num_inference_steps, 0.0)
-        save_crops(faces(output, shot.subject.id), person)
-
-    def _person(self, shot: Shot, key: str, output: Path) -> tuple[Person, torch.Tensor | None]:
-        """The subject's person and reference latents, the latter None for lite."""
-        assert self.pipeline is not None
-        subject = shot.subject
-        arrays = self._subjects.get(key)
-        self._from_cache = arrays is not None
-        if arrays is not None:
-            self._subjects.refer(key, subject=subject.id, output=output)
-            latents = arrays.pop("reference_latents", None)
-            person = Person(**arrays)  # type: ignore[arg-type]
-            return person, None if latents is None else torch.from_numpy(latents)
-        person = self.pipeline.identify(
-            shot.sampling, image=subject.image, landmarks=subject.landmarks, embedding=subject.embedding,
-            face=subject.face,  # type: ignore[arg-type]
-        )  # fmt: skip
-        if person.warning:
-            self._warnings.append(f"{subject.id}: {person.warning}")
-        encoded = None if person.ref_crop is None else self.pipeline.reference_latents(shot.sampling, person).cpu()
-        made = {
-            "embedding": person.embedding,
-            "landmarks": person.landmarks,
-            "id_crop": person.id_crop,
-            "ref_crop": person.ref_crop,
-            "reference_latents": None if encoded is None else encoded.numpy(),
-        }
-        if person.warning is None:  # a guess is made, and told, anew in every run
-            found = {name: array for name, array in made.items() if array is not None}
-            self._subjects.put(key, found, subject=subject.id, output=output)
-        return person, encoded
 
     def render(
         self, shot: Shot, digest: str, partial: Path, video: Video, parts: dict[str, Path], log: Path
@@ -290,24 +222,26 @@ class Rank:
             Stopped: on rank 0, once ``stop`` was called and the partial state is saved; its peers are left waiting.
 
         Returns:
-            On rank 0 what was made; None on the others.
+            On rank 0 what was made; None on the others, and on all where ``prepare`` failed.
         """
         assert self.pipeline is not None
-        with _output_to(log):
+        with logged_to(log):
             self.pipeline.counts.clear()
             began = time.perf_counter()
             inputs, self._inputs = self._inputs, None
             state = load_partial(partial, digest, self.device) if self.rank == 0 else None
             if self.layout.size > 1:
                 inputs = broadcast(inputs, ShotInputs, device=self.device)
+            if inputs is None:
+                return None
+            if self.layout.size > 1:
                 state = broadcast(state, Partial, device=self.device)
-            assert inputs is not None
             assert state is not None
-            self._partial = (partial, digest) if self.rank == 0 else None
-            self._stepped = self._saved = time.monotonic()
+            self._partials = PartialStates(partial, digest, self.what.save_every) if self.rank == 0 else None
+            self._stepped = self._heard = time.monotonic()
             self._progress = Progress(state.steps_done, shot.sampling.num_inference_steps, 0.0)
             if state.steps_done:
-                print(f"going on after step {state.steps_done}", flush=True)
+                write_log(f"going on after step {state.steps_done}")
             latents = self.pipeline.denoise(inputs, shot.sampling, self._on_step, state)
             seconds = {"denoise": time.perf_counter() - began}
             began = time.perf_counter()
@@ -316,12 +250,12 @@ class Rank:
             if self.rank != 0:
                 return None
             made = self._write(frames, latents, shot, video, parts, seconds, how)
-            conditioning = {**self.pipeline.counts, "subject kept" if self._from_cache else "subject": 1}
-            return replace(made, conditioning=conditioning, warnings=tuple(self._warnings))
+            conditioning = {**self.pipeline.counts, "subject kept" if self._preparation.from_cache else "subject": 1}
+            return replace(made, conditioning=conditioning, warnings=tuple(self._preparation.warnings))
 
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
         """Rank 0: makes the video again from saved latents."""
-        with _output_to(log):
+        with logged_to(log):
             saved = load_file(latents)["latents"]
             how = {"decode": "tiled"} if self.what.tiled_decode else {}
             return self._write(to_frames(decode(self.vae, saved)), saved, shot, video, parts, {}, how)
@@ -347,34 +281,43 @@ class Rank:
         how: dict[str, str],
     ) -> Rendered:
         assert frames is not None
-        try:
-            if "latents" in parts:
-                save_file({"latents": latents.float().cpu().contiguous()}, parts["latents"])
-            began = time.perf_counter()
-            encode_video(frames, parts["video"], fps=shot.sampling.fps, codec=video.codec, crf=video.crf)
-            seconds["encode"] = time.perf_counter() - began
-        except OSError as error:
-            raise RenderError(f"{error.filename or parts['video']}: {error.strerror or error}") from None
+        if "latents" in parts:
+            saved = {"latents": latents.float().cpu().contiguous()}
+            when_room(lambda: save_file(saved, parts["latents"]), parts["latents"], self._waits)
+        began = time.perf_counter()
+        encode = partial(encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf)
+        when_room(lambda: encode(parts["video"]), parts["video"], self._waits)
+        seconds["encode"] = time.perf_counter() - began
         return Rendered(
             {kind: {"size": path.stat().st_size, "sha256": sha256_file(path)} for kind, path in parts.items()},
             {stage: round(value, 3) for stage, value in seconds.items()},
             how,
         )
 
+    def _waits(self, what: str) -> None:
+        self._waits_for = what
+        self._stepped = time.monotonic()  # it waits, it does not hang
+
     def _on_step(self, step: Step) -> None:
         self._stepped = time.monotonic()
+        if (silent := self._stepped - self._heard) > LEASE * self.what.hung_after:
+            # The driver has lost this rank and made the shot someone else's.
+            raise RenderError(f"no word from the driver for {silent:.0f} s", "hung")
         self._progress = Progress(step.index + 1, step.total, 0.0)
-        print(f"{time.strftime('%H:%M:%S')} step {step.index + 1}/{step.total}", flush=True)
-        if self._partial is None:
+        write_log(f"{time.strftime('%H:%M:%S')} step {step.index + 1}/{step.total}")
+        if self._partials is None:
             return
-        due = self._stepped - self._saved >= max(PARTIAL_EVERY_S, self._save_seconds / PARTIAL_SHARE)
-        if self._stop or (due and step.index + 1 < step.total):
-            path, digest = self._partial
-            save_partial(path, step.state(), digest)
-            self._saved = time.monotonic()
-            self._save_seconds = self._saved - self._stepped
+        due = step.index + 1 < step.total and self._partials.due()
+        saved = (self._stop or due) and self._partials.save(step)
         if self._stop:
-            raise Stopped(f"put aside after step {step.index + 1} of {step.total}")
+            what = f"put aside after step {step.index + 1} of {step.total}"
+            raise Stopped(what if saved else f"{what}, which could not be saved")
+
+
+def _interface(address: str) -> str | None:
+    """The network interface that has this address."""
+    found = psutil.net_if_addrs().items()
+    return next((name for name, its in found if any(one.address == address for one in its)), None)
 
 
 def _has_room(device: torch.device, weights: WeightFiles) -> bool:
@@ -386,20 +329,3 @@ def _has_room(device: torch.device, weights: WeightFiles) -> bool:
         return False
     files = [*(weights.base / "transformer").glob("*.safetensors"), weights.id, *([weights.ref] if weights.ref else [])]
     return 2 * sum(path.stat().st_size for path in files) <= torch.cuda.get_device_properties(device).total_memory
-
-
-@contextmanager
-def _output_to(log: Path) -> Iterator[None]:
-    """All this process prints, C libraries included, goes to a file meanwhile."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    saved = os.dup(1), os.dup(2)
-    with log.open("ab") as file:
-        sys.stdout.flush(), sys.stderr.flush()
-        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        for descriptor, copy in enumerate(saved, start=1):
-            os.dup2(copy, descriptor)
-            os.close(copy)

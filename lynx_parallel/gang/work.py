@@ -2,53 +2,123 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lynx_parallel.gang.policy import Kind
-from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.gang.policy import Footprint, Kind
 from lynx_parallel.plan import Item
 
 if TYPE_CHECKING:
     from lynx_parallel.gang.gang import Gang
 
 
-@dataclass
+@dataclass(eq=False)
 class Work:
-    """A shot to make: its plan item, its place in the count, and how its attempts failed so far."""
+    """A shot to make.
+
+    Attributes:
+        label: its place in the count.
+        history: how its attempts failed so far.
+        not_before: seconds of the loop's clock; a retry waits for its time …
+        avoid: … and for another slot than the one it failed in, if one comes free meanwhile.
+    """
 
     item: Item
-    layout: Layout
     label: str
     history: list[Kind] = field(default_factory=list)
     not_before: float = 0.0
+    avoid: Slot | None = None
+
+    @property
+    def subject(self) -> str:
+        return self.item.shot.subject.id
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
-    """Room for one gang: the gang at hand, if any, and the subject whose conditioning it holds."""
+    """Room for one gang: the gang at hand, if any, and the subject whose conditioning it holds.
+
+    Attributes:
+        footprint: with which the gang was started.
+        ranks: of the gang at hand, or being started.
+        failed_starts: in a row.
+    """
 
     gang: Gang | None = None
     subject: str | None = None
+    footprint: Footprint = field(default_factory=Footprint)
+    ranks: int = 0
+    failed_starts: int = 0
 
     def end(self) -> None:
         """Ends the gang, every rank of it."""
         if self.gang is not None:
             self.gang.kill()
         self.gang = self.subject = None
+        self.ranks = 0
 
 
-def next_work(queue: list[Work], slot: Slot, taken: set[str | None], now: float) -> Work | None:
-    """What a free gang pulls: highest priority first, then its own subject, then one no other gang holds.
+class Queue:
+    """Shots in the order given, pulled by the gangs: highest priority first, then subject by subject.
 
-    Args:
-        taken: subjects that other gangs hold.
-        now: monotonic seconds; retries wait for their time.
+    A pull costs no more for a long queue than for a short one.
     """
-    ready = [(place, work) for place, work in enumerate(queue) if work.not_before <= now]
 
-    def rank(place: int, work: Work) -> tuple[int, bool, bool, int]:
-        subject = work.item.shot.subject.id
-        return -work.item.shot.priority, subject != slot.subject, subject in taken, place
+    def __init__(self, works: Iterable[Work] = ()):
+        levels: dict[int, OrderedDict[str, deque[Work]]] = {}
+        self._retries: list[Work] = []
+        self._length = 0
+        for work in works:
+            level = levels.setdefault(work.item.shot.priority, OrderedDict())
+            level.setdefault(work.subject, deque()).append(work)
+            self._length += 1
+        self._levels = OrderedDict(sorted(levels.items(), reverse=True))
 
-    return min(ready, key=lambda entry: rank(*entry))[1] if ready else None
+    def __len__(self) -> int:
+        return self._length + len(self._retries)
+
+    def retry(self, work: Work) -> None:
+        """Puts a shot back whose attempt failed."""
+        self._retries.append(work)
+
+    def pull(self, slot: Slot, taken: Collection[str | None], now: float) -> Work | None:
+        """What a free gang makes next, taken out; None where all that is left waits for its time.
+
+        Of one priority: a retry, then a shot of the gang's own subject, then one of a subject that no other gang
+        holds, then any.
+
+        Args:
+            taken: subjects that other gangs hold.
+            now: seconds of the loop's clock.
+        """
+        due = [work for work in self._retries if work.not_before <= now]
+        welcome = [work for work in due if work.avoid is not slot]
+        retry = max(welcome, key=lambda work: work.item.shot.priority, default=None)
+        top = next(iter(self._levels), None)
+        if top is not None and (retry is None or top > retry.item.shot.priority):
+            return self._next_of(top, slot, taken)
+        retry = retry or max(due, key=lambda work: work.item.shot.priority, default=None)
+        if retry is not None:
+            self._retries.remove(retry)
+        return retry
+
+    def _next_of(self, priority: int, slot: Slot, taken: Collection[str | None]) -> Work:
+        level = self._levels[priority]
+        subject = slot.subject
+        if subject not in level:
+            subject = next((other for other in level if other not in taken), next(iter(level)))
+        assert subject is not None
+        work = level[subject].popleft()
+        self._length -= 1
+        if not level[subject]:
+            del level[subject]
+        if not level:
+            del self._levels[priority]
+        return work
+
+    def left(self) -> list[Work]:
+        """All that is still to be made."""
+        waiting = [work for level in self._levels.values() for works in level.values() for work in works]
+        return [*self._retries, *waiting]

@@ -11,15 +11,15 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
-def broadcast(record: T | None, kind: type[T], *, device: torch.device) -> T:
+def broadcast(record: T | None, kind: type[T], *, device: torch.device) -> T | None:
     """Sends a dataclass of tensors (or None) from rank 0 to every rank of the default group.
 
     Args:
-        record: on rank 0; None on the others.
+        record: on rank 0, None where it has none; None on the others.
         kind: its class.
 
     Returns:
-        The record, bit for bit, on every rank.
+        The record, bit for bit, on every rank; None on every rank where rank 0 has none.
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     shapes: list[Any] = [None]
@@ -27,6 +27,8 @@ def broadcast(record: T | None, kind: type[T], *, device: torch.device) -> T:
         tensors = [getattr(record, name) for name in names]
         shapes = [[None if t is None else (tuple(t.shape), t.dtype) for t in tensors]]
     dist.broadcast_object_list(shapes, src=0, device=device)
+    if shapes[0] is None:
+        return None
     received: dict[str, torch.Tensor | None] = {}
     for name, shape in zip(names, shapes[0], strict=True):
         if shape is None:

@@ -30,6 +30,8 @@ class ClusterSpec:
         tiled_decode: decode tile by tile: less memory, other pixels.
         stop_after: seconds after which the run puts its shot aside and ends.
         max_failures: so many failed shots end the run.
+        hung_after: seconds without an answer after which a rank is given up; steps get ten times their median.
+        save_every: seconds between two partial states of a shot at least; saving never takes more than 2 % of the time.
         address: of a running Ray cluster (``auto`` or ``host:port``); None starts one on this machine.
 
     Raises:
@@ -48,6 +50,8 @@ class ClusterSpec:
     tiled_decode: bool = False
     stop_after: float | None = None
     max_failures: int = 1_000_000
+    hung_after: float = 60.0
+    save_every: float = 30.0
 
     def __post_init__(self) -> None:
         lines: list[str] = []
@@ -59,6 +63,8 @@ class ClusterSpec:
             lines.append(f"--guidance {self.guidance}: must be 1, 2 or 3")
         if self.max_failures < 1:
             lines.append(f"--max-failures {self.max_failures}: must be a whole number from 1")
+        if self.hung_after < 5:
+            lines.append(f"--hung-after {self.hung_after:g}s: must be 5s or more")
         if self.attention not in ATTENTION:
             lines.append(f"--attention {self.attention}: must be {one_of(ATTENTION)}")
         if self.device not in DEVICES:
@@ -76,16 +82,14 @@ class ClusterSpec:
             raise InputErrors(lines)
 
 
-def read_duration(text: str | None) -> float | None:
+def read_duration(text: str, option: str) -> float:
     """Seconds of ``3h50m``, ``45m``, ``90s`` or ``1h``.
 
     Raises:
         InputErrors: none of these.
     """
-    if text is None:
-        return None
     found = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?", text, re.ASCII)
     if not text or found is None:
-        raise InputErrors([f"--stop-after {shown_value(text)[1:-1]}: must be a duration such as 3h50m, 45m or 90s"])
+        raise InputErrors([f"{option} {shown_value(text)[1:-1]}: must be a duration such as 3h50m, 45m or 90s"])
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return float(hours * 3600 + minutes * 60 + seconds)

@@ -56,6 +56,7 @@ class Expansion:
     _texts: dict[tuple[str, str], str | None] = field(default_factory=dict)
     _takes: dict[tuple[str, str], int] = field(default_factory=dict)
     _given: dict[tuple[str, str, int], ShotGroup] = field(default_factory=dict)
+    _settings: dict[tuple[str, ...], dict[int | None, Sampling]] = field(default_factory=dict)
 
     def shots(self, groups: Sequence[ShotGroup]) -> tuple[Shot, ...]:
         """All shots in the manifest's order; empty when something was wrong."""
@@ -81,9 +82,8 @@ class Expansion:
         for subject in (self.subjects[name] for name in group.subjects):
             for prompt in (self.prompts[name] for name in group.prompts):
                 text = self._text(group, subject, prompt)
-                settings = overlay(
-                    self.base, self.campaign, subject.sampling, prompt.sampling, group.sampling, self.forced
-                )
+                by_seed = self._by_seed(subject.sampling, prompt.sampling, group.sampling)
+                settings = by_seed[None]
                 first = settings.seed if group.first_seed is None else group.first_seed
                 if group.seeds is None and first + group.takes - 1 > MAX_SEED:
                     message = f"{group.where}: {group.takes} takes from seed {first} pass 2^63-1"
@@ -94,8 +94,20 @@ class Expansion:
                     if text is None or take is None:
                         continue
                     name = self.pattern.format(subject=subject.id, prompt=prompt.id, take=take, seed=seed)
-                    sampling = settings.model_copy(update={"seed": seed})
+                    if (sampling := by_seed.get(seed)) is None:
+                        sampling = by_seed[seed] = settings.model_copy(update={"seed": seed})
                     yield Shot(subject, prompt, take, text, sampling, group.priority, name)
+
+    def _by_seed(self, *layers: SamplingOverrides) -> dict[int | None, Sampling]:
+        """Settings by seed, at None those that the layers give.
+
+        One object for all shots of the same settings: there may be a hundred thousand of those, and a few of these.
+        Layers are told apart by their text, since -0.0 equals 0.0 and is another setting.
+        """
+        key = tuple([repr(layer.given()) if layer.model_fields_set else "" for layer in layers])
+        if key not in self._settings:
+            self._settings[key] = {None: overlay(self.base, self.campaign, *layers, self.forced)}
+        return self._settings[key]
 
     def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, seed: int) -> int | None:
         """Number of the next take of this pair; None when the pair has this seed already."""

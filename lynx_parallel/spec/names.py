@@ -40,7 +40,7 @@ def name_mistake(name: str) -> str | None:
     """
     if "\\" in name:
         return "holds a backslash"
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         return "holds a control character"
     if name.startswith("/"):
         return "is absolute: names are relative to output"

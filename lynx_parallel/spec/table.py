@@ -57,6 +57,7 @@ class Table:
         self.named = dict(prompts)  # without the ad-hoc ones: what "*" means
         self.folded = {name.casefold(): name for name in prompts}
         self.problems = problems
+        self._read: dict[tuple[tuple[str, str], ...], SamplingOverrides] = {}
 
     def groups(self) -> list[ShotGroup]:
         """One group a row, in order; wrong rows are recorded and left out."""
@@ -166,13 +167,14 @@ class Table:
         return (name,)
 
     def _sampling(self, row: dict[str, str], line: int) -> SamplingOverrides:
-        given: dict[str, Any] = {}
-        for column, text in row.items():
-            name = column.removeprefix("sampling.")
-            if name != column:
-                given[name] = setting_value(name, text)
+        """Settings of a row; rows where they are written alike share one object."""
+        cells = tuple([cell for cell in row.items() if cell[0].startswith("sampling.")])
+        if cells in self._read:
+            return self._read[cells]
+        names = [(column.removeprefix("sampling."), text) for column, text in cells]
         try:
-            return SamplingOverrides.model_validate(given)
+            read = SamplingOverrides.model_validate({name: setting_value(name, text) for name, text in names})
+            return self._read.setdefault(cells, read)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
                 column = f"sampling.{error['loc'][0]}"

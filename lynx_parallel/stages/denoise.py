@@ -63,6 +63,8 @@ def make_scheduler(
         alphas = np.linspace(1, 1 / scheduler.config.num_train_timesteps, num_inference_steps + 1)
         sigmas = np.flip(1 - alphas)[:num_inference_steps].copy()
     scheduler.set_timesteps(num_inference_steps, device=device, sigmas=sigmas)
+    # Left to itself, UniPC looks for the first timestep, and skips a step where two round to the same number.
+    scheduler.set_begin_index(0)
     return scheduler
 
 

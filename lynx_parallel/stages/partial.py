@@ -48,7 +48,7 @@ def capture(scheduler: UniPCMultistepScheduler, latents: torch.Tensor) -> Partia
 
 
 def restore(scheduler: UniPCMultistepScheduler, partial: Partial) -> None:
-    """Puts a fresh scheduler, its timesteps set, where ``capture`` found another one."""
+    """Puts a scheduler, fresh from ``make_scheduler``, where ``capture`` found another one."""
     assert partial.counters is not None
     assert partial.model_outputs is not None
     done, scheduler.lower_order_nums, scheduler.this_order = (int(n) for n in partial.counters)
@@ -57,7 +57,6 @@ def restore(scheduler: UniPCMultistepScheduler, partial: Partial) -> None:
     seen = list(scheduler.timesteps[max(done - order, 0) : done])
     scheduler.timestep_list = [None] * (order - len(seen)) + seen
     scheduler.last_sample = partial.last_sample
-    scheduler.set_begin_index(0)
     scheduler._step_index = done
 
 

@@ -136,6 +136,7 @@ def test_one_bad_subject_fails_its_own_shots_alone(campaign: Path, tmp_path: Pat
     assert run.returncode == 1
     assert "2 rendered, 0 encoded, 0 already done, 2 failed" in run.stdout
     assert re.search(r"^astronaut/beach-t01: failed: .*astronaut\.jpg", run.stdout, re.M)
+    assert run.stdout.count("grouped 2 of 2 ranks") == 1  # the gang goes on
     assert digests(output, ".mp4").keys() == digests(output, ".json").keys() == {"drawn/pumpkin-t01", "drawn/beach-t01"}
 
 

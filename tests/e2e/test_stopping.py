@@ -7,20 +7,15 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.e2e.command import COMMAND, environment, lynx_render
-
-
-def wait_for(condition, seconds: float, what: str) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.1)
+from tests.e2e.command import COMMAND, environment, lynx_render, ranks_of, saved_steps, steps, wait_for
 
 
 @pytest.mark.parametrize("moment", ["starting", "rendering"])
@@ -71,14 +66,9 @@ def start(campaign: Path, tmp_path: Path, *arguments: str) -> subprocess.Popen[s
     )  # fmt: skip
 
 
-def steps(output: Path, attempt: int) -> list[int]:
-    log = output / ".lynx" / "logs" / "astronaut" / "beach-t01" / str(attempt) / "rank0.log"
-    return [int(n) for n in re.findall(r" step (\d+)/", log.read_text())] if log.exists() else []
-
-
 def test_put_aside_and_gone_on_with(campaign: Path, tmp_path: Path) -> None:
     """SIGUSR1 ends with 75; the next run goes on after the saved step, and ends with the same bits."""
-    settings = ("--set", "sampling.num_inference_steps=400")
+    settings = ("--set", "sampling.num_inference_steps=200")
     output, whole = tmp_path / "renders" / "demo", tmp_path / "whole"
     driver = start(campaign, tmp_path, *settings)
     wait_for(lambda: len(steps(output, 1)) >= 5, 120, "rendering")
@@ -86,12 +76,12 @@ def test_put_aside_and_gone_on_with(campaign: Path, tmp_path: Path) -> None:
     printed, _ = driver.communicate(timeout=20)
     assert driver.returncode == 75, printed
     done = steps(output, 1)[-1]
-    assert f"put aside after step {done} of 400" in printed
+    assert f"put aside after step {done} of 200" in printed
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1
 
     resumed = lynx_render(campaign, "--only", "astronaut/beach", *settings, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout
-    assert steps(output, 2) == list(range(done + 1, 401))
+    assert steps(output, 2) == list(range(done + 1, 201))
     assert not list((output / ".lynx" / "partial").iterdir())
 
     undisturbed = lynx_render(
@@ -106,7 +96,7 @@ def test_a_killed_rank_costs_an_attempt_and_no_shot(campaign: Path, tmp_path: Pa
     output = tmp_path / "renders" / "demo"
     driver = start(campaign, tmp_path, "--set", "sampling.num_inference_steps=200")
     wait_for(lambda: len(steps(output, 1)) >= 3, 120, "rendering")
-    ranks = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Rank" in " ".join(p.cmdline())]
+    ranks = ranks_of(driver.pid)
     assert len(ranks) == 2
     ranks[-1].kill()
     printed, _ = driver.communicate(timeout=180)
@@ -115,3 +105,64 @@ def test_a_killed_rank_costs_an_attempt_and_no_shot(campaign: Path, tmp_path: Pa
     assert "1 rendered, 0 encoded, 0 already done, 0 failed, 0 blocked, 1 tried again" in printed
     events = [json.loads(line)["event"] for line in (output / ".lynx" / "journal.jsonl").read_text().splitlines()]
     assert events == ["run_started", "attempt", "retry", "attempt", "done", "run_ended"]
+
+
+@pytest.fixture
+def fast_disk() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_killed_after_step_3_of_6_the_retry_makes_steps_4_to_6(campaign: Path, tmp_path: Path, fast_disk: Path) -> None:
+    output = fast_disk
+    size = [f"sampling.{part}" for part in ("num_inference_steps=6", "width=320", "height=240", "num_frames=17")]
+    settings = [argument for setting in size for argument in ("--set", setting)]
+    driver = start(campaign, tmp_path, "--save-every", "0s", "--set", f"output={output}", *settings)
+    wait_for(lambda: 2 in steps(output, 1), 120, "step 2", every=0.002)
+    ranks = ranks_of(driver.pid)
+    for rank in ranks:
+        rank.suspend()
+    time.sleep(4)  # saving takes at most 2 % of the time: now step 3 is sure to be saved
+    assert steps(output, 1) == [1, 2]
+    for rank in ranks:
+        rank.resume()
+    wait_for(lambda: saved_steps(output) == 3, 60, "step 3 saved", every=0.002)
+    ranks[1].kill()
+    printed, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, printed
+    assert "0 failed, 0 blocked, 1 tried again" in printed
+    assert [steps(output, 2, rank) for rank in (0, 1)] == [[4, 5, 6], [4, 5, 6]]
+
+
+def test_a_hanging_rank_is_seen_and_the_shot_made_again(campaign: Path, tmp_path: Path) -> None:
+    output = tmp_path / "renders" / "demo"
+    driver = start(campaign, tmp_path, "--hung-after", "5s", "--set", "sampling.num_inference_steps=200")
+    wait_for(lambda: len(steps(output, 1)) >= 3, 120, "rendering")
+    stopped = ranks_of(driver.pid)[1]
+    stopped.suspend()
+    printed, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, printed
+    assert re.search(r"hung, to be tried again: rank . does not answer for 5 s", printed), printed
+    assert not stopped.is_running()
+
+
+def test_a_killed_driver_leaves_nothing_behind(campaign: Path, tmp_path: Path) -> None:
+    """Neither a process, stopped ones included, nor Ray's folder; the next run goes on after the saved step."""
+    output = tmp_path / "renders" / "demo"
+    settings = ("--save-every", "0s", "--set", "sampling.num_inference_steps=300")
+    driver = start(campaign, tmp_path, *settings)
+    wait_for(lambda: saved_steps(output) > 2, 120, "rendering")
+    family = psutil.Process(driver.pid).children(recursive=True)
+    [folder] = {word for p in family for word in re.findall(r"/tmp/lynx-ray-\w+", " ".join(p.cmdline()))}
+    ranks_of(driver.pid)[1].suspend()
+    driver.kill()
+    driver.communicate()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    wait_for(lambda: not Path(folder).exists(), 10, "Ray's folder gone")
+    assert not list(output.rglob("*.json"))
+
+    saved = saved_steps(output)
+    resumed = lynx_render(campaign, "--only", "astronaut/beach", *settings, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout
+    assert steps(output, 2) == list(range(saved + 1, 301))

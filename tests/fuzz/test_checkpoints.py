@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from lynx_parallel.demo import tiny
 from lynx_parallel.demo.facepack import RECOGNISER, ensure_facepack
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.model import checkpoints
+from lynx_parallel.model import adapter_files, checkpoints
 from lynx_parallel.model.arcface import load_arcface
 from lynx_parallel.weights import WeightFiles, transformer_config, weight_digests
 from tests.fuzz.harness import MARKER, Bomb, cuts, flips, join, limited, listing, outcome, split
@@ -269,7 +269,7 @@ def test_lite_and_full_mixed(case: Case) -> None:
         file = case.files[name].name
         case.outcome(name, (case.demo / "lite" / file).read_bytes())
     lite = replace(case.weights, resampler=case.demo / "lite/resampler.safetensors")
-    line = outcome(lambda: checkpoints.check_resampler(lite), lite.resampler, (CheckpointError,))
+    line = outcome(lambda: adapter_files.check_resampler(lite), lite.resampler, (CheckpointError,))
     assert "both be Lynx full's or both Lynx lite's" in (line or "")
 
 

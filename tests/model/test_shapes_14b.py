@@ -33,7 +33,7 @@ from benchmarks.shapes import (
     write_index,
 )
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.model import checkpoints
+from lynx_parallel.model import adapter_files, checkpoints, tensor_files
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.weights import WeightFiles
 from tests.golden_cases import GOLDEN
@@ -136,8 +136,8 @@ def write_adapters(folder: Path, adapters: Adapters) -> WeightFiles:
 def base_sources(base: Path) -> dict[str, checkpoints.Source]:
     return {
         key: checkpoints.Source(path, key, shape)
-        for path in checkpoints._weight_files(base / "transformer")
-        for key, shape in checkpoints.read_shapes(path).items()
+        for path in tensor_files.weight_files(base / "transformer")
+        for key, shape in tensor_files.read_shapes(path).items()
     }
 
 
@@ -157,8 +157,8 @@ def test_the_base_has_wans_keys_and_no_others() -> None:
 
 def test_every_key_is_used_and_none_is_missing(adapters: Adapters, folder: Path) -> None:
     base = write_base(folder, adapters.dtype)
-    assert len(checkpoints._weight_files(base / "transformer")) > 1
-    sources = checkpoints.adapter_sources(write_adapters(folder, adapters), WAN_14B["num_layers"])
+    assert len(tensor_files.weight_files(base / "transformer")) > 1
+    sources = adapter_files.adapter_sources(write_adapters(folder, adapters), WAN_14B["num_layers"])
     assert len(sources) == len(adapters.id) + len(adapters.ref or {})
     transformer = checkpoints.build_transformer(WAN_14B, {key: source.shape for key, source in sources.items()})
     assert all(parameter.is_meta for parameter in transformer.parameters())
@@ -167,12 +167,12 @@ def test_every_key_is_used_and_none_is_missing(adapters: Adapters, folder: Path)
     assert everything.keys() == transformer.state_dict().keys()
     assert transformer.has_reference == (adapters.ref is not None)
     with_id = [number for number, block in enumerate(transformer.blocks) if block.id_adapter is not None]
-    assert with_id == list(range(0, 40, 1 if checkpoints.is_full(adapters.id) else 2))
+    assert with_id == list(range(0, 40, 1 if adapter_files.is_full(adapters.id) else 2))
 
 
 def test_a_missing_or_surplus_or_misshapen_key_is_named(adapters: Adapters, folder: Path) -> None:
     base = write_base(folder, adapters.dtype)
-    sources = checkpoints.adapter_sources(write_adapters(folder, adapters), WAN_14B["num_layers"])
+    sources = adapter_files.adapter_sources(write_adapters(folder, adapters), WAN_14B["num_layers"])
     transformer = checkpoints.build_transformer(WAN_14B, {key: source.shape for key, source in sources.items()})
     everything = base_sources(base) | sources
     key = "blocks.38.id_adapter.to_v_ip.weight"
@@ -188,7 +188,7 @@ def test_a_missing_or_surplus_or_misshapen_key_is_named(adapters: Adapters, fold
 def test_the_resampler_is_built_from_its_file(adapters: Adapters, folder: Path) -> None:
     weights = write_adapters(folder, adapters)
     with torch.device("meta"):
-        empty = Resampler.from_shapes(checkpoints.read_shapes(weights.resampler))
+        empty = Resampler.from_shapes(tensor_files.read_shapes(weights.resampler))
     assert {key: tuple(tensor.shape) for key, tensor in empty.state_dict().items()} == adapters.resampler
     resampler = checkpoints.load_resampler(weights.resampler, dtype=torch.bfloat16)
     id_dim = next(shape[1] for key, shape in adapters.id.items() if key.endswith("to_k_ip.weight"))
@@ -204,15 +204,15 @@ def test_mixing_up_the_resamplers_is_said_in_one_line(pairings: dict[str, Adapte
         Adapters(full.resampler, lite.id, None, lite.dtype),
     ):
         with pytest.raises(CheckpointError, match="both be Lynx full's or both Lynx lite's"):
-            checkpoints.adapter_sources(write_adapters(folder, mixed), WAN_14B["num_layers"])
+            adapter_files.adapter_sources(write_adapters(folder, mixed), WAN_14B["num_layers"])
 
 
 def test_layers_of_another_depth_are_refused(pairings: dict[str, Adapters], folder: Path) -> None:
     for pairing, stride in (("full, reference", 1), ("lite, single-file", 2)):
         weights = write_adapters(folder, pairings[pairing])
         with pytest.raises(CheckpointError, match="made for another base than this one of 30 blocks"):
-            checkpoints.adapter_sources(weights, 30)
-        assert len(checkpoints._blocks(checkpoints.adapter_sources(weights, 40), "id_adapter")) == 40 // stride
+            adapter_files.adapter_sources(weights, 30)
+        assert len(adapter_files.blocks(adapter_files.adapter_sources(weights, 40), "id_adapter")) == 40 // stride
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,16 @@ def test_all_prompts_of_none(folder: Path, complain: Complain) -> None:
 def test_not_utf8(folder: Path, complain: Complain) -> None:
     (folder / "t.csv").write_bytes(b"subject,prompt\nada,\xff\n")
     assert complain(TEXT) == ["t.csv:2: not UTF-8 text"]
+
+
+def test_rows_written_alike_share_their_settings_and_not_their_mistakes(
+    folder: Path, load: Load, complain: Complain
+) -> None:
+    """A campaign of 100,000 shots has a few settings, not 100,000."""
+    rows = "subject,prompt,seed,sampling.fps\n*,walk,,24\n*,run,,24\nada,walk,7,24\nada,run,7,{}\n"
+    (folder / "t.csv").write_text(rows.format("12"))
+    shots = load(TEXT).shots
+    assert [shot.sampling.fps for shot in shots] == [24, 24, 24, 24, 24, 12]
+    assert len({id(shot.sampling) for shot in shots}) == 3
+    (folder / "t.csv").write_text(rows.replace("24", "fast").format("fast"))
+    assert [line.partition(": ")[0] for line in complain(TEXT)] == [f"t.csv:{line}" for line in (2, 3, 4, 5)]

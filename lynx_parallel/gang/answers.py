@@ -1,0 +1,67 @@
+"""What ranks answer: results, and failures as errors of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Iterable
+from typing import Any
+
+import torch
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+
+from lynx_parallel.artifacts import disk_is_full
+from lynx_parallel.errors import LynxError, RenderError
+
+
+async def answer(ref: Awaitable[Any]) -> Any:
+    """A Ray result; what a rank raised comes back as itself, its death as RenderError."""
+    try:
+        return await ref
+    except RayTaskError as error:
+        cause = error.cause
+        if not isinstance(cause, LynxError):
+            raise RenderError(_in_a_line(cause), kind_of(cause)) from error
+        if _out_of_memory(cause) or _machine_at_fault(cause):
+            raise RenderError(str(cause), kind_of(cause)) from error
+        raise cause from None
+    except OutOfMemoryError as error:
+        raise RenderError(f"out of host memory: {_first_line(error)}", "memory") from error
+    except RayError as error:
+        raise RenderError(_in_a_line(error), "died") from error
+
+
+async def answers(refs: Iterable[Any]) -> list[Any]:
+    """Results of several; the first failure wins, since its peers may then wait forever."""
+    tasks = [asyncio.ensure_future(answer(ref)) for ref in refs]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def kind_of(error: Exception) -> str:
+    """Of a failure: ``disk``, ``memory`` or ``raised``."""
+    return "disk" if disk_is_full(error) else "memory" if _out_of_memory(error) else "raised"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # torch has no type of its own for memory that the CPU lacks.
+    words = os.strerror(errno.ENOMEM), "DefaultCPUAllocator", "MemoryError"
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def _machine_at_fault(error: Exception) -> bool:
+    """Whether a weights file or a picture may be good though it could not be read."""
+    return any(os.strerror(number) in str(error) for number in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE))
+
+
+def _in_a_line(error: Exception) -> str:
+    name, line = type(error).__name__, _first_line(error)
+    return line if line == name else f"{name}: {line}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,153 @@
+"""One attempt at one shot: a gang makes its files, the driver publishes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lynx_parallel.artifacts import part_path
+from lynx_parallel.errors import LynxError, SubjectError
+from lynx_parallel.gang.messages import Rendered
+from lynx_parallel.gang.policy import Footprint
+from lynx_parallel.identity import identify, subject_key
+from lynx_parallel.layouts import Layouts
+from lynx_parallel.ledger import Journal, Output
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.plan import Item
+from lynx_parallel.sidecar import make_sidecar
+from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.spec.manifest import Campaign
+from lynx_parallel.summary import Summary
+from lynx_parallel.weights import FaceFiles, WeightFiles
+
+if TYPE_CHECKING:
+    from lynx_parallel.gang.gang import Gang
+
+PROGRESS_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all parts of one run share.
+
+    Attributes:
+        digests: of the weights, by ``weights.weight_digests``.
+        say: takes each line of progress.
+    """
+
+    campaign: Campaign
+    weights: WeightFiles
+    face: FaceFiles | None
+    digests: Mapping[str, str]
+    cluster: ClusterSpec
+    layouts: Layouts
+    output: Output
+    journal: Journal
+    summary: Summary
+    say: Callable[[str], None]
+
+
+class Attempt:
+    """One attempt at one shot.
+
+    Args:
+        number: from 1, over all runs.
+        label: of the shot, in lines of progress.
+    """
+
+    def __init__(self, run: Run, item: Item, number: int, label: str):
+        self.run = run
+        self.item = item
+        self.number = number
+        self.label = label
+        self.logs = run.output.logs(item.shot.name, number)
+
+    async def make(self, gang: Gang, layout: Layout, footprint: Footprint) -> tuple[Rendered, float]:
+        """Has the gang make the shot, and publishes it; what was made, and in how many seconds.
+
+        Raises:
+            LynxError: as of ``Gang.render``; nothing is published then, and nothing half-written left.
+            OSError: the files could not be published.
+        """
+        run, item, name = self.run, self.item, self.item.shot.name
+        began = time.monotonic()
+        run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
+        kinds = ("video", "latents") if item.action == "render" and run.campaign.save_latents else ("video",)
+        parts = {kind: part_path(run.output.path(name, kind), self.number) for kind in kinds}
+        try:
+            with told_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
+                made = await self._files(gang, layout, footprint, parts)
+            if identify(run.campaign, item.shot, run.digests) != item.identity:
+                raise SubjectError("its picture or embedding changed while it was rendered; run again")
+            self._publish(gang, footprint, made, kinds, time.monotonic() - began)
+        except BaseException:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+            raise
+        return made, time.monotonic() - began
+
+    async def _files(self, gang: Gang, layout: Layout, footprint: Footprint, parts: dict[str, Path]) -> Rendered:
+        run, item, video = self.run, self.item, self.run.campaign.pipeline.video
+        if item.action == "encode":
+            return await gang.encode(item.shot, video, run.output.path(item.shot.name, "latents"), parts, self.logs)
+        if layout != gang.layout:
+            again = " and reading their shares of the weights" if footprint.shard else ""
+            began = time.monotonic()
+            await gang.form(layout)
+            if layout.size > 1:
+                count = f"{layout.size} of {len(gang.ranks)} ranks"
+                run.say(f"grouped {count}{again}: {layout}, {time.monotonic() - began:.1f} s")
+        key = subject_key(run.campaign, item.shot, run.digests)
+        return await gang.render(item.shot, key, item.identity.latents, run.output, video, parts, self.logs)
+
+    def _publish(
+        self, gang: Gang, footprint: Footprint, made: Rendered, kinds: tuple[str, ...], seconds: float
+    ) -> None:
+        item, output, name = self.item, self.run.output, self.item.shot.name
+        outputs = {kind: {"file": output.path(name, kind).name, **made.outputs[kind]} for kind in kinds}
+        before = output.sidecar(name) if item.action == "encode" else None
+        if before:
+            outputs["latents"] = before["outputs"]["latents"]
+        if item.stale:
+            output.supersede(name, ("video", "sidecar", *(("latents",) if item.action == "render" else ())))
+        layout = gang.layout or Layout()
+        sidecar = make_sidecar(
+            item, self.run.campaign.pipeline.model, made, outputs, layout=layout, ranks=gang.hellos[: layout.size],
+            sharded=footprint.shard and layout.sequence > 1, attempt=self.number, seconds=seconds, before=before,
+        )  # fmt: skip
+        output.commit(name, kinds, sidecar, self.number)
+
+    async def _tell_progress(self, gang: Gang) -> None:
+        with contextlib.suppress(LynxError):
+            seen = await gang.progress()
+            doing = f"waits for {seen.waits_for}" if seen.waits_for else f"step {seen.step}/{seen.total}"
+            self.run.say(f"{self.label}: {doing}")
+
+
+@contextlib.contextmanager
+def told_every(seconds: float, tell: Callable[[float], Awaitable[None]]) -> Iterator[None]:
+    """Has progress told during the block; ``tell`` gets the seconds since its beginning."""
+
+    async def telling() -> None:
+        for count in itertools.count(1):
+            await asyncio.sleep(seconds)
+            await tell(count * seconds)
+
+    task = asyncio.ensure_future(telling())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def next_attempt(output: Output, name: str) -> int:
+    """Number of a shot's next attempt."""
+    folder = output.logs(name, 0).parent
+    made = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    return max(made, default=0) + 1

@@ -1,0 +1,84 @@
+"""What driver and ranks tell each other. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lynx_parallel.spec.cluster import Attention
+from lynx_parallel.weights import FaceFiles, WeightFiles
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a rank says of itself."""
+
+    pid: int
+    host: str
+    device: str
+    attention: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a rank is with the shot at hand.
+
+    Attributes:
+        step, total: steps done and in all.
+        age: seconds since the last step ended, or the shot began.
+        waits_for: what the rank waits for, in words, if it does.
+    """
+
+    step: int
+    total: int
+    age: float
+    waits_for: str = ""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What rank 0 made of a shot.
+
+    Attributes:
+        outputs: size in bytes and sha256 of each ``.part`` file written, by kind.
+        seconds: by stage.
+        exactness: what differs from the plain way of one rank.
+        conditioning: how often static keys and values were computed, and found kept, for this shot; whether the
+            subject came from the cache.
+        warnings: lines for the user.
+    """
+
+    outputs: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    exactness: dict[str, str]
+    conditioning: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """What ranks load, and how they run it; alike for all ranks of a gang.
+
+    Attributes:
+        dtype: torch's name of the weights' dtype.
+        denoise: whether the transformer is needed; saved latents are encoded with the VAE alone.
+        shard: whether a gang's sequence ranks share one copy of the transformer.
+        attention: kernel asked for, see ``model.attention.choose_kernel``.
+        tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
+        keep_projections: as in ``load_transformer``; None keeps them where the device has room.
+        face: models for subjects whose landmarks or embedding are not given.
+        save_every: seconds between partial states at least.
+        hung_after: as of ``ClusterSpec``.
+    """
+
+    weights: WeightFiles
+    dtype: str
+    denoise: bool
+    shard: bool = False
+    attention: Attention = "auto"
+    tiled_decode: bool = False
+    keep_projections: bool | None = None
+    face: FaceFiles | None = None
+    save_every: float = 30.0
+    hung_after: float = 60.0

@@ -1,0 +1,285 @@
+"""The supervisor: gangs pull shots until none is left; what fails is tried again, as ``policy`` says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lynx_parallel.artifacts import disk_is_full, shown
+from lynx_parallel.errors import LynxError, RenderError, Stopped, SubjectError
+from lynx_parallel.gang.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
+from lynx_parallel.gang.gang import Gang, NoRoom, Terms
+from lynx_parallel.gang.messages import Load, Rendered
+from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, decide, lighter
+from lynx_parallel.gang.work import Queue, Slot, Work
+from lynx_parallel.ledger import Output
+from lynx_parallel.pipeline import REFERENCE_PROMPT
+from lynx_parallel.plan import Item
+from lynx_parallel.spec.manifest import Shot
+
+IDLE_S = 0.1
+ROOM_AGAIN_S = 10.0
+MAX_STARTS = 4
+MAX_LOST = 30
+"""So often the last gang asks for the room it had, two minutes each time."""
+STOP_WITHIN_S = 8.0
+"""After a first signal, so long for the shots at hand to be told, and so long again for their states to be saved."""
+
+StartGang = Callable[[int, Load, list[str], Terms, Output, Sequence[Path]], Awaitable[Gang]]
+
+
+class Supervisor:
+    """Carries out the shots of one run.
+
+    Args:
+        terms: on which gangs are started.
+        available: ranks that the cluster can hold.
+        start: as ``Gang.start``.
+
+    Raises:
+        InputErrors, ClusterError: more asked for than the cluster can hold.
+    """
+
+    def __init__(self, run: Run, todo: Sequence[Item], terms: Terms, available: int, start: StartGang = Gang.start):
+        self.run = run
+        self._start_gang = start
+        self._shots: list[Shot] = [item.shot for item in todo]
+        self._footprint = Footprint(
+            run.cluster.shard_weights, run.layouts.ranks(terms.device, available), run.cluster.tiled_decode
+        )
+        self._most = run.layouts.most(terms.device, available)
+        self._size = self._largest()
+        self._gangs = run.layouts.gangs(self._size, terms.device, available, len(todo))
+        self._terms = terms
+        self._slots = [Slot() for _ in range(self._gangs)]
+        self._denoise = any(item.action == "render" for item in todo)  # a retry may come to any gang
+        self._queue = Queue(Work(item, f"[{number}/{len(todo)}]") for number, item in enumerate(todo, start=1))
+        self._running: set[Work] = set()
+        self._began = False
+        self._over = ""
+        self._quarantined: dict[str, str] = {}
+
+    async def make_all(self) -> None:
+        """Returns when every shot is done or failed, or the run is to end.
+
+        Raises:
+            LynxError: no gang could be started at all.
+        """
+        ranks = f"{self._size} rank{'s' * (self._size > 1)} on {self._terms.device}"
+        self.run.say(f"starting {ranks}" if self._gangs == 1 else f"starting {self._gangs} gangs of {ranks}")
+        servers = [asyncio.ensure_future(self._serve(slot)) for slot in self._slots]
+        try:
+            reasons = await asyncio.gather(*servers)
+        finally:
+            for server in servers:
+                server.cancel()
+            for slot in self._slots:
+                slot.end()
+        if not self._stopping:
+            for work in self._queue.left():
+                self._fail(work.item, next(filter(None, reasons), "not tried"))
+
+    async def put_aside(self, work: asyncio.Future[None]) -> None:
+        """Has the shots at hand save their states, for a while, and ends ``work``, which is ``make_all`` at work."""
+        with contextlib.suppress(LynxError, TimeoutError):
+            gangs = [slot.gang for slot in self._slots if slot.gang is not None]
+            await asyncio.wait_for(asyncio.gather(*(gang.stop() for gang in gangs)), STOP_WITHIN_S)
+        if self._at_work:
+            await asyncio.wait({work}, timeout=STOP_WITHIN_S)
+        work.cancel()
+
+    @property
+    def _at_work(self) -> bool:
+        return any(slot.gang is not None for slot in self._slots)
+
+    @property
+    def _stopping(self) -> bool:
+        return self.run.summary.stopped_by is not None
+
+    def _largest(self) -> int:
+        """Ranks of a gang: as many as any shot's layout needs."""
+        return max(self.run.layouts.layout(shot, self._footprint.ranks).size for shot in self._shots)
+
+    async def _serve(self, slot: Slot) -> str:
+        """Makes one shot after the other in one slot; why it ended before the queue did, if so."""
+        while (self._queue or self._running) and not self._stopping:
+            if self._over:
+                return self._over
+            if self._slots.index(slot) >= self._gangs:  # gangs have become larger, and fewer
+                return ""
+            if slot.footprint != self._footprint:
+                slot.end()
+            taken = {other.subject for other in self._slots if other is not slot}
+            work = self._queue.pull(slot, taken, _clock())
+            if work is None:  # all that is left is running elsewhere, or waits for its retry
+                await asyncio.sleep(IDLE_S)
+                continue
+            if reason := self._quarantined.get(work.subject):
+                self._fail(work.item, reason)
+                continue
+            self._running.add(work)
+            try:
+                slot.subject = work.subject
+                error = await self._start(slot)
+                if error is None:
+                    await self._attempt(slot, work)
+                else:
+                    self._queue.retry(work)  # another gang may take it meanwhile
+            finally:
+                self._running.remove(work)
+            if error is not None:
+                if reason := self._no_gang(slot, error):
+                    return reason
+                await asyncio.sleep(ROOM_AGAIN_S if isinstance(error, NoRoom) else BACKOFF_S[0])
+        return ""
+
+    async def _start(self, slot: Slot) -> LynxError | None:
+        """Starts a slot's gang where there is none; what came in the way, if something did."""
+        if slot.gang is not None:
+            return None
+        while sum(other.ranks for other in self._slots if other is not slot) + self._size > self._most:
+            await asyncio.sleep(IDLE_S)  # gangs have become larger; this one waits for another to end
+        slot.ranks, slot.footprint = self._size, self._footprint
+        try:
+            load, prompts = self._load()
+            terms = replace(self._terms, gangs=self._gangs)
+            with told_every(PROGRESS_EVERY_S, self._still_starting):
+                slot.gang = await self._start_gang(self._size, load, prompts, terms, self.run.output, self._needed())
+        except LynxError as error:
+            slot.end()
+            return error
+        slot.failed_starts = 0
+        self._began = True
+        return None
+
+    async def _still_starting(self, seconds: float) -> None:
+        self.run.say(f"still starting ranks, or waiting for room for them, after {seconds:.0f} s")
+
+    def _no_gang(self, slot: Slot, error: LynxError) -> str:
+        """Why a slot has no gang any more, if it is not to be tried again.
+
+        Raises:
+            LynxError: what came in the way, where no gang was ever there: the whole run is at fault.
+        """
+        reason = f"no ranks could be started: {error}"
+        lost = isinstance(error, NoRoom) and self._began  # a machine, which may come back
+        slot.failed_starts = 0 if lost and self._at_work else slot.failed_starts + 1
+        if slot.failed_starts < (MAX_LOST if lost else MAX_STARTS if isinstance(error, RenderError) else 0):
+            if getattr(error, "kind", None) == "memory" and slot.footprint == self._footprint:
+                self._change(lighter(self._footprint, ranks=self._size, most=self._room_to_grow()) or self._footprint)
+            self.run.say(f"{reason}; trying again")
+            return ""
+        if not self._began:
+            raise error
+        return reason
+
+    def _load(self) -> tuple[Load, list[str]]:
+        """What ranks load, and the prompts to encode first: of every shot that may come to them."""
+        run = self.run
+        load = Load(
+            run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._footprint.shard,
+            attention=run.cluster.attention, tiled_decode=self._footprint.tiled_decode, face=run.face,
+            save_every=run.cluster.save_every, hung_after=run.cluster.hung_after,
+        )  # fmt: skip
+        if not self._denoise:
+            return load, []
+        left = [work.item for work in (*self._running, *self._queue.left()) if work.item.action == "render"]
+        texts = [text for item in left for text in (item.shot.text, item.shot.sampling.negative_prompt)]
+        return load, list(dict.fromkeys([*texts, REFERENCE_PROMPT]))
+
+    def _needed(self) -> list[Path]:
+        """Files that every rank must see, whatever the shot."""
+        run, subject = self.run, self._shots[0].subject
+        files = [run.weights.base, run.weights.id, run.weights.ref, subject.image, subject.embedding]
+        return [path for path in files if path is not None]
+
+    async def _attempt(self, slot: Slot, work: Work) -> None:
+        """Tries one shot once, and does what follows from how it went."""
+        assert slot.gang is not None
+        item, name, run = work.item, work.item.shot.name, self.run
+        number = next_attempt(run.output, name)
+        attempt = Attempt(run, item, number, f"{work.label} {name}")
+        run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
+        try:
+            layout = run.layouts.layout(item.shot, slot.footprint.ranks)
+            made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
+        except Stopped as error:
+            run.say(f"{attempt.label}: {error}")
+            run.journal.append("stopped", name=name, attempt=number, reason=str(error))
+            slot.end()
+        except (LynxError, OSError) as error:
+            self._after_failure(slot, work, error, attempt)
+        else:
+            self._done(work, made, number, seconds)
+
+    def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
+        """Has the policy decide, and does what it says."""
+        item, run, kind = work.item, self.run, _kind(error)
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        work.history.append(kind)
+        sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
+        if kind != "subject":
+            reason = f"{reason} (logs: {shown(attempt.logs)})"
+            slot.end()  # its other ranks may wait for the one that failed
+        decision = decide(work.history, slot.footprint, ranks=sharing, most=self._room_to_grow())
+        if isinstance(decision, GiveUp):
+            if decision.quarantine:
+                self._quarantined[work.subject] = reason
+            if decision.stop:
+                self._over = f"not tried: {reason}"
+            self._fail(item, reason)
+            return
+        if slot.footprint == self._footprint:  # or else another gang has changed it meanwhile
+            self._change(decision.footprint)
+        work.not_before, work.avoid = _clock() + decision.delay_s, slot
+        self._queue.retry(work)
+        run.summary.retries += 1
+        run.journal.append("retry", name=item.shot.name, attempt=attempt.number, kind=kind, reason=reason)
+        run.say(f"{attempt.label}: {kind}, to be tried again: {reason}")
+
+    def _room_to_grow(self) -> int:
+        return self._size if self.run.layouts.asked is not None else self._most
+
+    def _change(self, footprint: Footprint) -> None:
+        """Has gangs take less memory from now on: each is started anew, when it next comes to pull a shot."""
+        if footprint == self._footprint:
+            return
+        self.run.say(f"out of memory: from now on with {footprint}")
+        self._footprint = footprint
+        self._size = max(self._size, self._largest())
+        self._gangs = min(self._gangs, self._most // self._size)
+
+    def _done(self, work: Work, made: Rendered, attempt: int, seconds: float) -> None:
+        run, item, name = self.run, work.item, work.item.shot.name
+        run.journal.append("done", name=name, attempt=attempt, video=item.identity.video, seconds=round(seconds, 3))
+        run.output.partial(item.identity.latents).unlink(missing_ok=True)
+        rendered = item.action == "render"
+        (run.summary.rendered if rendered else run.summary.encoded).append(name)
+        run.summary.conditioning.update(made.conditioning)
+        for warning in made.warnings:
+            run.say(f"warning: {warning}")
+        verb = "rendered" if rendered else "encoded"
+        run.say(f"{work.label} {verb} in {seconds:.1f} s: {shown(run.output.path(name, 'video'))}")
+
+    def _fail(self, item: Item, reason: str) -> None:
+        run = self.run
+        run.summary.failed.append((item.shot.name, reason))
+        run.journal.append("failed", name=item.shot.name, reason=reason)
+        run.say(f"{item.shot.name}: failed: {reason}")
+        if len(run.summary.failed) >= run.cluster.max_failures and not self._over:
+            self._over = f"not tried: {len(run.summary.failed)} shots failed"
+
+
+def _kind(error: LynxError | OSError) -> Kind:
+    if isinstance(error, SubjectError):
+        return "subject"
+    if isinstance(error, OSError):
+        return "disk" if disk_is_full(error) else "raised"
+    return getattr(error, "kind", "raised")
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

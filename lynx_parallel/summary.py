@@ -1,0 +1,39 @@
+"""How a run ended."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from dataclasses import dataclass, field
+
+from lynx_parallel.errors import Stopped
+
+
+@dataclass
+class Summary:
+    """What became of each shot.
+
+    Attributes:
+        failed, blocked: (name, reason).
+        retries: attempts that failed and were made again.
+        conditioning: how often subjects, texts, identities and references were made, and how often found kept.
+        stopped_by: number of the signal that ended the run early; SIGUSR1 also for ``--stop-after``.
+    """
+
+    rendered: list[str] = field(default_factory=list)
+    encoded: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    blocked: list[tuple[str, str]] = field(default_factory=list)
+    retries: int = 0
+    conditioning: Counter[str] = field(default_factory=Counter)
+    stopped_by: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        if self.stopped_by == signal.SIGUSR1:
+            return Stopped.exit_code
+        if self.stopped_by is not None:
+            return 128 + self.stopped_by
+        return 1 if self.failed or self.blocked else 0

@@ -1,0 +1,55 @@
+"""A run of its own is reached from this machine alone, and by nobody without its token."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from tests.e2e.command import COMMAND, environment, wait_for
+
+
+def listeners(process: psutil.Process) -> list[tuple[str, str]]:
+    """(process, address) of every socket that this process and its descendants take connections or datagrams on."""
+    found = []
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # Ray ends workers that have nothing to do
+            for each in one.net_connections("inet"):
+                if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and not each.raddr):
+                    found.append((one.name(), each.laddr.ip))
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
+def test_nothing_listens_beyond_this_machine(campaign: Path, tmp_path: Path) -> None:
+    env = environment() | {"HOME": str(tmp_path / "home")}
+    env.pop("RAY_AUTH_MODE")  # as outside CI
+    Path(env["HOME"]).mkdir()
+    driver = subprocess.Popen(
+        [*COMMAND, str(campaign), "--set", "sampling.num_inference_steps=1000"],
+        cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        logs = tmp_path / "renders" / "demo" / ".lynx" / "logs"
+        wait_for(lambda: any("step 3/" in log.read_text() for log in logs.rglob("rank1.log")), 120, "rendering")
+        found = listeners(psutil.Process(driver.pid))
+        (raylet,) = [p for p in psutil.Process(driver.pid).children(recursive=True) if p.name() == "raylet"]
+        assert raylet.environ()["RAY_AUTH_MODE"] == "token"
+    finally:
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=30)
+
+    # All were asked: Ray's servers, and ranks, which listen for Ray and for each other.
+    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+    assert len([name for name, _ in found if name.startswith("ray::Rank")]) > 2
+    assert [one for one in found if not is_loopback(one[1])] == []
+    assert (tmp_path / "home" / ".ray" / "auth_token").exists()

@@ -1,0 +1,288 @@
+"""The supervisor with gangs that fail at random, in virtual time: nothing is lost, nothing is made twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lynx_parallel.errors import CheckpointError, LynxError, RenderError, SubjectError
+from lynx_parallel.gang.attempt import Run
+from lynx_parallel.gang.gang import NoRoom, Terms
+from lynx_parallel.gang.messages import Hello, Load, Rendered
+from lynx_parallel.gang.supervisor import Supervisor
+from lynx_parallel.layouts import Layouts
+from lynx_parallel.ledger import History, Journal, Output
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.plan import Plan, make_plan
+from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.spec.load import load_campaign
+from lynx_parallel.spec.manifest import Campaign, Shot
+from lynx_parallel.summary import Summary
+from lynx_parallel.weights import find_weights
+
+OUTCOMES = ["done", "died", "hung", "raised", "memory", "disk", "subject", "no room", "died starting"]
+RANKS = 4
+MANIFEST = """\
+version: 1
+pipeline: demo-tiny
+output: {output}
+subjects:
+  a: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [9, 1], [5, 5], [2, 8], [8, 8]], embedding: e.npy}}
+  b: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [8, 1], [5, 5], [2, 8], [8, 8]], embedding: e.npy}}
+prompts: {{walk: A walk., talk: A talk., look: A look.}}
+shots:
+- {{subject: "*", prompt: "*", takes: 2}}
+- {{subject: b, prompt: walk, seeds: [7], priority: 5}}
+"""
+
+
+class VirtualTime(asyncio.SelectorEventLoop):
+    """A loop that never waits: its clock jumps to what comes next."""
+
+    def __init__(self) -> None:
+        super().__init__(_Jump(self))
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+class _Jump(selectors.SelectSelector):
+    def __init__(self, loop: VirtualTime):
+        super().__init__()
+        self.loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None or self.get_map(), "blocked for ever"
+        self.loop.now += max(timeout or 0.0, 0.0)
+        return super().select(0)
+
+
+@dataclass
+class World:
+    """Outcomes to come, and what must hold of all gangs together at any time."""
+
+    outcomes: Iterator[str]
+    ranks: int = 0
+    at_work: set[str] = field(default_factory=set)
+    attempts: Counter[str] = field(default_factory=Counter)
+    made: Counter[str] = field(default_factory=Counter)
+
+    def next(self) -> str:
+        return next(self.outcomes, "done")
+
+    async def start(
+        self, size: int, load: Load, prompts: list[str], terms: Terms, output: Output, needed: Sequence[Path]
+    ) -> FakeGang:
+        if self.ranks + size > RANKS:
+            raise AssertionError(f"{self.ranks} ranks live, {size} more started")
+        await asyncio.sleep(5)
+        match self.next():
+            case "no room":
+                raise NoRoom("no room")
+            case "died starting":
+                raise RenderError("a rank died", "died")
+        self.ranks += size
+        return FakeGang(self, size, load, prompts)
+
+
+class FakeGang:
+    """As ``Gang``, without ranks."""
+
+    def __init__(self, world: World, size: int, load: Load, prompts: list[str]):
+        self.world, self.load, self.prompts = world, load, prompts
+        self.layout: Layout | None = None
+        self.ranks = [None] * size
+        self.hellos = [Hello(1, "here", "cpu", "sdpa", "0")] * size
+
+    def kill(self) -> None:
+        self.world.ranks -= len(self.ranks)
+
+    async def form(self, layout: Layout) -> None:
+        assert layout.size <= len(self.ranks)
+        self.layout = layout
+
+    async def render(
+        self, shot: Shot, key: str, digest: str, output: Output, video: Any, parts: dict[str, Path], logs: Path
+    ) -> Rendered:
+        world = self.world
+        assert shot.name not in world.at_work, "two gangs at one shot"
+        assert {shot.text, shot.sampling.negative_prompt} <= set(self.prompts), "a prompt that was not encoded"
+        world.at_work.add(shot.name)
+        world.attempts[shot.name] += 1
+        logs.mkdir(parents=True)
+        try:
+            await asyncio.sleep(60)
+            match outcome := world.next():
+                case "subject":
+                    raise SubjectError("no face")
+                case "disk":
+                    raise OSError(28, "No space left on device", "somewhere")
+                case "died" | "hung" | "raised" | "memory":
+                    for part in parts.values():
+                        part.write_text("half")
+                    raise RenderError(outcome, outcome)
+        finally:
+            world.at_work.remove(shot.name)
+        for part in parts.values():
+            part.write_text("whole")
+        world.made[digest] += 1
+        return Rendered({kind: {"size": 5, "sha256": "0" * 64} for kind in parts}, {}, {})
+
+
+@pytest.fixture(scope="module")
+def campaign_of(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import shutil
+
+    import numpy as np
+
+    from tests.conftest import REPOSITORY
+
+    folder = tmp_path_factory.mktemp("campaign")
+    shutil.copytree(REPOSITORY / "manifests" / "faces", folder / "faces")
+    np.save(folder / "e.npy", np.ones(512, np.float32))
+
+    def load(output: Path) -> Campaign:
+        (folder / "manifest.yaml").write_text(MANIFEST.format(output=output))
+        return load_campaign(str(folder / "manifest.yaml"))
+
+    return load
+
+
+def supervise(campaign: Campaign, world: World, cluster: ClusterSpec) -> tuple[Summary, Plan, str]:
+    """One run; how it ended, what was planned, and what ended it as a whole."""
+    weights = find_weights(campaign.pipeline.model)
+    output, said = Output(campaign.output), list[str]()
+    plan = make_plan(campaign, {}, today=date.today())
+    todo = plan.of("render", "encode")
+    journal = Journal(output.journal)
+    layouts = Layouts(cluster, weights)
+    run = Run(campaign, weights, None, {}, cluster, layouts, output, journal, Summary(), said.append)
+    error = ""
+
+    async def go() -> None:
+        await Supervisor(run, todo, Terms("cpu", True), RANKS, partial(world.start)).make_all()  # type: ignore[arg-type]
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        try:
+            if todo:
+                runner.run(go())
+        except LynxError as raised:
+            error = str(raised)
+    journal.close()
+    return run.summary, plan, error
+
+
+@settings(
+    max_examples=150, deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(
+    outcomes=st.lists(st.sampled_from(OUTCOMES), max_size=40),
+    gangs=st.integers(1, 2),
+    asked=st.sampled_from([None, 1, 2]),
+    most=st.sampled_from([1, 3, 1000]),
+)
+def test_nothing_is_lost_and_nothing_made_twice(
+    campaign_of: Any, outcomes: list[str], gangs: int, asked: int | None, most: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = campaign_of(Path(folder))
+        world = World(iter(outcomes))
+        cluster = ClusterSpec(gangs=gangs, ulysses=asked, max_failures=most)
+        summary, plan, error = supervise(campaign, world, cluster)
+
+        names = [item.shot.name for item in plan.items]
+        failed = [name for name, _ in summary.failed]
+        if error:
+            assert not summary.rendered + failed
+        else:
+            assert sorted(summary.rendered + failed) == sorted(names)  # each ends, and ends once
+        assert world.ranks == 0  # no rank outlives its gang
+        assert max(world.attempts.values(), default=0) <= 5
+        output = Output(campaign.output)
+        assert {name for name, _ in output.sidecars()} == set(summary.rendered)
+        assert not list(Path(folder).rglob("*.part"))
+
+        again = World(iter(()))  # all is well now
+        rest, later, error = supervise(campaign, again, cluster)
+        assert not error
+        assert set(rest.rendered) == set(names) - set(summary.rendered)
+        assert not rest.failed
+        assert {item.shot.name for item in later.of("done")} == set(summary.rendered)
+        assert set((world.made + again.made).values()) == {1}
+        records = [json.loads(line) for line in output.journal.read_text().splitlines()]
+        done = [record["video"] for record in records if record["event"] == "done"]
+        assert len(done) == len(set(done)) == len(names)
+        assert History.read(output.journal).done == {item.identity.video for item in plan.items}
+
+
+def run_with(campaign_of: Any, folder: Path, outcomes: list[str], **options: Any) -> tuple[Summary, World, str]:
+    world = World(iter(outcomes))
+    summary, _, error = supervise(campaign_of(folder), world, ClusterSpec(**options))
+    return summary, world, error
+
+
+def test_a_bad_subject_costs_its_own_shots_alone(campaign_of: Any, tmp_path: Path) -> None:
+    summary, world, _ = run_with(campaign_of, tmp_path, ["done", "subject"])
+    assert {name.split("/")[0] for name, _ in summary.failed} == {"b"}
+    assert {name.split("/")[0] for name in summary.rendered} == {"a"}
+    assert {reason for _, reason in summary.failed} == {"no face"}
+    assert sum(world.attempts.values()) == 1 + 6  # one look at the subject was enough
+
+
+def test_out_of_memory_makes_gangs_larger_and_fewer(campaign_of: Any, tmp_path: Path) -> None:
+    started: list[tuple[int, bool, bool]] = []
+    world = World(iter([*["done"] * 2, *["memory"] * 2] * 2))  # both start, both fail
+    start = world.start
+
+    async def noting(size: int, load: Load, *rest: Any) -> FakeGang:
+        started.append((size, load.shard, load.tiled_decode))
+        return await start(size, load, *rest)
+
+    world.start = noting  # type: ignore[method-assign]
+    summary, _, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2))
+    assert not summary.failed
+    assert started == [(2, False, False), (2, False, False), (2, True, False), (2, True, False), (4, True, False)]
+    sidecars = dict(Output(tmp_path).sidecars())
+    assert {sidecar["layout"]["ulysses"] for sidecar in sidecars.values()} == {4}
+
+
+def test_a_full_disk_ends_the_run_with_the_rest_not_tried(campaign_of: Any, tmp_path: Path) -> None:
+    summary, _, _ = run_with(campaign_of, tmp_path, ["disk"] * 100)
+    assert not summary.rendered
+    first, *rest = (reason for _, reason in summary.failed)
+    assert first.startswith("somewhere: No space left on device (logs: ")
+    assert rest == [f"not tried: {first}"] * 12
+
+
+def test_a_gang_that_cannot_start_at_all(campaign_of: Any, tmp_path: Path) -> None:
+    async def fails(*_: Any) -> FakeGang:
+        raise CheckpointError("model.safetensors: no key x")
+
+    world = World(iter(()))
+    world.start = fails  # type: ignore[method-assign]
+    summary, _, error = supervise(campaign_of(tmp_path), world, ClusterSpec())
+    assert error == "model.safetensors: no key x"
+    assert not summary.failed
+
+
+def test_starts_are_tried_again_but_not_for_ever(campaign_of: Any, tmp_path: Path) -> None:
+    summary, _, error = run_with(campaign_of, tmp_path / "few", ["died starting"] * 3)
+    assert not error
+    assert len(summary.rendered) == 13
+    _, _, error = run_with(campaign_of, tmp_path / "many", ["died starting"] * 30)
+    assert error == "a rank died"
