@@ -14,6 +14,8 @@ MAX_ATTEMPTS = {"died": 4, "hung": 3, "memory": 5, "raised": 2, "subject": 1, "d
 BACKOFF_S = (1.0, 5.0, 30.0)
 DISK_AGAIN_S = 120.0
 """Someone has to make room on a full disk."""
+MEMORY_AGAIN_S = 30.0
+"""Where no footprint needs less: another process may have taken the memory for a while."""
 HUNG_AFTER_S = 60.0
 FIRST_STEP = 10
 AFTER_STEPS = 30
@@ -83,10 +85,8 @@ def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, mos
     if history.count(kind) >= MAX_ATTEMPTS[kind] or len(history) > max(MAX_ATTEMPTS.values()):
         return GiveUp(stop=kind == "disk")
     if kind == "memory":
-        if less := lighter(footprint, ranks=ranks, most=most):
-            return Retry(0.0, less)
-        if history.count("memory") > 1:
-            return GiveUp()  # or else another process may have taken it for a while
+        less = lighter(footprint, ranks=ranks, most=most)
+        return Retry(0.0, less) if less else Retry(MEMORY_AGAIN_S, footprint)
     if kind == "disk":
         return Retry(DISK_AGAIN_S, footprint)
     return Retry(BACKOFF_S[min(len(history), len(BACKOFF_S)) - 1], footprint)

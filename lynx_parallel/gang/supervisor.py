@@ -133,7 +133,8 @@ class Supervisor:
             if error is not None:
                 if reason := self._no_gang(slot, error):
                     return reason
-                await asyncio.sleep(ROOM_AGAIN_S if isinstance(error, NoRoom) else BACKOFF_S[0])
+                tries = min(slot.failed_starts, len(BACKOFF_S))
+                await asyncio.sleep(ROOM_AGAIN_S if isinstance(error, NoRoom) else BACKOFF_S[tries - 1])
         return ""
 
     async def _start(self, slot: Slot) -> LynxError | None:

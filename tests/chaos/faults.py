@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import resource
 import signal
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from tests.e2e.command import ranks_of
 
 HOG = """
 import contextlib, os, sys, time, psutil
@@ -41,24 +42,18 @@ class Target:
         driver: the living driver.
         output: its output folder.
         small_disk: whether ``output`` is a small disk of its own.
-        memory: bytes in use on this machine at which its Ray kills a rank.
+        memory: bytes in use on this machine at which its Ray kills a rank; none, and it does not watch closely.
     """
 
     driver: psutil.Process
     output: Path
     small_disk: bool
-    memory: float
+    memory: float | None
     random: random.Random
 
     def ranks(self) -> list[psutil.Process]:
         """Rank processes that have come to life."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in self.driver.children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if _title(process).startswith("ray::Rank") and process.status() != psutil.STATUS_STOPPED:
-                        found.append(process)
-        return found
+        return [rank for rank in ranks_of(self.driver.pid) if _status(rank) not in (None, psutil.STATUS_STOPPED)]
 
     def ripe(self, seconds: float) -> bool:
         """Whether there is something to be lost, or it is that long that there was not."""
@@ -96,6 +91,8 @@ def no_more_memory(target: Target) -> bool:
 
 def memory_monitor(target: Target) -> bool:
     """Another process takes so much that Ray's memory monitor kills a rank, on machines where it sees that."""
+    if target.memory is None:
+        return False
     ranks = target.ranks()
     with subprocess.Popen([sys.executable, "-c", HOG, str(target.memory + 2**28)]) as hog:
         deadline = time.monotonic() + KILLED_WITHIN_S
@@ -122,28 +119,38 @@ def kill_driver(target: Target) -> bool:
     return _signal(target.driver, signal.SIGKILL)
 
 
+MEMORY_MONITOR = "Ray's memory monitor"
 FAULTS: dict[str, Callable[[Target], bool]] = {
     "kill -9 of a rank": kill,
     "SIGSTOP of a rank": stop,
     "exception: no more open files": no_more_files,
     "exception: no file may grow": no_large_files,
     "an allocation that fails": no_more_memory,
-    "Ray's memory monitor": memory_monitor,
+    MEMORY_MONITOR: memory_monitor,
     "a full disk": full_disk,
     "kill -9 of the driver": kill_driver,
 }
 
 
-def environment() -> tuple[dict[str, str], float]:
-    """Of a driver whose Ray watches the memory, and how many bytes of it may be in use."""
+def watch_memory() -> tuple[dict[str, str], float]:
+    """Environment of a driver whose Ray watches the memory closely, and how many bytes of it may be in use.
+
+    It sees everyone's memory: nothing else may be at work on the machine.
+    """
     total = psutil.virtual_memory().total
     threshold = round(min(0.95, (_memory_used() + SPARE_BYTES) / total), 3)
     watch = {"RAY_memory_usage_threshold": str(threshold), "RAY_memory_monitor_refresh_ms": "100"}
-    return {**os.environ, **watch, "RAY_AUTH_MODE": "disabled"}, threshold * total
+    return watch, threshold * total
 
 
 def _renders(rank: psutil.Process) -> bool:
     return ".render" in _title(rank)
+
+
+def _status(process: psutil.Process) -> str | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status()
+    return None
 
 
 def _title(process: psutil.Process) -> str:

@@ -27,9 +27,9 @@ import torch
 from safetensors.torch import load_file
 
 from lynx_parallel.stages.encode import probe
-from tests.chaos.faults import FAULTS, Target, environment
+from tests.chaos.faults import FAULTS, MEMORY_MONITOR, Target, watch_memory
 from tests.conftest import REPOSITORY
-from tests.e2e.command import COMMAND
+from tests.e2e.command import COMMAND, environment
 
 DISK_BYTES = 32 * 2**20
 GONE_WITHIN_S = 20.0
@@ -89,13 +89,16 @@ def small_disk(folder: Path) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def storm(folder: Path, seed: int, *, faults: int, takes: int, steps: int, pause: tuple[float, float]) -> Report:
+def storm(
+    folder: Path, seed: int, *, faults: int, takes: int, steps: int, pause: tuple[float, float], alone: bool
+) -> Report:
     """Renders 2 subjects × 2 prompts × ``takes`` in two gangs of two, with faults until they are spent.
 
     Args:
         folder: empty; everything is made in it.
         steps: of each shot, which say how long it takes.
         pause: least and most seconds between two faults.
+        alone: nothing else is at work on the machine, so Ray's memory monitor may be one of them.
 
     Raises:
         AssertionError: a shot is lost, made twice or differs; something is left behind.
@@ -106,15 +109,17 @@ def storm(folder: Path, seed: int, *, faults: int, takes: int, steps: int, pause
     text += f'\nsampling: {{num_inference_steps: {steps}}}\nshots:\n- {{subject: "*", prompt: "*", takes: {takes}}}\n'
     (folder / "manifest.yaml").write_text(text)
     calm, output = folder / "calm", folder / "storm"
-    undisturbed, _ = _start(folder, calm)
+    undisturbed = _start(folder, calm, {})
     printed, _ = undisturbed.communicate(timeout=RUN_WITHIN_S)
     assert undisturbed.returncode == 0, printed
 
     with small_disk(output) as mounted:
-        spells = _spells(chance, mounted)
+        names = [name for name in FAULTS if (mounted or name != "a full disk") and (alone or name != MEMORY_MONITOR)]
+        spells = _spells(chance, names)
         while report.ends[0] == 0:
             with (folder / "log").open("a") as log:
-                driver, memory = _start(folder, output, log)
+                watch, memory = watch_memory() if alone else ({}, None)
+                driver = _start(folder, output, watch, log)
                 target = Target(psutil.Process(driver.pid), output, mounted, memory, chance)
                 try:
                     _run(driver, target, spells, faults, pause, report)
@@ -126,21 +131,20 @@ def storm(folder: Path, seed: int, *, faults: int, takes: int, steps: int, pause
     return report
 
 
-def _spells(chance: random.Random, small: bool) -> Iterator[str]:
+def _spells(chance: random.Random, names: list[str]) -> Iterator[str]:
     """Names of faults, in random order, each as often as any other."""
     while True:
-        names = [name for name in FAULTS if small or name != "a full disk"]
         yield from chance.sample(names, len(names))
 
 
-def _start(folder: Path, output: Path, log: object = subprocess.PIPE) -> tuple[subprocess.Popen[str], float]:
-    env, memory = environment()
-    driver = subprocess.Popen(
+def _start(
+    folder: Path, output: Path, settings: dict[str, str], log: object = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [*COMMAND, "manifest.yaml", *OPTIONS, "--set", f"output={output}"],
-        cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT, text=True,  # type: ignore[call-overload]
+        cwd=folder, env=environment() | settings, stdout=log, stderr=subprocess.STDOUT, text=True,  # type: ignore[call-overload]
         start_new_session=True,
     )  # fmt: skip
-    return driver, memory
 
 
 def _run(
@@ -218,7 +222,7 @@ def main() -> None:
         try:
             report = storm(
                 Path(folder) / "storm", options.seed, faults=options.faults, takes=options.takes,
-                steps=options.steps, pause=options.pause,
+                steps=options.steps, pause=options.pause, alone=True,
             )  # fmt: skip
         except BaseException:
             shutil.copy(Path(folder) / "storm" / "log", "chaos.log")

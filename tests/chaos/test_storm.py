@@ -1,16 +1,23 @@
-"""The short storm: each kind of fault at least once. ``make chaos`` is the long one."""
+"""The short storm: each kind of fault at least once, but for Ray's memory monitor, which sees other tests' memory.
+
+``make chaos`` is the long one, with all of them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, MEMORY_MONITOR
 from tests.chaos.storm import storm
 
 
 def test_every_shot_ends_once(demo: Path, tmp_path: Path) -> None:
-    report = storm(tmp_path / "storm", seed=5, faults=len(FAULTS), takes=3, steps=60, pause=(0.5, 2.0))
+    faults = len(FAULTS) - 1
+    report = storm(tmp_path / "storm", seed=5, faults=faults, takes=3, steps=60, pause=(0.5, 2.0), alone=False)
     print(report)
     assert report.shots == 12
-    assert set(FAULTS) - set(report.faults) <= {"a full disk", "Ray's memory monitor"}  # not to be had on every machine
+    assert set(FAULTS) - set(report.faults) <= {
+        MEMORY_MONITOR,
+        "a full disk",
+    }  # a small one cannot be mounted everywhere
     assert report.ends[-9] >= 1  # twice, where a kind was not to be had

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -36,9 +37,24 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str, every: 
 
 
 def ranks_of(pid: int) -> list[psutil.Process]:
-    """Rank processes below a driver, or a head."""
-    children = psutil.Process(pid).children(recursive=True)
-    return [process for process in children if "ray::Rank" in " ".join(process.cmdline())]
+    """Rank processes below a driver, or a head, that have come to life."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "ray::Rank" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
+def at_work(pid: int, rank: int) -> psutil.Process:
+    """The process of a driver's only gang that makes a shot as this rank; its output goes to the shot's log."""
+    [found] = [process for process in ranks_of(pid) if _output(process).name == f"rank{rank}.log"]
+    return found
+
+
+def _output(process: psutil.Process) -> Path:
+    return Path(f"/proc/{process.pid}/fd/1").readlink()
 
 
 def steps(output: Path, attempt: int, rank: int = 0) -> list[int]:
