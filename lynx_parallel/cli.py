@@ -179,14 +179,14 @@ def _load(
 class _Say:
     """One line of progress at a time, flushed, so that a pipe or a log shows it at once.
 
-    A reader that goes away (``| head``) ends the printing, not the campaign.
+    A reader that goes away (``| head``), a terminal that is closed, a log's full disk: the line is lost, nothing else.
     """
 
     def __init__(self, stream: Any):
         self.stream = stream
 
     def __call__(self, line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             print(line, file=self.stream, flush=True)
 
 

@@ -20,7 +20,7 @@ from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.lock import Lock
 from lynx_parallel.plan import Item, Plan
-from lynx_parallel.signals import SIGNALS, deferred_signals, hold
+from lynx_parallel.signals import deferred_signals, hold, signals
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.summary import Summary
@@ -149,7 +149,7 @@ class Driver:
             self._stopped_by(pending[0])
             return
         from lynx_parallel.gang.gang import Terms, available
-        from lynx_parallel.gang.supervisor import Supervisor
+        from lynx_parallel.gang.supervisor import STOP_WITHIN_S, Supervisor
 
         device, ranks = available(self.cluster.device)
         supervisor = Supervisor(run, todo, Terms(device, local, hung_after=self.cluster.hung_after), ranks)
@@ -161,9 +161,11 @@ class Driver:
                 work.cancel()  # asked twice: at once
                 return
             self._stopped_by(number)
-            self._stopping = loop.create_task(supervisor.put_aside(work))
+            # Who sends SIGUSR1 does so in time.
+            within = None if number == signal.SIGUSR1 else STOP_WITHIN_S
+            self._stopping = loop.create_task(supervisor.put_aside(work, within))
 
-        for number in SIGNALS:
+        for number in signals():
             loop.add_signal_handler(number, stop, number)
         if self.cluster.stop_after is not None:
             loop.call_later(self.cluster.stop_after, stop, int(signal.SIGUSR1))

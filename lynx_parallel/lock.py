@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -23,13 +24,16 @@ class Lock:
     Works on network file systems, where flock does not. A lock is stale when its process is dead, if that
     can be seen from here; else when its heartbeat stopped ``STALE_LOCK_S`` ago by the file system's clock.
 
+    A driver that was frozen for so long, and finds another one's lock, gets a SIGTERM.
+
     Raises:
-        ClusterError: another driver holds the folder, or it cannot be written.
+        ClusterError: another driver holds the folder, or it cannot be written; at the end: it was taken meanwhile.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._file = -1
+        self._lost = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -48,6 +52,9 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        if self._lost:
+            os.close(self._file)
+            raise ClusterError(f"{self.path}: another driver has taken this output folder: this one was not heard of")
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._file), self.path.stat()):  # not one that another driver took over
                 self.path.unlink()
@@ -72,6 +79,10 @@ class Lock:
         while not self._stop.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):
                 os.utime(self._file)
+                if not os.path.samestat(os.fstat(self._file), self.path.stat()):
+                    self._lost = True
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
 
     def _remove_if_stale(self) -> None:
         try:
@@ -127,7 +138,8 @@ def _holder(text: bytes) -> tuple[str, bool | None]:
 def _namespace() -> str | None:
     """Which processes this one can see: equal numbers mean the same process only within one of these."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # hosts may share a name, too
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
 

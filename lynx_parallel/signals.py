@@ -6,14 +6,18 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-SIGNALS = tuple(map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)))
+
+def signals() -> list[int]:
+    """Those that end a run; a SIGHUP that ``nohup`` has us ignore does not."""
+    ending = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+    return [int(n) for n in ending if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
     """Holds SIGINT and SIGTERM back while Ray starts and ends: half-started, it could not be taken down."""
     pending: list[int] = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in signals()}
     hold(pending)
     try:
         yield pending
@@ -23,5 +27,5 @@ def deferred_signals() -> Iterator[list[int]]:
 
 
 def hold(pending: list[int]) -> None:
-    for number in SIGNALS:
+    for number in signals():
         signal.signal(number, lambda received, _: pending.append(received))

@@ -77,6 +77,28 @@ def test_a_silent_rank_fails_whatever_the_gang_is_at(monkeypatch: pytest.MonkeyP
     assert caught.value.kind == "hung"
 
 
+def test_work_without_steps_may_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that answers, while what it is at does not end; what it waits for does not count."""
+    monkeypatch.setattr("lynx_parallel.gang.gang.WATCH_EVERY_S", 0.01)
+    monkeypatch.setattr("lynx_parallel.gang.gang.NO_STEPS_S", 0.2)
+    waits = iter(range(40))
+
+    async def progress() -> Progress:
+        return Progress(0, 0, 0.0, "room on the disk" if next(waits, None) is not None else "")
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def wait() -> None:
+        stuck = gang(rank("a", load=never, progress=progress))
+        await stuck._done([stuck.ranks[0].load.remote()])
+
+    with pytest.raises(RenderError, match="not done after") as caught:
+        asyncio.run(asyncio.wait_for(wait(), 60))
+    assert caught.value.kind == "hung"
+    assert next(waits, None) is None
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [

@@ -35,7 +35,7 @@ def load(campaign: Path) -> Load:
 
 
 def make_rank(load: Load, shots: tuple[Shot, ...]) -> Rank:
-    rank = Rank("cpu", torch.get_num_threads(), load)
+    rank = Rank("cpu", 1, load)
     rank.encode_prompts([shot.text for shot in shots])
     rank.load()
     rank.join(Layout(), 0, ("", 0))
@@ -142,4 +142,4 @@ def test_a_picture_without_a_face(load: Load, shots: tuple[Shot, ...], tmp_path:
 
 def test_a_kernel_that_is_not_there(load: Load) -> None:
     with pytest.raises(ClusterError, match=r"--attention flash3: not available on cpu here; one of sdpa"):
-        Rank("cpu", 1, replace(load, attention="flash3"))
+        Rank("cpu", 1, replace(load, attention="flash3")).hello()

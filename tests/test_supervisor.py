@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import selectors
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,6 +36,7 @@ from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Campaign, Shot
 from lynx_parallel.summary import Summary
 from lynx_parallel.weights import find_weights
+from tests.conftest import REPOSITORY
 
 OUTCOMES = ["done", "died", "hung", "raised", "memory", "disk", "subject", "no room", "died starting"]
 RANKS = 4
@@ -40,8 +45,8 @@ version: 1
 pipeline: demo-tiny
 output: {output}
 subjects:
-  a: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [9, 1], [5, 5], [2, 8], [8, 8]], embedding: e.npy}}
-  b: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [8, 1], [5, 5], [2, 8], [8, 8]], embedding: e.npy}}
+  a: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [9, 1], [5, 5], [2, 8], [8, 8]], embedding: a.npy}}
+  b: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [8, 1], [5, 5], [2, 8], [8, 8]], embedding: b.npy}}
 prompts: {{walk: A walk., talk: A talk., look: A look.}}
 shots:
 - {{subject: "*", prompt: "*", takes: 2}}
@@ -68,6 +73,7 @@ class _Jump(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[Any]:
         assert timeout is not None or self.get_map(), "blocked for ever"
         self.loop.now += max(timeout or 0.0, 0.0)
+        assert self.loop.now < 100_000, "the run does not end"
         return super().select(0)
 
 
@@ -87,6 +93,7 @@ class World:
     async def start(
         self, size: int, load: Load, prompts: list[str], terms: Terms, output: Output, needed: Sequence[Path]
     ) -> FakeGang:
+        assert all(path.exists() for path in needed)
         if self.ranks + size > RANKS:
             raise AssertionError(f"{self.ranks} ranks live, {size} more started")
         await asyncio.sleep(5)
@@ -110,6 +117,10 @@ class FakeGang:
 
     def kill(self) -> None:
         self.world.ranks -= len(self.ranks)
+
+    async def stop(self) -> None:
+        """A rank that does not answer."""
+        await asyncio.sleep(1000)
 
     async def form(self, layout: Layout) -> None:
         assert layout.size <= len(self.ranks)
@@ -145,36 +156,45 @@ class FakeGang:
 
 @pytest.fixture(scope="module")
 def campaign_of(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    import shutil
-
-    import numpy as np
-
-    from tests.conftest import REPOSITORY
-
     folder = tmp_path_factory.mktemp("campaign")
     shutil.copytree(REPOSITORY / "manifests" / "faces", folder / "faces")
-    np.save(folder / "e.npy", np.ones(512, np.float32))
 
     def load(output: Path) -> Campaign:
+        for number, subject in enumerate("ab", start=1):
+            np.save(folder / f"{subject}.npy", np.full(512, number, np.float32))
         (folder / "manifest.yaml").write_text(MANIFEST.format(output=output))
         return load_campaign(str(folder / "manifest.yaml"))
 
     return load
 
 
-def supervise(campaign: Campaign, world: World, cluster: ClusterSpec) -> tuple[Summary, Plan, str]:
-    """One run; how it ended, what was planned, and what ended it as a whole."""
+def supervise(
+    campaign: Campaign, world: World, cluster: ClusterSpec, device: str = "cpu", stop_after: float | None = None
+) -> tuple[Summary, Plan, str]:
+    """One run; how it ended, what was planned, and what ended it as a whole.
+
+    Args:
+        stop_after: seconds after which it is stopped; it must end within 12.
+    """
     weights = find_weights(campaign.pipeline.model)
-    output, said = Output(campaign.output), list[str]()
+    output = Output(campaign.output)
     plan = make_plan(campaign, {}, today=date.today())
     todo = plan.of("render", "encode")
     journal = Journal(output.journal)
     layouts = Layouts(cluster, weights)
-    run = Run(campaign, weights, None, {}, cluster, layouts, output, journal, Summary(), said.append)
+    run = Run(campaign, weights, None, {}, cluster, layouts, output, journal, Summary(), str)
     error = ""
 
     async def go() -> None:
-        await Supervisor(run, todo, Terms("cpu", True), RANKS, partial(world.start)).make_all()  # type: ignore[arg-type]
+        supervisor = Supervisor(run, todo, Terms(device, True), RANKS, partial(world.start))  # type: ignore[arg-type]
+        work = asyncio.ensure_future(supervisor.make_all())
+        if stop_after is not None:
+            await asyncio.sleep(stop_after)
+            run.summary.stopped_by = 15
+            await supervisor.put_aside(work)
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        assert stop_after is None or asyncio.get_running_loop().time() < stop_after + 12
 
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
         try:
@@ -259,6 +279,108 @@ def test_out_of_memory_makes_gangs_larger_and_fewer(campaign_of: Any, tmp_path: 
     assert started == [(2, False, False), (2, False, False), (2, True, False), (2, True, False), (4, True, False)]
     sidecars = dict(Output(tmp_path).sidecars())
     assert {sidecar["layout"]["ulysses"] for sidecar in sidecars.values()} == {4}
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_a_gang_that_grows_takes_the_place_of_one_at_work(campaign_of: Any, tmp_path: Path, failures: int) -> None:
+    """One runs out of memory again and again, while shots of the others succeed, which then must make room."""
+    outcomes = ["done", "done", *["memory", "done", "done"] * failures]
+    summary, _, _ = supervise(campaign_of(tmp_path / "2+2"), World(iter(outcomes)), ClusterSpec(gangs=2))
+    assert len(summary.rendered) == 13
+    world = World(iter(["done", "done", *outcomes]))
+    summary, _, _ = supervise(campaign_of(tmp_path / "1+1+1+1"), world, ClusterSpec(), "cuda")  # a GPU each
+    assert len(summary.rendered) == 13
+
+
+@pytest.mark.parametrize("error", [NoRoom("no room"), RenderError("the GPU has fallen off the bus", "died")])
+def test_one_gang_that_cannot_start_leaves_the_others_to_work(
+    campaign_of: Any, tmp_path: Path, error: LynxError
+) -> None:
+    world = World(iter(()))
+    start, calls = world.start, 0
+
+    async def second_fails(*arguments: Any) -> FakeGang:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.sleep(600)  # reading the weights
+            return await start(*arguments)
+        await asyncio.sleep(120)
+        raise error
+
+    world.start = second_fails  # type: ignore[method-assign]
+    summary, _, ended = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2))
+    assert not ended
+    assert len(summary.rendered) == 13
+
+
+def when_begun(world: World, number: int, change: Callable[[], object]) -> None:
+    """Has something happen when the gang has begun so many shots."""
+    render, begun = FakeGang.render, itertools.count(1)
+
+    async def start(*arguments: Any) -> FakeGang:
+        gang = await World.start(world, *arguments)
+
+        async def changing(*arguments: Any) -> Rendered:
+            if next(begun) == number:
+                change()
+            return await render(gang, *arguments)
+
+        gang.render = changing  # type: ignore[method-assign]
+        return gang
+
+    world.start = start  # type: ignore[method-assign]
+
+
+def embedding_of_a(campaign: Campaign) -> Path:
+    [path] = {shot.subject.embedding for shot in campaign.shots if shot.subject.id == "a"}
+    assert path is not None
+    return path
+
+
+@pytest.mark.parametrize("begun", [2, 3])
+def test_a_lost_file_costs_its_subject_alone(campaign_of: Any, tmp_path: Path, begun: int) -> None:
+    """Lost before the first shot with it, or while that is made; gangs that are started anew do not miss it."""
+    campaign, world = campaign_of(tmp_path), World(iter(["done", "done", "died"] * 2))
+    when_begun(world, begun, embedding_of_a(campaign).unlink)
+    summary, plan, error = supervise(campaign, world, ClusterSpec())
+    assert not error
+    assert sorted(summary.rendered) == sorted(item.shot.name for item in plan.items if item.shot.subject.id == "b")
+    assert {reason.rpartition("/")[2] for _, reason in summary.failed} == {"a.npy: No such file or directory"}
+
+
+@pytest.mark.parametrize("begun", [2, 8])
+def test_a_file_that_changed_is_not_rendered_nor_its_state_kept(campaign_of: Any, tmp_path: Path, begun: int) -> None:
+    """Neither before the first shot with it nor while that is made; the state may be of the other face."""
+    campaign, world = campaign_of(tmp_path), World(iter(()))
+    output = Output(campaign.output)
+    todo = make_plan(campaign, {}, today=date.today()).of("render")
+    for item in todo:
+        output.partial(item.identity.latents).parent.mkdir(parents=True, exist_ok=True)
+        output.partial(item.identity.latents).touch()
+    when_begun(world, begun, lambda: np.save(embedding_of_a(campaign), np.zeros(512, np.float32)))
+    summary, _, _ = supervise(campaign, world, ClusterSpec())
+    assert {name.split("/")[0] for name in summary.rendered} == {"b"}
+    assert {reason for _, reason in summary.failed} == {
+        "its picture or embedding changed after the run began; run again"
+    }
+    assert sum(world.attempts.values()) == max(7, begun)
+    left = [item for item in todo if output.partial(item.identity.latents).exists()]
+    assert len(left) == 5
+    assert {item.shot.subject.id for item in left} == {"a"}  # those are of the first face
+
+
+@pytest.mark.parametrize("moment", [2.0, 30.0])
+def test_a_stop_is_not_kept_waiting_by_a_rank_that_does_not_answer(
+    campaign_of: Any, tmp_path: Path, moment: float
+) -> None:
+    """While gangs are started, and while they work."""
+    world = World(iter(()))
+    summary, _, error = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2), stop_after=moment)
+    assert not error
+    assert not summary.rendered
+    assert not summary.failed
+    assert world.ranks == 0
 
 
 def test_a_full_disk_ends_the_run_with_the_rest_not_tried(campaign_of: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from lynx_parallel.artifacts import disk_is_full
+from lynx_parallel.artifacts import disk_is_full, machine_at_fault
 from lynx_parallel.errors import LynxError, RenderError
 
 
@@ -23,7 +23,7 @@ async def answer(ref: Awaitable[Any]) -> Any:
         cause = error.cause
         if not isinstance(cause, LynxError):
             raise RenderError(_in_a_line(cause), kind_of(cause)) from error
-        if _out_of_memory(cause) or _machine_at_fault(cause):
+        if _out_of_memory(cause) or machine_at_fault(cause):
             raise RenderError(str(cause), kind_of(cause)) from error
         raise cause from None
     except OutOfMemoryError as error:
@@ -51,11 +51,6 @@ def _out_of_memory(error: Exception) -> bool:
     # torch has no type of its own for memory that the CPU lacks.
     words = os.strerror(errno.ENOMEM), "DefaultCPUAllocator", "MemoryError"
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
-
-
-def _machine_at_fault(error: Exception) -> bool:
-    """Whether a weights file or a picture may be good though it could not be read."""
-    return any(os.strerror(number) in str(error) for number in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE))
 
 
 def _in_a_line(error: Exception) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_parallel.artifacts import part_path
-from lynx_parallel.errors import LynxError, SubjectError
+from lynx_parallel.artifacts import machine_at_fault, part_path
+from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.messages import Rendered
 from lynx_parallel.gang.policy import Footprint
 from lynx_parallel.identity import identify, subject_key
@@ -72,6 +72,7 @@ class Attempt:
         """Has the gang make the shot, and publishes it; what was made, and in how many seconds.
 
         Raises:
+            SubjectError: its picture or embedding is another than the plan's, before or after.
             LynxError: as of ``Gang.render``; nothing is published then, and nothing half-written left.
             OSError: the files could not be published.
         """
@@ -81,16 +82,27 @@ class Attempt:
         kinds = ("video", "latents") if item.action == "render" and run.campaign.save_latents else ("video",)
         parts = {kind: part_path(run.output.path(name, kind), self.number) for kind in kinds}
         try:
+            self._check_subject()
             with told_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
                 made = await self._files(gang, layout, footprint, parts)
-            if identify(run.campaign, item.shot, run.digests) != item.identity:
-                raise SubjectError("its picture or embedding changed while it was rendered; run again")
+            self._check_subject()
             self._publish(gang, footprint, made, kinds, time.monotonic() - began)
         except BaseException:
             for part in parts.values():
                 part.unlink(missing_ok=True)
             raise
         return made, time.monotonic() - began
+
+    def _check_subject(self) -> None:
+        """A partial state is forgotten with a subject that changed: it may be of either picture."""
+        run, item = self.run, self.item
+        try:
+            same = identify(run.campaign, item.shot, run.digests) == item.identity
+        except InputErrors as error:
+            raise (RenderError if machine_at_fault(error) else SubjectError)(str(error)) from None
+        if not same:
+            run.output.partial(item.identity.latents).unlink(missing_ok=True)
+            raise SubjectError("its picture or embedding changed after the run began; run again")
 
     async def _files(self, gang: Gang, layout: Layout, footprint: Footprint, parts: dict[str, Path]) -> Rendered:
         run, item, video = self.run, self.item, self.run.campaign.pipeline.video
@@ -146,8 +158,9 @@ def told_every(seconds: float, tell: Callable[[float], Awaitable[None]]) -> Iter
         task.cancel()
 
 
-def next_attempt(output: Output, name: str) -> int:
-    """Number of a shot's next attempt."""
-    folder = output.logs(name, 0).parent
-    made = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
-    return max(made, default=0) + 1
+def next_attempt(output: Output, name: str, least: int) -> int:
+    """Number of a shot's next attempt: after all whose logs are there, and not less than ``least``."""
+    made = [least - 1]
+    with contextlib.suppress(OSError):
+        made += [int(path.name) for path in output.logs(name, 0).parent.iterdir() if path.name.isdecimal()]
+    return max(made) + 1

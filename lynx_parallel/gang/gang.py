@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from lynx_parallel.spec.pipeline import Video
 START_S = 10
 """Rank processes may take so many times ``hung_after`` to start: the first import on a cluster is slow."""
 WATCH_EVERY_S = 2.0
+NO_STEPS_S = 3600.0
+"""What has no steps, loading or encoding say, may take an hour, and what it waits for besides."""
 CPUS_OF_A_CPU_RANK = 0.25
 """Ranks on the CPU share it; Ray only has to place them."""
 KEEP_FREED_MEMORY = {
@@ -225,10 +228,15 @@ class Gang:
         """Ends only by raising: a stopped process is seen by no one else."""
         steps: list[float] = []
         last: Progress | None = None
+        began = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             seen = (await asyncio.gather(*map(self._heartbeat, range(len(self.ranks)))))[0]
             if not watch_steps:
+                if seen.waits_for:
+                    began = time.monotonic()
+                if time.monotonic() - began > NO_STEPS_S:
+                    raise RenderError(f"not done after {NO_STEPS_S:.0f} s", "hung")
                 continue
             if last is not None and seen.step > last.step:
                 steps.append((last.age + WATCH_EVERY_S - seen.age) / (seen.step - last.step))

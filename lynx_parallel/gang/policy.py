@@ -82,7 +82,7 @@ def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, mos
     kind = history[-1]
     if kind == "subject":
         return GiveUp(quarantine=True)
-    if history.count(kind) >= MAX_ATTEMPTS[kind] or len(history) > max(MAX_ATTEMPTS.values()):
+    if history.count(kind) >= MAX_ATTEMPTS[kind] or len(history) >= max(MAX_ATTEMPTS.values()):
         return GiveUp(stop=kind == "disk")
     if kind == "memory":
         less = lighter(footprint, ranks=ranks, most=most)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
 from lynx_parallel.gang.partials import PartialStates
 from lynx_parallel.gang.preparation import Preparation
 from lynx_parallel.gang.writing import logged_to, when_room, write_log
-from lynx_parallel.model.attention import choose_kernel
+from lynx_parallel.model.attention import Attention, choose_kernel
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
@@ -52,11 +52,7 @@ PROBE_WITHIN_S = 5.0
 
 
 class Rank:
-    """Ray actor. ``progress`` answers while ``render`` blocks (concurrency group ``ctl``).
-
-    Raises:
-        ClusterError: the attention kernel asked for is not to be had here.
-    """
+    """Ray actor. ``progress`` answers while ``render`` blocks (concurrency group ``ctl``)."""
 
     def __init__(self, device: str, threads: int, load: Load):
         torch.set_num_threads(threads)
@@ -67,7 +63,6 @@ class Rank:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             if interface == "lo":
                 os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-        self.attention, self._kernel = choose_kernel(load.attention, self.device)
         self.rank = 0
         self.layout = Layout()
         self.pipeline: LynxPipeline | None = None
@@ -84,8 +79,19 @@ class Rank:
         self._partials: PartialStates | None = None
 
     def hello(self) -> Hello:
+        """What this rank says of itself; the first thing asked, as no reason is told of a constructor that fails.
+
+        Raises:
+            ClusterError: the attention kernel asked for is not to be had here.
+        """
+        attention, _ = self._attention
         name = torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu"
-        return Hello(os.getpid(), socket.gethostname(), name, self.attention, lynx_parallel.__version__)
+        return Hello(os.getpid(), socket.gethostname(), name, attention, lynx_parallel.__version__)
+
+    @cached_property
+    def _attention(self) -> tuple[str, Attention]:
+        """The kernel's name and the kernel."""
+        return choose_kernel(self.what.attention, self.device)
 
     @ray.method(concurrency_group="ctl")
     def progress(self) -> Progress:
@@ -149,7 +155,7 @@ class Rank:
         if layout.size > 1:
             mine = self._store if rank == 0 else dist.TCPStore(*store, None, False, COLLECTIVE_TIMEOUT)
             membership = xdit.join(
-                layout, rank=rank, store=mine, device=self.device, kernel=self._kernel,
+                layout, rank=rank, store=mine, device=self.device, kernel=self._attention[1],
                 transformer_config=transformer_config(self.what.weights), timeout=COLLECTIVE_TIMEOUT,
             )  # fmt: skip
             if self.what.shard:
@@ -160,7 +166,7 @@ class Rank:
             if self.pipeline is None:
                 self._build(None)
             assert self.pipeline is not None
-            localize(self.pipeline, self._kernel)
+            localize(self.pipeline, self._attention[1])
 
     def leave(self) -> None:
         """Leaves the gang; weights stay, but for a share of a sharded transformer."""

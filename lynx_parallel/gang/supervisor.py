@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,8 @@ ROOM_AGAIN_S = 10.0
 MAX_STARTS = 4
 MAX_LOST = 30
 """So often the last gang asks for the room it had, two minutes each time."""
-STOP_WITHIN_S = 8.0
-"""After a first signal, so long for the shots at hand to be told, and so long again for their states to be saved."""
+STOP_WITHIN_S = 11.0
+"""After a first SIGINT or SIGTERM, so long for the states of the shots at hand to be saved."""
 
 StartGang = Callable[[int, Load, list[str], Terms, Output, Sequence[Path]], Awaitable[Gang]]
 
@@ -66,29 +67,38 @@ class Supervisor:
         """Returns when every shot is done or failed, or the run is to end.
 
         Raises:
-            LynxError: no gang could be started at all.
+            LynxError: no gang could be started at all, or none could be by what all have in common.
         """
         ranks = f"{self._size} rank{'s' * (self._size > 1)} on {self._terms.device}"
         self.run.say(f"starting {ranks}" if self._gangs == 1 else f"starting {self._gangs} gangs of {ranks}")
         servers = [asyncio.ensure_future(self._serve(slot)) for slot in self._slots]
         try:
-            reasons = await asyncio.gather(*servers)
+            await asyncio.gather(*servers)
         finally:
             for server in servers:
                 server.cancel()
-            for slot in self._slots:
-                slot.end()
-        if not self._stopping:
-            for work in self._queue.left():
-                self._fail(work.item, next(filter(None, reasons), "not tried"))
+            await asyncio.gather(*servers, return_exceptions=True)
+        if self._stopping:
+            return
+        reasons = [slot.error for slot in self._slots if slot.error is not None]
+        if reasons and not self._began:
+            raise reasons[0]
+        reason = self._over or next((f"no ranks could be started: {error}" for error in reasons), "not tried")
+        for work in self._queue.left():
+            self._fail(work.item, reason)
 
-    async def put_aside(self, work: asyncio.Future[None]) -> None:
-        """Has the shots at hand save their states, for a while, and ends ``work``, which is ``make_all`` at work."""
-        with contextlib.suppress(LynxError, TimeoutError):
-            gangs = [slot.gang for slot in self._slots if slot.gang is not None]
-            await asyncio.wait_for(asyncio.gather(*(gang.stop() for gang in gangs)), STOP_WITHIN_S)
-        if self._at_work:
-            await asyncio.wait({work}, timeout=STOP_WITHIN_S)
+    async def put_aside(self, work: asyncio.Future[None], within: float | None = STOP_WITHIN_S) -> None:
+        """Has the shots at hand save their states, and ends ``work``, which is ``make_all`` at work.
+
+        Args:
+            within: seconds; None for as long as the steps at hand take, or a shot that has no more of them.
+        """
+        gangs = [slot.gang for slot in self._slots if slot.gang is not None]
+        told = asyncio.gather(*(gang.stop() for gang in gangs), return_exceptions=True)
+        deadline = _clock() + (math.inf if within is None else within)
+        while self._at_work and _clock() < deadline:
+            await asyncio.sleep(IDLE_S)
+        told.cancel()
         work.cancel()
 
     @property
@@ -103,46 +113,54 @@ class Supervisor:
         """Ranks of a gang: as many as any shot's layout needs."""
         return max(self.run.layouts.layout(shot, self._footprint.ranks).size for shot in self._shots)
 
-    async def _serve(self, slot: Slot) -> str:
-        """Makes one shot after the other in one slot; why it ended before the queue did, if so."""
-        while (self._queue or self._running) and not self._stopping:
-            if self._over:
-                return self._over
-            if self._slots.index(slot) >= self._gangs:  # gangs have become larger, and fewer
-                return ""
-            if slot.footprint != self._footprint:
-                slot.end()
-            taken = {other.subject for other in self._slots if other is not slot}
-            work = self._queue.pull(slot, taken, _clock())
-            if work is None:  # all that is left is running elsewhere, or waits for its retry
-                await asyncio.sleep(IDLE_S)
-                continue
-            if reason := self._quarantined.get(work.subject):
-                self._fail(work.item, reason)
-                continue
-            self._running.add(work)
-            try:
-                slot.subject = work.subject
-                error = await self._start(slot)
-                if error is None:
-                    await self._attempt(slot, work)
+    async def _serve(self, slot: Slot) -> None:
+        """Makes one shot after the other in one slot."""
+        try:
+            while self._open(slot):
+                if slot.footprint != self._footprint:
+                    slot.end()
+                taken = {other.subject for other in self._slots if other is not slot}
+                work = self._queue.pull(slot, taken, _clock()) if self._has_room(slot) else None
+                if work is None:  # all that is left is running elsewhere, or waits for its retry
+                    await asyncio.sleep(IDLE_S)
+                elif reason := self._quarantined.get(work.subject):
+                    self._fail(work.item, reason)
                 else:
-                    self._queue.retry(work)  # another gang may take it meanwhile
-            finally:
-                self._running.remove(work)
-            if error is not None:
-                if reason := self._no_gang(slot, error):
-                    return reason
-                tries = min(slot.failed_starts, len(BACKOFF_S))
-                await asyncio.sleep(ROOM_AGAIN_S if isinstance(error, NoRoom) else BACKOFF_S[tries - 1])
-        return ""
+                    await self._make(slot, work)
+        finally:
+            slot.end()
+
+    def _open(self, slot: Slot) -> bool:
+        """Whether a slot goes on."""
+        if self._stopping or self._over or slot.error is not None:
+            return False
+        surplus = self._slots.index(slot) >= self._gangs  # gangs have become larger, and fewer
+        return not surplus and bool(self._queue or self._running)
+
+    def _has_room(self, slot: Slot) -> bool:
+        """Whether a slot has a gang, or room for one: where gangs have become larger, others must end first."""
+        others = sum(other.ranks for other in self._slots if other is not slot)
+        return slot.gang is not None or others + self._size <= self._most
+
+    async def _make(self, slot: Slot, work: Work) -> None:
+        """Tries one shot once, by a gang that is started for it where there is none."""
+        self._running.add(work)
+        try:
+            slot.subject = work.subject
+            error = await self._start(slot)
+            if error is None and not self._stopping:
+                await self._attempt(slot, work)
+            else:
+                self._queue.retry(work)  # another gang may take it meanwhile
+        finally:
+            self._running.remove(work)
+        if error is not None and (seconds := self._start_again(slot, error)) is not None:
+            await asyncio.sleep(seconds)
 
     async def _start(self, slot: Slot) -> LynxError | None:
         """Starts a slot's gang where there is none; what came in the way, if something did."""
         if slot.gang is not None:
             return None
-        while sum(other.ranks for other in self._slots if other is not slot) + self._size > self._most:
-            await asyncio.sleep(IDLE_S)  # gangs have become larger; this one waits for another to end
         slot.ranks, slot.footprint = self._size, self._footprint
         try:
             load, prompts = self._load()
@@ -159,23 +177,23 @@ class Supervisor:
     async def _still_starting(self, seconds: float) -> None:
         self.run.say(f"still starting ranks, or waiting for room for them, after {seconds:.0f} s")
 
-    def _no_gang(self, slot: Slot, error: LynxError) -> str:
-        """Why a slot has no gang any more, if it is not to be tried again.
+    def _start_again(self, slot: Slot, error: LynxError) -> float | None:
+        """Seconds after which a gang that could not be started is tried again; None where the slot is given up.
 
         Raises:
-            LynxError: what came in the way, where no gang was ever there: the whole run is at fault.
+            LynxError: what came in the way, where it would come in every gang's way and none was ever there.
         """
-        reason = f"no ranks could be started: {error}"
-        lost = isinstance(error, NoRoom) and self._began  # a machine, which may come back
-        slot.failed_starts = 0 if lost and self._at_work else slot.failed_starts + 1
-        if slot.failed_starts < (MAX_LOST if lost else MAX_STARTS if isinstance(error, RenderError) else 0):
-            if getattr(error, "kind", None) == "memory" and slot.footprint == self._footprint:
-                self._change(lighter(self._footprint, ranks=self._size, most=self._room_to_grow()) or self._footprint)
-            self.run.say(f"{reason}; trying again")
-            return ""
-        if not self._began:
+        if not isinstance(error, NoRoom | RenderError) and not self._began:
             raise error
-        return reason
+        no_room = isinstance(error, NoRoom)
+        slot.failed_starts = 0 if no_room and self._at_work else slot.failed_starts + 1
+        if slot.failed_starts >= _starts(error, self._began):
+            slot.error = error
+            return None
+        if getattr(error, "kind", None) == "memory" and slot.footprint == self._footprint:
+            self._change(lighter(self._footprint, ranks=self._size, most=self._room_to_grow()) or self._footprint)
+        self.run.say(f"no ranks could be started: {error}; trying again")
+        return ROOM_AGAIN_S if no_room else BACKOFF_S[min(slot.failed_starts, len(BACKOFF_S)) - 1]
 
     def _load(self) -> tuple[Load, list[str]]:
         """What ranks load, and the prompts to encode first: of every shot that may come to them."""
@@ -194,14 +212,15 @@ class Supervisor:
     def _needed(self) -> list[Path]:
         """Files that every rank must see, whatever the shot."""
         run, subject = self.run, self._shots[0].subject
+        # What is gone for this machine as well fails its own shots, not the gang.
         files = [run.weights.base, run.weights.id, run.weights.ref, subject.image, subject.embedding]
-        return [path for path in files if path is not None]
+        return [path for path in files if path is not None and path.exists()]
 
     async def _attempt(self, slot: Slot, work: Work) -> None:
         """Tries one shot once, and does what follows from how it went."""
         assert slot.gang is not None
         item, name, run = work.item, work.item.shot.name, self.run
-        number = next_attempt(run.output, name)
+        number = next_attempt(run.output, name, len(work.history) + 1)
         attempt = Attempt(run, item, number, f"{work.label} {name}")
         run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
         try:
@@ -256,7 +275,8 @@ class Supervisor:
     def _done(self, work: Work, made: Rendered, attempt: int, seconds: float) -> None:
         run, item, name = self.run, work.item, work.item.shot.name
         run.journal.append("done", name=name, attempt=attempt, video=item.identity.video, seconds=round(seconds, 3))
-        run.output.partial(item.identity.latents).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next run will
+            run.output.partial(item.identity.latents).unlink()
         rendered = item.action == "render"
         (run.summary.rendered if rendered else run.summary.encoded).append(name)
         run.summary.conditioning.update(made.conditioning)
@@ -272,6 +292,13 @@ class Supervisor:
         run.say(f"{item.shot.name}: failed: {reason}")
         if len(run.summary.failed) >= run.cluster.max_failures and not self._over:
             self._over = f"not tried: {len(run.summary.failed)} shots failed"
+
+
+def _starts(error: LynxError, began: bool) -> int:
+    """How often in a row a gang is started that fails with this."""
+    if isinstance(error, NoRoom):
+        return MAX_LOST if began else MAX_STARTS
+    return MAX_STARTS if isinstance(error, RenderError) else 1
 
 
 def _kind(error: LynxError | OSError) -> Kind:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lynx_parallel.errors import LynxError
 from lynx_parallel.gang.policy import Footprint, Kind
 from lynx_parallel.plan import Item
 
@@ -44,6 +45,7 @@ class Slot:
         footprint: with which the gang was started.
         ranks: of the gang at hand, or being started.
         failed_starts: in a row.
+        error: for which it was given up.
     """
 
     gang: Gang | None = None
@@ -51,6 +53,7 @@ class Slot:
     footprint: Footprint = field(default_factory=Footprint)
     ranks: int = 0
     failed_starts: int = 0
+    error: LynxError | None = None
 
     def end(self) -> None:
         """Ends the gang, every rank of it."""

@@ -67,6 +67,7 @@ class Report:
             **{f"· {name}": count for name, count in sorted(self.faults.items())},
             "attempts": self.events["attempt"],
             **{f"· tried again: {kind}": count for kind, count in sorted(self.retries.items())},
+            "given up in one run, made by the next": self.events["failed"],
             "drivers, by exit code": ", ".join(f"{code}: {count}" for code, count in sorted(self.ends.items())),
             "seconds until a killed driver's last process was gone (median)": gone,
             "latents of the same bits as undisturbed": f"{self.same_bits} of {self.shots}",
