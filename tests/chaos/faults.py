@@ -57,7 +57,7 @@ class Target:
 
     def ripe(self, seconds: float) -> bool:
         """Whether there is something to be lost, or it is that long that there was not."""
-        return any(map(_renders, self.ranks())) or (seconds > 12 and bool(self.ranks()))
+        return any(map(_renders, self.ranks())) or (seconds > 60 and bool(self.ranks()))
 
     def rank(self) -> psutil.Process | None:
         found = self.ranks()

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -34,7 +34,8 @@ from tests.e2e.command import COMMAND, environment
 DISK_BYTES = 32 * 2**20
 GONE_WITHIN_S = 20.0
 RUN_WITHIN_S = 900.0
-OPTIONS = ("--gangs", "2", "--ulysses", "2", "--hung-after", "8s", "--save-every", "0s")
+OPTIONS = ("--gangs", "2", "--ulysses", "2")
+STORMY = ("--hung-after", "12s", "--save-every", "0s")
 
 
 @dataclass
@@ -110,17 +111,17 @@ def storm(
     text += f'\nsampling: {{num_inference_steps: {steps}}}\nshots:\n- {{subject: "*", prompt: "*", takes: {takes}}}\n'
     (folder / "manifest.yaml").write_text(text)
     calm, output = folder / "calm", folder / "storm"
-    undisturbed = _start(folder, calm, {})
+    undisturbed = _start(folder, calm)
     printed, _ = undisturbed.communicate(timeout=RUN_WITHIN_S)
     assert undisturbed.returncode == 0, printed
 
     with small_disk(output) as mounted:
         names = [name for name in FAULTS if (mounted or name != "a full disk") and (alone or name != MEMORY_MONITOR)]
-        spells = _spells(chance, names)
+        spells = Spells(names, chance)
         while report.ends[0] == 0:
             with (folder / "log").open("a") as log:
                 watch, memory = watch_memory() if alone else ({}, None)
-                driver = _start(folder, output, watch, log)
+                driver = _start(folder, output, *STORMY, watch=watch, log=log)
                 target = Target(psutil.Process(driver.pid), output, mounted, memory, chance)
                 try:
                     _run(driver, target, spells, faults, pause, report)
@@ -132,40 +133,54 @@ def storm(
     return report
 
 
-def _spells(chance: random.Random, names: list[str]) -> Iterator[str]:
+class Spells:
     """Names of faults, in random order, each as often as any other."""
-    while True:
-        yield from chance.sample(names, len(names))
+
+    def __init__(self, names: list[str], chance: random.Random):
+        self._names, self._chance = names, chance
+        self._left: list[str] = []
+
+    def next(self) -> str:
+        self._left = self._left or self._chance.sample(self._names, len(self._names))
+        return self._left.pop(0)
+
+    def again(self, name: str) -> None:
+        """Of one that could not be made."""
+        self._left.append(name)
 
 
 def _start(
-    folder: Path, output: Path, settings: dict[str, str], log: object = subprocess.PIPE
+    folder: Path, output: Path, *options: str, watch: Mapping[str, str] = {}, log: object = subprocess.PIPE
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "manifest.yaml", *OPTIONS, "--set", f"output={output}"],
-        cwd=folder, env=environment() | settings, stdout=log, stderr=subprocess.STDOUT, text=True,  # type: ignore[call-overload]
+        [*COMMAND, "manifest.yaml", *OPTIONS, *options, "--set", f"output={output}"],
+        cwd=folder, env=environment() | watch, stdout=log, stderr=subprocess.STDOUT, text=True,  # type: ignore[call-overload]
         start_new_session=True,
     )  # fmt: skip
 
 
 def _run(
-    driver: subprocess.Popen[str], target: Target, spells: Iterator[str], faults: int, pause: tuple[float, float],
+    driver: subprocess.Popen[str], target: Target, spells: Spells, faults: int, pause: tuple[float, float],
     report: Report,
 ) -> None:  # fmt: skip
     """One driver, from its start to its end."""
     chance, process = target.random, target.driver
     family: set[psutil.Process] = set()
     due = time.monotonic() + chance.uniform(*pause)
+    last = time.monotonic() + RUN_WITHIN_S + 20 * faults
     while driver.poll() is None:
+        assert time.monotonic() < last, "the driver does not end: see the log"
         with contextlib.suppress(psutil.NoSuchProcess):
             family |= set(process.children(recursive=True))
         late = time.monotonic() - due
         if late >= 0 and sum(report.faults.values()) < faults and target.ripe(late):
-            name = next(spells)
+            name = spells.next()
             if FAULTS[name](target):
                 report.faults[name] += 1
                 with (target.output.parent / "log").open("a") as log:
                     log.write(f"--- {time.strftime('%H:%M:%S')} {name}\n")
+            else:
+                spells.again(name)
             due = time.monotonic() + chance.uniform(*pause)
         time.sleep(0.1)
     report.ends[driver.returncode] += 1

@@ -8,20 +8,24 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 from safetensors.torch import load_file
 
 COMMAND = [sys.executable, "-m", "lynx_parallel.cli"]
+PATIENCE_S = 600.0
+"""What is waited for comes much sooner; a slow, busy machine is no failure."""
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    """A user's own, where no other test may be taken for the run's want of memory, and ranks are on the CPU."""
+    alone = {"RAY_AUTH_MODE": "disabled", "RAY_memory_monitor_refresh_ms": "0", "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | alone
 
 
-def lynx_render(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def lynx_render(*arguments: str | Path, cwd: Path, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """Runs to the end; the result holds exit code, stdout and stderr."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
@@ -29,10 +33,27 @@ def lynx_render(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subp
     )  # fmt: skip
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str, every: float = 0.1) -> None:
-    deadline = time.monotonic() + seconds
+@contextlib.contextmanager
+def started(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A driver at work, its output in one pipe; whatever happens, it is gone afterwards, and all of its own with it."""
+    driver = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd, env=env or environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
+        assert driver.stdout is not None
+        driver.stdout.close()
+
+
+def wait_for(condition: Callable[[], object], what: str, every: float = 0.1, within: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        assert time.monotonic() < deadline, f"{what}: not within {within} s"
         time.sleep(every)
 
 
@@ -41,10 +62,16 @@ def ranks_of(pid: int) -> list[psutil.Process]:
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "ray::Rank" in " ".join(process.cmdline()):
-                    found.append(process)
+            if "ray::Rank" in command_line(process):
+                found.append(process)
     return found
+
+
+def command_line(process: psutil.Process) -> str:
+    """In one string; empty where the process is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def at_work(pid: int, rank: int) -> psutil.Process:
@@ -66,5 +93,6 @@ def steps(output: Path, attempt: int, rank: int = 0) -> list[int]:
 def saved_steps(output: Path) -> int:
     """Steps that the only shot's partial state holds; 0 where there is none."""
     for path in (output / ".lynx" / "partial").glob("*.safetensors"):
-        return int(load_file(path)["counters"][0])
+        with contextlib.suppress(FileNotFoundError):
+            return int(load_file(path)["counters"][0])
     return 0

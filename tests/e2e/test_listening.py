@@ -6,12 +6,11 @@ import contextlib
 import ipaddress
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 import psutil
 
-from tests.e2e.command import COMMAND, environment, wait_for
+from tests.e2e.command import PATIENCE_S, environment, started, steps, wait_for
 
 
 def listeners(process: psutil.Process) -> list[tuple[str, str]]:
@@ -25,6 +24,13 @@ def listeners(process: psutil.Process) -> list[tuple[str, str]]:
     return found
 
 
+def auth_mode(process: psutil.Process) -> str | None:
+    """Of a raylet; None of anything else."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.environ()["RAY_AUTH_MODE"] if process.name() == "raylet" else None
+    return None
+
+
 def is_loopback(address: str) -> bool:
     parsed = ipaddress.ip_address(address)
     return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
@@ -34,19 +40,14 @@ def test_nothing_listens_beyond_this_machine(campaign: Path, tmp_path: Path) -> 
     env = environment() | {"HOME": str(tmp_path / "home")}
     env.pop("RAY_AUTH_MODE")  # as outside CI
     Path(env["HOME"]).mkdir()
-    driver = subprocess.Popen(
-        [*COMMAND, str(campaign), "--set", "sampling.num_inference_steps=1000"],
-        cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        logs = tmp_path / "renders" / "demo" / ".lynx" / "logs"
-        wait_for(lambda: any("step 3/" in log.read_text() for log in logs.rglob("rank1.log")), 120, "rendering")
+    settings = ("--only", "astronaut/beach", "--set", "sampling.num_inference_steps=1000")
+    with started(campaign, *settings, cwd=tmp_path, env=env) as driver:
+        wait_for(lambda: 3 in steps(tmp_path / "renders" / "demo", 1, rank=1), "rendering")
         found = listeners(psutil.Process(driver.pid))
-        (raylet,) = [p for p in psutil.Process(driver.pid).children(recursive=True) if p.name() == "raylet"]
-        assert raylet.environ()["RAY_AUTH_MODE"] == "token"
-    finally:
+        modes = [auth_mode(process) for process in psutil.Process(driver.pid).children(recursive=True)]
+        assert [mode for mode in modes if mode] == ["token"]
         driver.send_signal(signal.SIGTERM)
-        driver.communicate(timeout=30)
+        driver.communicate(timeout=PATIENCE_S)
 
     # All were asked: Ray's servers, and ranks, which listen for Ray and for each other.
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import socket
@@ -21,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.command import COMMAND, ranks_of, steps, wait_for
+from tests.e2e.command import COMMAND, PATIENCE_S, environment, ranks_of, steps, wait_for
 from tests.e2e.test_demo import NAMES, digests
 from tests.e2e.test_listening import is_loopback, listeners
 
@@ -59,14 +58,14 @@ class Head:
 
     def job(self, *arguments: str, cwd: Path) -> tuple[int, str]:
         process = self.start(*arguments, cwd=cwd)
-        printed, _ = process.communicate(timeout=180)
+        printed, _ = process.communicate(timeout=PATIENCE_S)
         return process.returncode, printed
 
     def info(self, job: str) -> dict[str, Any]:
         request = urllib.request.Request(
             f"{self.url}/api/jobs/{job}", headers={"Authorization": f"Bearer {self.token}"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
 
@@ -75,14 +74,14 @@ def head(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]
     home = tmp_path_factory.mktemp("home")
     folder = tempfile.mkdtemp(prefix="lynx-head-", dir="/tmp")  # short, for the limit on socket paths
     gcs, dashboard, client, agent, agent_grpc, metrics, env_agent, node, objects, *others = free_ports(11)
-    env = os.environ | {
+    env = environment() | {
         "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0",
         # Keeps it on the loopback interface, which --node-ip-address does not.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "AUTOSCALER_METRIC_PORT": str(others[0]), "DASHBOARD_METRIC_PORT": str(others[1]),
     }  # fmt: skip
     url = f"http://127.0.0.1:{dashboard}"
-    subprocess.run([*RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True, timeout=60)
+    subprocess.run([*RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True, timeout=PATIENCE_S)
     started = subprocess.Popen(
         [
             *RAY, "start", "--head", "--block", f"--port={gcs}",
@@ -105,7 +104,7 @@ def head(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]
         return False
 
     try:
-        wait_for(up, 60, "the head")
+        wait_for(up, "the head")
         yield one
     finally:
         # Not `ray stop`: it ends every Ray on this machine.
@@ -127,21 +126,21 @@ def submission(job: str, *arguments: str) -> list[str]:
 def test_nobody_gets_in_without_the_token(head: Head, tmp_path: Path) -> None:
     stranger = subprocess.run(
         [*RAY, "job", "submit", "--", "touch", str(tmp_path / "touched")],
-        env=head.env | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+        env=head.env | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert stranger.returncode == 1
     assert "AuthenticationError" in stranger.stderr
     for header in ({}, {"Authorization": "Bearer " + "0" * len(head.token)}):
         request = urllib.request.Request(f"{head.url}/api/jobs/", headers=header)
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=30)
+            urllib.request.urlopen(request, timeout=60)
         assert refused.value.code in (401, 403)
     assert not (tmp_path / "touched").exists()
 
 
 def test_the_head_is_reached_from_this_machine_alone(head: Head) -> None:
     servers = {"gcs_server", "raylet"}
-    wait_for(lambda: servers <= {name for name, _ in listeners(head.process)}, 60, "all of the head")
+    wait_for(lambda: servers <= {name for name, _ in listeners(head.process)}, "all of the head")
     found = listeners(head.process)
     assert [one for one in found if not is_loopback(one[1])] == []
 
@@ -160,7 +159,7 @@ def test_a_campaign_is_submitted(head: Head, campaign: Path, tmp_path: Path) -> 
     assert head.info("whole")["status"] == "RUNNING"
     assert not list(output.rglob("*.mp4"))
 
-    printed = submitter.communicate(timeout=180)[0]
+    printed = submitter.communicate(timeout=PATIENCE_S)[0]
     assert submitter.returncode == 0, printed
     assert "4 rendered, 0 encoded, 0 already done, 0 failed" in printed
     info = head.info("whole")
@@ -182,16 +181,16 @@ def test_a_stopped_job_is_gone_on_with(head: Head, campaign: Path, tmp_path: Pat
     settings = ("demo.yaml", "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=200")
     settings += ("--set", f"output={output}")
     submitter = head.start(*submission("stopped", *settings), cwd=working)
-    wait_for(lambda: len(steps(output, 1)) >= 5, 120, "rendering")
+    wait_for(lambda: len(steps(output, 1)) >= 5, "rendering")
     ranks = ranks_of(head.process.pid)
     assert len(ranks) == 2
 
     code, printed = head.job("stop", "stopped", cwd=working)
     assert code == 0, printed
     assert head.info("stopped")["status"] == "STOPPED"
-    _, alive = psutil.wait_procs(ranks, timeout=10)
+    _, alive = psutil.wait_procs(ranks, timeout=60)
     assert not alive
-    printed, _ = submitter.communicate(timeout=30)
+    printed, _ = submitter.communicate(timeout=PATIENCE_S)
     done = steps(output, 1)[-1]
     assert f"put aside after step {done} of 200" in printed
     assert submitter.returncode == 0  # Ray's submitter calls a stopped job no failure

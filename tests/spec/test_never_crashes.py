@@ -16,7 +16,7 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.spec.load import load_campaign, load_pipeline
 
 WHERE = re.compile(r"(m\.yaml|lite\.yaml|p\.yaml|t\.csv):\d+: .|--(set|only) .")
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 MANIFEST: dict[str, Any] = {
     "version": 1,

@@ -170,7 +170,8 @@ def test_an_interrupt_kills_ffmpeg_and_removes_the_file(monkeypatch: pytest.Monk
     fake(monkeypatch, tmp_path, f'echo half > "$out"; echo $$ > {tmp_path}/pid; exec sleep 60')
 
     def interrupt(*_: object) -> None:
-        if (tmp_path / "pid").exists():
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            signal.setitimer(signal.ITIMER_REAL, 0)
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
@@ -182,7 +183,7 @@ def test_an_interrupt_kills_ffmpeg_and_removes_the_file(monkeypatch: pytest.Monk
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50
     assert gone(int((tmp_path / "pid").read_text()))
     assert not (tmp_path / "a.mp4.part").exists()
 
