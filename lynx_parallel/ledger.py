@@ -98,7 +98,8 @@ class Output:
         """
         ours = History.read(self.journal).attempted
         parts = [self.folder / file for file in self._files() if (m := _PART.fullmatch(file)) and m[1] in ours]
-        parts += (self.private / "superseded").rglob("*.part")
+        for folder in ("superseded", "partial", "faces"):
+            parts += (self.private / folder).rglob("*.part")
         parts += self.private.glob("probe-*")
         for path in parts:
             path.unlink(missing_ok=True)

@@ -24,15 +24,16 @@ class Lock:
     Works on network file systems, where flock does not. A lock is stale when its process is dead, if that
     can be seen from here; else when its heartbeat stopped ``STALE_LOCK_S`` ago by the file system's clock.
 
-    A driver that was frozen for so long, and finds another one's lock, gets a SIGTERM.
+    A driver that was frozen for so long, and finds its lock taken or gone, gets a SIGTERM.
 
     Raises:
-        ClusterError: another driver holds the folder, or it cannot be written; at the end: it was taken meanwhile.
+        ClusterError: another driver holds the folder, or it cannot be written; at the end: its lock was lost meanwhile.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._file = -1
+        self._mine = b""
         self._lost = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -54,7 +55,7 @@ class Lock:
         self._thread.join()
         if self._lost:
             os.close(self._file)
-            raise ClusterError(f"{self.path}: another driver has taken this output folder: this one was not heard of")
+            raise ClusterError(f"{self.path}: removed, or taken by another driver while this one was not heard of")
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._file), self.path.stat()):  # not one that another driver took over
                 self.path.unlink()
@@ -67,8 +68,9 @@ class Lock:
             return False
         pid = os.getpid()
         mine = {"host": socket.gethostname(), "namespace": _namespace(), "pid": pid, "started": _started(pid)}
+        self._mine = json.dumps(mine).encode()
         try:
-            os.write(self._file, json.dumps(mine).encode())
+            os.write(self._file, self._mine)
         except OSError:
             os.close(self._file)
             self.path.unlink()
@@ -78,11 +80,18 @@ class Lock:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):
-                os.utime(self._file)
-                if not os.path.samestat(os.fstat(self._file), self.path.stat()):
+                if self._taken():
                     self._lost = True
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
+                os.utime(self.path)
+
+    def _taken(self) -> bool:
+        """Whether another driver has removed this lock; it may be done by now, and have removed its own."""
+        try:
+            return self.path.read_bytes() != self._mine
+        except FileNotFoundError:
+            return True
 
     def _remove_if_stale(self) -> None:
         try:

@@ -248,7 +248,8 @@ def test_sweep_takes_our_own_only(output: Output) -> None:
     journal.close()
     ours = [
         f"{ADA}.mp4.1.part", f"{ADA}.latents.safetensors.12.part", f"{ADA}.json.123.part", "left/long-ago.mp4.2.part",
-        ".lynx/superseded/01234567/ada/walk-t01.json.77.part",
+        ".lynx/superseded/01234567/ada/walk-t01.json.77.part", ".lynx/partial/0123abcd.safetensors.77.part",
+        ".lynx/faces/ada/id.png.77.part",
     ]  # fmt: skip
     theirs = [
         "foo.part", "film.mp4.1.part", "ada/notes.part", f"{ADA}.part", f"{ADA}.json.part", f"{ADA}.json.old.part",

@@ -85,7 +85,8 @@ def test_a_living_holder(path: Path) -> None:
     assert_held(path, "at work here")
 
 
-def test_taken_by_another_while_frozen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("done", [False, True])
+def test_taken_by_another_while_frozen(path: Path, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
     """A machine that slept for an hour, say: its driver is to end, and leave the other one's lock alone."""
     monkeypatch.setattr(lynx_parallel.lock, "HEARTBEAT_S", 0.02)
     told = threading.Event()
@@ -96,14 +97,17 @@ def test_taken_by_another_while_frozen(path: Path, monkeypatch: pytest.MonkeyPat
         time.sleep(0.2)
         assert not told.is_set()
         path.unlink()
-        leave(path, holder(host="elsewhere"), age=1000)
+        if not done:
+            leave(path, holder(host="elsewhere"), age=1000)
         assert told.wait(60)
-        with pytest.raises(ClusterError, match="another driver has taken this output folder: this one was not heard"):
+        with pytest.raises(ClusterError, match="removed, or taken by another driver while this one was not heard of"):
             lock.__exit__()
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert json.loads(path.read_text())["host"] == "elsewhere"
-    assert path.stat().st_mtime < time.time() - 900
+    assert path.exists() != done
+    if not done:
+        assert json.loads(path.read_text())["host"] == "elsewhere"
+        assert path.stat().st_mtime < time.time() - 900
 
 
 def test_a_machine_of_the_same_name(path: Path) -> None:

@@ -84,11 +84,13 @@ def test_tiled_decode_says_so(load: Load, shots: tuple[Shot, ...], tmp_path: Pat
     assert late.outputs["video"] == tiled.outputs["video"]  # where the weights wait for the layout, too
 
 
-def test_encoding_needs_no_transformer(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [{"denoise": False}, {"shard": True}])
+def test_encoding_needs_no_transformer(
+    kind: dict[str, bool], load: Load, shots: tuple[Shot, ...], tmp_path: Path
+) -> None:
     made = render(make_rank(load, shots), shots[0], tmp_path / "a")
-    encoder = Rank("cpu", 1, replace(load, denoise=False))
+    encoder = Rank("cpu", 1, replace(load, **kind))
     encoder.load()
-    encoder.join(Layout(), 0, ("", 0))
     assert encoder.pipeline is None
     parts = {"video": tmp_path / "again.part"}
     again = encoder.encode(shots[0], Video(), tmp_path / "a" / "latents.part", parts, tmp_path / "log")

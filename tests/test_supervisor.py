@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lynx_parallel.errors import CheckpointError, LynxError, RenderError, SubjectError
+from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.attempt import Run
 from lynx_parallel.gang.gang import NoRoom, Terms
 from lynx_parallel.gang.messages import Hello, Load, Rendered
@@ -232,7 +232,7 @@ def test_nothing_is_lost_and_nothing_made_twice(
         else:
             assert sorted(summary.rendered + failed) == sorted(names)  # each ends, and ends once
         assert world.ranks == 0  # no rank outlives its gang
-        assert max(world.attempts.values(), default=0) <= 5
+        assert max(world.attempts.values(), default=0) <= 5 + 3  # with as many footprints that need less
         output = Output(campaign.output)
         assert {name for name, _ in output.sidecars()} == set(summary.rendered)
         assert not list(Path(folder).rglob("*.part"))
@@ -311,6 +311,37 @@ def test_one_gang_that_cannot_start_leaves_the_others_to_work(
     world.start = second_fails  # type: ignore[method-assign]
     summary, _, ended = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2))
     assert not ended
+    assert len(summary.rendered) == 13
+
+
+def test_a_gang_that_was_given_up_counts_no_more(campaign_of: Any, tmp_path: Path) -> None:
+    """Of three, the first never starts; then the two others run out of memory, and are to grow into one."""
+    world, tasks = World(iter(["done"] * 10 + ["memory"])), []
+
+    async def first_fails(*arguments: Any) -> FakeGang:
+        tasks.append(asyncio.current_task())  # one for each slot
+        if tasks[-1] is tasks[0]:
+            raise RenderError("the GPU has fallen off the bus", "died")
+        return await World.start(world, *arguments)
+
+    world.start = first_fails  # type: ignore[method-assign]
+    summary, _, error = supervise(campaign_of(tmp_path), world, ClusterSpec(max_gpus=3), "cuda")
+    assert not error
+    assert len(summary.rendered) == 13
+
+
+def test_a_folder_that_is_not_seen_for_a_moment_is_no_end(campaign_of: Any, tmp_path: Path) -> None:
+    """Of a shared disk, when a gang is started anew."""
+    world, calls = World(iter(["done", "died"])), itertools.count(1)
+
+    async def second_fails(*arguments: Any) -> FakeGang:
+        if next(calls) == 2:
+            raise ClusterError("far does not see /mnt/out")
+        return await World.start(world, *arguments)
+
+    world.start = second_fails  # type: ignore[method-assign]
+    summary, _, error = supervise(campaign_of(tmp_path), world, ClusterSpec())
+    assert not error
     assert len(summary.rendered) == 13
 
 

@@ -82,13 +82,12 @@ def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, mos
     kind = history[-1]
     if kind == "subject":
         return GiveUp(quarantine=True)
+    if kind == "memory" and (less := lighter(footprint, ranks=ranks, most=most)):
+        return Retry(0.0, less)  # there are only so many
     if history.count(kind) >= MAX_ATTEMPTS[kind] or len(history) >= max(MAX_ATTEMPTS.values()):
         return GiveUp(stop=kind == "disk")
-    if kind == "memory":
-        less = lighter(footprint, ranks=ranks, most=most)
-        return Retry(0.0, less) if less else Retry(MEMORY_AGAIN_S, footprint)
-    if kind == "disk":
-        return Retry(DISK_AGAIN_S, footprint)
+    if kind in ("memory", "disk"):
+        return Retry(MEMORY_AGAIN_S if kind == "memory" else DISK_AGAIN_S, footprint)
     return Retry(BACKOFF_S[min(len(history), len(BACKOFF_S)) - 1], footprint)
 
 

@@ -261,6 +261,8 @@ class Rank:
 
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
         """Rank 0: makes the video again from saved latents."""
+        if self.vae is None:  # sharded weights wait for ``join``, this does not
+            self._take_vae(load_vae(self.what.weights.base / "vae", device=self.device))
         with logged_to(log):
             saved = load_file(latents)["latents"]
             how = {"decode": "tiled"} if self.what.tiled_decode else {}

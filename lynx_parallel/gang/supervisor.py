@@ -100,6 +100,7 @@ class Supervisor:
             await asyncio.sleep(IDLE_S)
         told.cancel()
         work.cancel()
+        await asyncio.gather(told, return_exceptions=True)
 
     @property
     def _at_work(self) -> bool:
@@ -134,7 +135,8 @@ class Supervisor:
         """Whether a slot goes on."""
         if self._stopping or self._over or slot.error is not None:
             return False
-        surplus = self._slots.index(slot) >= self._gangs  # gangs have become larger, and fewer
+        others = [other for other in self._slots if other.error is None]
+        surplus = others.index(slot) >= self._gangs  # gangs have become larger, and fewer
         return not surplus and bool(self._queue or self._running)
 
     def _has_room(self, slot: Slot) -> bool:
@@ -189,6 +191,7 @@ class Supervisor:
         slot.failed_starts = 0 if no_room and self._at_work else slot.failed_starts + 1
         if slot.failed_starts >= _starts(error, self._began):
             slot.error = error
+            self._most -= self._size  # no gang is to grow onto what this one has left
             return None
         if getattr(error, "kind", None) == "memory" and slot.footprint == self._footprint:
             self._change(lighter(self._footprint, ranks=self._size, most=self._room_to_grow()) or self._footprint)
@@ -298,7 +301,7 @@ def _starts(error: LynxError, began: bool) -> int:
     """How often in a row a gang is started that fails with this."""
     if isinstance(error, NoRoom):
         return MAX_LOST if began else MAX_STARTS
-    return MAX_STARTS if isinstance(error, RenderError) else 1
+    return MAX_STARTS if began or isinstance(error, RenderError) else 1
 
 
 def _kind(error: LynxError | OSError) -> Kind:
