@@ -74,10 +74,10 @@ class Driver:
         todo = plan.of("render", "encode")
         if todo:
             self._layouts.check(item.shot for item in todo)  # before any work
-        if todo or (self.output.journal.exists() and any(self._unsettled(plan.of("done")))):
-            with self._locked() as journal:
+        if todo or (self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._told()))):
+            with self._locked() as (journal, told):
                 plan = self.replan()  # another driver may have been at work until the lock was ours
-                self._settle(plan.of("done"), journal)
+                self._settle(plan.of("done"), told, journal)
                 if todo := plan.of("render", "encode"):
                     self._run(todo, journal)
         self.summary.skipped = [item.shot.name for item in plan.of("done")]
@@ -90,15 +90,16 @@ class Driver:
         return Layouts(self.cluster, self.weights)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[Journal]:
+    def _locked(self) -> Iterator[tuple[Journal, History]]:
         with Lock(self.output.private / "lock"):
-            self.output.sweep()
+            told = self._told()
+            self.output.sweep(told.attempted)
             stamp = now()
             self.output.snapshot(self.campaign.path, stamp.replace(":", ""))
             journal = Journal(self.output.private / "journal.jsonl")
             journal.append("run_started", manifest=str(self.campaign.path), version=lynx_parallel.__version__)
             try:
-                yield journal
+                yield journal, told
             finally:
                 summary = self.summary
                 journal.append(
@@ -109,15 +110,17 @@ class Driver:
                 if journal.unwritten:
                     self.say(f"warning: {shown(self.output.journal)}: its last records could not be written")
 
-    def _unsettled(self, done: list[Item]) -> tuple[list[Item], set[Path]]:
-        """What a killed driver had no time for: shots the journal is not told of, partial states of no more use."""
-        told = History.read(self.output.journal).done
-        partials = self.output.partials() & {self.output.partial(item.identity.latents) for item in done}
-        return [item for item in done if item.identity.video not in told], partials
+    def _told(self) -> History:
+        return History.read(self.output.journal)
 
-    def _settle(self, done: list[Item], journal: Journal) -> None:
+    def _unsettled(self, done: list[Item], told: History) -> tuple[list[Item], set[Path]]:
+        """What a killed driver had no time for: shots the journal is not told of, partial states of no more use."""
+        partials = self.output.partials() & {self.output.partial(item.identity.latents) for item in done}
+        return [item for item in done if item.identity.video not in told.done], partials
+
+    def _settle(self, done: list[Item], told: History, journal: Journal) -> None:
         """Sidecars are the truth, the journal is told of them."""
-        untold, partials = self._unsettled(done)
+        untold, partials = self._unsettled(done, told)
         journal.extend(
             {"event": "done", "name": item.shot.name, "video": item.identity.video, "recovered": True}
             for item in untold

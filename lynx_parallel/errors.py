@@ -64,3 +64,8 @@ class Stopped(LynxError):
     """A shot was put aside on request, its partial state saved."""
 
     exit_code = 75
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -91,12 +91,12 @@ class Output:
             if (sidecar := self.sidecar(name)) is not None:
                 yield name, sidecar
 
-    def sweep(self) -> int:
+    def sweep(self, ours: Set[str]) -> int:
         """Removes what a killed run left half-written; returns how many files.
 
-        Only temporaries of shots the journal knows: a user's own ``.part`` (a download, say) stays.
+        Args:
+            ours: shots the journal knows; only their temporaries go: a user's own ``.part`` (a download, say) stays.
         """
-        ours = History.read(self.journal).attempted
         parts = [self.folder / file for file in self._files() if (m := _PART.fullmatch(file)) and m[1] in ours]
         for folder in ("superseded", "partial", "faces"):
             parts += (self.private / folder).rglob("*.part")

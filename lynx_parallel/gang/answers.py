@@ -12,7 +12,7 @@ import torch
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from lynx_parallel.artifacts import disk_is_full, machine_at_fault
-from lynx_parallel.errors import LynxError, RenderError
+from lynx_parallel.errors import LynxError, RenderError, first_line
 
 
 async def answer(ref: Awaitable[Any]) -> Any:
@@ -27,7 +27,7 @@ async def answer(ref: Awaitable[Any]) -> Any:
             raise RenderError(str(cause), kind_of(cause)) from error
         raise cause from None
     except OutOfMemoryError as error:
-        raise RenderError(f"out of host memory: {_first_line(error)}", "memory") from error
+        raise RenderError(f"out of host memory: {first_line(error)}", "memory") from error
     except RayError as error:
         raise RenderError(_in_a_line(error), "died") from error
 
@@ -54,9 +54,5 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _in_a_line(error: Exception) -> str:
-    name, line = type(error).__name__, _first_line(error)
+    name, line = type(error).__name__, first_line(error)
     return line if line == name else f"{name}: {line}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

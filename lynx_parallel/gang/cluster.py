@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.errors import ClusterError, first_line
 from lynx_parallel.gang.reaper import reaped
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -59,7 +59,6 @@ def _joined(address: str, **options: Any) -> Iterator[None]:
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             if ray.is_initialized():
                 raise
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ClusterError(f"Ray at {address!r} cannot be used: {reason}") from error
+            raise ClusterError(f"Ray at {address!r} cannot be used: {first_line(error)}") from error
         finally:
             ray.shutdown()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e.command import ranks_of
+from tests.e2e.command import command_line, ranks_of
 
 HOG = """
 import contextlib, os, sys, time, psutil
@@ -144,19 +144,13 @@ def watch_memory() -> tuple[dict[str, str], float]:
 
 
 def _renders(rank: psutil.Process) -> bool:
-    return ".render" in _title(rank)
+    return ".render" in command_line(rank)
 
 
 def _status(process: psutil.Process) -> str | None:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status()
     return None
-
-
-def _title(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return "".join(process.cmdline()[:1])
-    return ""
 
 
 def _memory_used() -> int:
