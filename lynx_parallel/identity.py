@@ -11,6 +11,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from lynx_parallel.artifacts import digest, sha256_file
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.spec.manifest import Campaign, Shot, Subject
@@ -21,6 +23,20 @@ NUMERICS = 1
 
 _NOT_LATENTS = {"fps"}
 """Sampling fields that shape the file, not the latents."""
+
+_ALWAYS = frozenset(
+    {
+        "width", "height", "num_frames", "fps", "num_inference_steps", "flow_shift", "sigma_schedule", "guidance_scale",
+        "guidance_scale_i", "ip_scale", "ref_scale", "negative_prompt", "reference_latent", "reference_size",
+        "identity_window", "ref_blocks", "seed",
+        "container", "codec", "crf",
+    }
+)  # fmt: skip
+"""Fields of ``Sampling`` and ``Video`` in version 0.1.0. They are always part of a digest.
+
+Never add to this set. A field of a later version is part of a digest only where it differs from its default. So a shot
+that was finished before the field existed stays done.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +104,7 @@ class Identities:
         self._weights = weights
         self._model = {"numerics": NUMERICS, "dtype": campaign.pipeline.model.dtype}
         self._files = {f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")}
-        self._video = {f"video.{name}": value for name, value in campaign.pipeline.video.model_dump().items()}
+        self._video = {f"video.{name}": value for name, value in digested(campaign.pipeline.video).items()}
         self._subjects: dict[str, dict[str, Any]] = {}
 
     def of(self, shot: Shot) -> Identity:
@@ -97,7 +113,7 @@ class Identities:
 
     def _write_out(self, shot: Shot) -> tuple[dict[str, Any], dict[str, Any]]:
         """A shot's settings and encoding; the same at any time, whatever has become of the subject's files."""
-        sampling = shot.sampling.model_dump(mode="json")  # tuples as lists, as a sidecar gives them back
+        sampling = digested(shot.sampling)
         subject = self._subjects.get(shot.subject.id)
         if subject is None:
             subject = _subject_settings(self._campaign, shot.subject, self._weights)
@@ -110,6 +126,22 @@ class Identities:
             **subject,
         }
         return settings, {**{f"sampling.{name}": sampling[name] for name in sorted(_NOT_LATENTS)}, **self._video}
+
+
+def digested(settings: BaseModel) -> dict[str, Any]:
+    """Returns the settings that are part of a digest, by name, as JSON values (tuples become lists)."""
+    values = settings.model_dump(mode="json")
+    for name in _later_fields(type(settings)):
+        default = type(settings).model_fields[name].get_default(call_default_factory=True)
+        if getattr(settings, name) == default:
+            del values[name]
+    return values
+
+
+@cache
+def _later_fields(kind: type[BaseModel]) -> tuple[str, ...]:
+    """Returns the fields that version 0.1.0 did not have."""
+    return tuple(name for name in kind.model_fields if name not in _ALWAYS)
 
 
 def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> str:
