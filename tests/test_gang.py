@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ray.exceptions import RayTaskError
 
 import lynx_parallel
@@ -108,6 +109,30 @@ def test_work_without_steps_may_not_take_for_ever(monkeypatch: pytest.MonkeyPatc
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "disk"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "raised"),
         (ValueError("anything"), "raised"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "memory"),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …"), "memory"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "raised"),
+        (RuntimeError("CUDA driver error: out of memory"), "memory"),
+        (RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"), "memory"),
+        (
+            torch.distributed.DistBackendError(
+                "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error\nncclUnhandledCudaError:"
+                " Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
+            ),
+            "memory",
+        ),
+        (
+            torch.distributed.DistBackendError(
+                "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error\nCuda failure 999 'unknown error'"
+            ),
+            "raised",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), "raised"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "raised"),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "memory"),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), "memory"),
     ],
     ids=str,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
@@ -13,6 +14,24 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from lynx_parallel.artifacts import disk_is_full, machine_at_fault
 from lynx_parallel.errors import LynxError, RenderError, first_line
+
+_MEMORY = re.compile(
+    "|".join(
+        [
+            re.escape(os.strerror(errno.ENOMEM)),  # mmap, safetensors
+            "DefaultCPUAllocator|MemoryError",  # torch has no error type for memory that the CPU lacks
+            # torch: "CUDA error: out of memory", "CUDA driver error: out of memory"; NCCL: "Cuda failure 2 'out of
+            # memory'"; HIP says the same.
+            r"\bout of memory\b|cudaErrorMemoryAllocation",
+            # cuBLAS, cuBLASLt, cuDNN, cuFFT, cuSOLVER: CUBLAS_STATUS_ALLOC_FAILED and so on.
+            "_ALLOC_FAILED",
+            # cuDNN finds no algorithm whose workspace fits into what is left.
+            "unable to find an engine|unable to find a valid cuDNN algorithm",
+        ]
+    ),
+    re.IGNORECASE,
+)
+"""What libraries say when host or GPU memory is full. Most raise a plain RuntimeError."""
 
 
 async def answer(ref: Awaitable[Any]) -> Any:
@@ -48,9 +67,7 @@ def kind_of(error: Exception) -> str:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # torch has no type of its own for memory that the CPU lacks.
-    words = os.strerror(errno.ENOMEM), "DefaultCPUAllocator", "MemoryError"
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(str(error)) is not None
 
 
 def _in_a_line(error: Exception) -> str:
