@@ -37,7 +37,7 @@ import psutil
 import torch.multiprocessing as mp
 
 from benchmarks.machine import describe, describe_in_words, record, table
-from lynx_parallel.gang.gang import KEEP_FREED_MEMORY
+from lynx_parallel.gang.environment import KEEP_FREED_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 RANKS = 2

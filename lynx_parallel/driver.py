@@ -151,11 +151,12 @@ class Driver:
         if pending:  # before what takes long to import
             self._stopped_by(pending[0])
             return
-        from lynx_parallel.gang.gang import Terms, available
+        from lynx_parallel.gang.placement import Terms, available
         from lynx_parallel.gang.supervisor import STOP_WITHIN_S, Supervisor
 
-        device, ranks = available(self.cluster.device)
-        supervisor = Supervisor(run, todo, Terms(device, local, hung_after=self.cluster.hung_after), ranks)
+        device, machines = available(self.cluster.device)
+        terms = Terms(device, local, machines, hung_after=self.cluster.hung_after)
+        supervisor = Supervisor(run, todo, terms)
         work = asyncio.ensure_future(supervisor.make_all())
         loop = asyncio.get_running_loop()
 

@@ -94,9 +94,13 @@ class Layouts:
             raise ClusterError(f"--device {device}: the cluster has none")
         return 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
 
-    def layout(self, shot: Shot, ranks: int) -> Layout:
-        """A shot's layout: the one asked for, else the best that fits of at most so many ranks."""
-        return self.asked or self._best(self.needs(shot), ranks)
+    def layout(self, shot: Shot, ranks: int, breaks: tuple[int, ...] = ()) -> Layout:
+        """Returns a shot's layout: the one asked for, else the best that fits of at most so many ranks.
+
+        Args:
+            breaks: numbers of the ranks with which another machine begins.
+        """
+        return self.asked or self._best(self.needs(shot), ranks, breaks)
 
     def most(self, device: str, available: int) -> int:
         """Ranks to use at most."""

@@ -109,3 +109,31 @@ def test_blocks_the_model_does_not_have(demo: Path, campaign: Path) -> None:
     line = r"^sampling.ref_blocks '0-5': the model has blocks 0 to 2 \(astronaut/pumpkin-t01\)$"
     with pytest.raises(InputErrors, match=line):
         Layouts(ClusterSpec(), files(demo)).check(shots)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "breaks", "layout"),
+    [
+        (8, (), Layout(ulysses=8)),
+        (8, (4,), Layout(ring=2, ulysses=4)),  # two machines of four GPUs
+        (16, (8,), Layout(ring=2, ulysses=8)),
+        (8, (2, 4, 6), Layout(ring=4, ulysses=2)),
+        (6, (4,), Layout(ring=3, ulysses=2)),  # four and two
+        (3, (1, 2), Layout(ring=3)),
+        (4, (4,), Layout(ulysses=4)),  # the second machine is not needed
+        (7, (4,), Layout(ring=7)),
+    ],
+    ids=str,
+)
+def test_a_ring_goes_across_machines_and_ulysses_stays_within(
+    ranks: int, breaks: tuple[int, ...], layout: Layout
+) -> None:
+    chosen = choose_layout(REAL, ranks, breaks)
+    assert chosen == layout
+    assert not chosen.splits_ulysses(breaks)
+
+
+def test_a_layout_asked_for_by_hand_may_split_ulysses() -> None:
+    assert Layout(ulysses=8).splits_ulysses((4,))
+    assert Layout(ring=2, ulysses=4).splits_ulysses((2, 4, 6))
+    assert not Layout(2, 1, 4).splits_ulysses((4,))

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.attempt import Run
-from lynx_parallel.gang.gang import NoRoom, Terms
 from lynx_parallel.gang.messages import Hello, Load, Rendered
+from lynx_parallel.gang.placement import Machine, NoRoom, Terms
 from lynx_parallel.gang.supervisor import Supervisor
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output
@@ -114,6 +114,7 @@ class FakeGang:
         self.layout: Layout | None = None
         self.ranks = [None] * size
         self.hellos = [Hello(1, "here", "cpu", "sdpa", "0")] * size
+        self.breaks = ()
 
     def kill(self) -> None:
         self.world.ranks -= len(self.ranks)
@@ -186,7 +187,8 @@ def supervise(
     error = ""
 
     async def go() -> None:
-        supervisor = Supervisor(run, todo, Terms(device, True), RANKS, partial(world.start))  # type: ignore[arg-type]
+        terms = Terms(device, True, (Machine("here", "127.0.0.1", RANKS),))
+        supervisor = Supervisor(run, todo, terms, partial(world.start))  # type: ignore[arg-type]
         work = asyncio.ensure_future(supervisor.make_all())
         if stop_after is not None:
             await asyncio.sleep(stop_after)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray.exceptions import GetTimeoutError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import lynx_parallel
 from lynx_parallel.artifacts import disk_is_full
 from lynx_parallel.errors import ClusterError, RenderError, SubjectError
 from lynx_parallel.gang.answers import answer, answers
+from lynx_parallel.gang.environment import rank_environment, threads_here
 from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
-from lynx_parallel.gang.policy import HUNG_AFTER_S, hung_after
+from lynx_parallel.gang.placement import Terms, bundle_of, place
+from lynx_parallel.gang.policy import hung_after
 from lynx_parallel.gang.rank import Rank
 from lynx_parallel.ledger import Output
 from lynx_parallel.parallel.layout import Layout
@@ -32,37 +32,6 @@ START_S = 10
 WATCH_EVERY_S = 2.0
 NO_STEPS_S = 3600.0
 """What has no steps, loading or encoding say, may take an hour, and what it waits for besides."""
-CPUS_OF_A_CPU_RANK = 0.25
-"""Ranks on the CPU share it; Ray only has to place them."""
-KEEP_FREED_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-}
-"""For ranks on the CPU: left to itself, glibc hands a step's memory back, for the next one to fault in again."""
-
-
-class NoRoom(ClusterError):
-    """The cluster cannot hold the ranks, at least not now."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How gangs of a run are started; alike for all of them.
-
-    Attributes:
-        device: ``cuda`` (one GPU a rank) or ``cpu``.
-        local: all ranks are on this machine.
-        gangs: that share a machine's cores.
-        hung_after: seconds without an answer after which a rank hangs, and the least limit of a step.
-        room_within: seconds that ranks may wait for their places.
-    """
-
-    device: str
-    local: bool
-    gangs: int = 1
-    hung_after: float = HUNG_AFTER_S
-    room_within: float = 120.0
 
 
 class Gang:
@@ -98,23 +67,20 @@ class Gang:
             RenderError: a rank died or hung.
             LynxError: what a rank raised while loading.
         """
-        threads = max(1, (os.cpu_count() or 1) // (size * terms.gangs))
-        bundle = {"CPU": CPUS_OF_A_CPU_RANK} if terms.device == "cpu" else {"CPU": 1, "GPU": 1}
-        group = placement_group([bundle] * size, strategy="STRICT_PACK" if terms.local else "PACK")
-        env = {"OMP_NUM_THREADS": str(threads), **(KEEP_FREED_MEMORY if terms.device == "cpu" else {})}
+        bundle, (group, sharing) = bundle_of(terms.device), await place(size, terms)
         gang = cls([], group, terms.hung_after)
         try:
-            try:
-                await asyncio.wait_for(answer(group.ready()), terms.room_within)
-            except (TimeoutError, GetTimeoutError):
-                raise NoRoom(f"the cluster has no room: asked for {size} × {bundle}, it has {_resources()}") from None
             actor = ray.remote(
                 num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0, max_task_retries=0,
-                concurrency_groups={"ctl": 1}, runtime_env={"env_vars": env},
+                concurrency_groups={"ctl": 1},
             )(Rank)  # fmt: skip
             for index in range(size):
-                strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-                gang.ranks.append(actor.options(scheduling_strategy=strategy).remote(terms.device, threads, load))
+                environment = rank_environment(terms.device, threads_here(sharing[index]) if terms.local else None)
+                rank = actor.options(
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+                    runtime_env={"env_vars": environment},
+                )
+                gang.ranks.append(rank.remote(terms.device, sharing[index], load))
             await gang._meet(START_S * terms.hung_after)
             await gang._check_files(output, needed)
             if prompts:
@@ -137,8 +103,12 @@ class Gang:
                     f"{hello.host} runs lynx-parallel {hello.version}, this driver {lynx_parallel.__version__}: "
                     "install one version everywhere"
                 )
-        hosts = [hello.host for hello in hellos]
-        order = sorted(range(len(hosts)), key=lambda index: hosts.index(hosts[index]))
+        machines = [hello.machine for hello in hellos]
+        count = Counter(machines)
+        # The largest part first: a layout of fewer ranks than the gang has then spans fewer machines.
+        order = sorted(
+            range(len(machines)), key=lambda index: (-count[machines[index]], machines.index(machines[index]))
+        )
         self.ranks = [self.ranks[index] for index in order]
         self.hellos = [hellos[index] for index in order]
 
@@ -169,6 +139,12 @@ class Gang:
         self.layout = layout
         [store] = await self._done([self.ranks[0].open_store.remote()])
         await self._done(rank.join.remote(layout, index, store) for index, rank in enumerate(self.members))
+
+    @property
+    def breaks(self) -> tuple[int, ...]:
+        """Numbers of the ranks, but the first, with which another machine begins; empty on one machine."""
+        machines = [hello.machine for hello in self.hellos]
+        return tuple(n for n in range(1, len(machines)) if machines[n] != machines[n - 1])
 
     @property
     def members(self) -> list[Any]:
@@ -268,20 +244,3 @@ class Gang:
             RenderError: rank 0 does not answer, or died.
         """
         return await self._heartbeat(0)
-
-
-def available(asked: str) -> tuple[str, int]:
-    """What ranks run on, ``cuda`` or ``cpu``, and how many of them the cluster can hold.
-
-    Args:
-        asked: ``auto``, ``cuda`` or ``cpu``.
-    """
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
-    device = asked if asked != "auto" else "cuda" if gpus else "cpu"
-    return device, gpus if device == "cuda" else int(cpus / CPUS_OF_A_CPU_RANK)
-
-
-def _resources() -> str:
-    found = ray.cluster_resources()
-    return ", ".join(f"{kind} {found.get(kind, 0):g}" for kind in ("CPU", "GPU"))

@@ -11,13 +11,28 @@ from lynx_parallel.weights import FaceFiles, WeightFiles
 
 @dataclass(frozen=True)
 class Hello:
-    """What a rank says of itself."""
+    """What a rank says of itself.
+
+    Attributes:
+        device: ``cpu`` or the name of the GPU.
+        attention: name of the attention kernel.
+        version: of this package.
+        node: Ray's id of the machine.
+        gpu: UUID of the GPU; empty on the CPU.
+    """
 
     pid: int
     host: str
     device: str
     attention: str
     version: str
+    node: str = ""
+    gpu: str = ""
+
+    @property
+    def machine(self) -> str:
+        """What tells one machine from another. Two containers may have one host name."""
+        return self.node or self.host
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import ray
 import torch
 import torch.distributed as dist
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 import lynx_parallel
 from lynx_parallel.artifacts import sha256_file
 from lynx_parallel.errors import RenderError, Stopped
+from lynx_parallel.gang.environment import bind_network, threads_here
 from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
 from lynx_parallel.gang.partials import PartialStates
 from lynx_parallel.gang.preparation import Preparation
@@ -54,15 +54,11 @@ PROBE_WITHIN_S = 5.0
 class Rank:
     """Ray actor. ``progress`` answers while ``render`` blocks (concurrency group ``ctl``)."""
 
-    def __init__(self, device: str, threads: int, load: Load):
-        torch.set_num_threads(threads)
+    def __init__(self, device: str, sharing: int, load: Load):
+        torch.set_num_threads(threads_here(sharing))
         self.device = torch.device(device)
         self.what = load
-        # Left to themselves, gloo asks what the host's name stands for, and NCCL listens on every interface.
-        if interface := _interface(ray.util.get_node_ip_address()):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            if interface == "lo":
-                os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+        bind_network(ray.util.get_node_ip_address())
         self.rank = 0
         self.layout = Layout()
         self.pipeline: LynxPipeline | None = None
@@ -85,8 +81,12 @@ class Rank:
             ClusterError: the attention kernel asked for is not to be had here.
         """
         attention, _ = self._attention
-        name = torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu"
-        return Hello(os.getpid(), socket.gethostname(), name, attention, lynx_parallel.__version__)
+        device, gpu = "cpu", ""
+        if self.device.type == "cuda":
+            properties = torch.cuda.get_device_properties(0)
+            device, gpu = properties.name, str(properties.uuid)
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        return Hello(os.getpid(), socket.gethostname(), device, attention, lynx_parallel.__version__, node, gpu)
 
     @cached_property
     def _attention(self) -> tuple[str, Attention]:
@@ -320,12 +320,6 @@ class Rank:
         if self._stop:
             what = f"put aside after step {step.index + 1} of {step.total}"
             raise Stopped(what if saved else f"{what}, which could not be saved")
-
-
-def _interface(address: str) -> str | None:
-    """The network interface that has this address."""
-    found = psutil.net_if_addrs().items()
-    return next((name for name, its in found if any(one.address == address for one in its)), None)
 
 
 def _has_room(device: torch.device, weights: WeightFiles) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 from lynx_parallel.artifacts import disk_is_full, shown
 from lynx_parallel.errors import LynxError, RenderError, Stopped, SubjectError
 from lynx_parallel.gang.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
-from lynx_parallel.gang.gang import Gang, NoRoom, Terms
+from lynx_parallel.gang.gang import Gang
 from lynx_parallel.gang.messages import Load, Rendered
+from lynx_parallel.gang.placement import NoRoom, Terms
 from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, decide, lighter
 from lynx_parallel.gang.work import Queue, Slot, Work
 from lynx_parallel.ledger import Output
@@ -37,15 +39,15 @@ class Supervisor:
 
     Args:
         terms: on which gangs are started.
-        available: ranks that the cluster can hold.
         start: as ``Gang.start``.
 
     Raises:
         InputErrors, ClusterError: more asked for than the cluster can hold.
     """
 
-    def __init__(self, run: Run, todo: Sequence[Item], terms: Terms, available: int, start: StartGang = Gang.start):
+    def __init__(self, run: Run, todo: Sequence[Item], terms: Terms, start: StartGang = Gang.start):
         self.run = run
+        available = sum(machine.ranks for machine in terms.machines)
         self._start_gang = start
         self._shots: list[Shot] = [item.shot for item in todo]
         self._footprint = Footprint(
@@ -174,7 +176,19 @@ class Supervisor:
             return error
         slot.failed_starts = 0
         self._began = True
+        self._tell_machines(slot.gang)
         return None
+
+    def _tell_machines(self, gang: Gang) -> None:
+        """Says which machines a gang spans, and whether all-to-all crosses the network."""
+        if not gang.breaks:
+            return
+        parts = ", ".join(f"{host}: {count}" for host, count in Counter(h.host for h in gang.hellos).items())
+        asked = self.run.layouts.asked
+        how = "ring attention between machines, Ulysses within each"
+        if asked is not None and asked.splits_ulysses(gang.breaks):
+            how = f"{asked} sends all-to-all over the network; a ring between machines is faster"
+        self.run.say(f"a gang spans several machines ({parts} ranks): {how}")
 
     async def _still_starting(self, seconds: float) -> None:
         self.run.say(f"still starting ranks, or waiting for room for them, after {seconds:.0f} s")
@@ -227,7 +241,7 @@ class Supervisor:
         attempt = Attempt(run, item, number, f"{work.label} {name}")
         run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
         try:
-            layout = run.layouts.layout(item.shot, slot.footprint.ranks)
+            layout = run.layouts.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
             made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
         except Stopped as error:
             run.say(f"{attempt.label}: {error}")

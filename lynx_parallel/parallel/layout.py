@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 
 from lynx_parallel.errors import InputErrors
@@ -53,6 +55,14 @@ class Layout:
         """Tokens of one rank: ⌈N / (ring · ulysses)⌉; the last rank's may hold padding."""
         return ceil(tokens / self.sequence)
 
+    def splits_ulysses(self, breaks: Sequence[int]) -> bool:
+        """Returns whether a Ulysses group would lie on more than one machine.
+
+        Args:
+            breaks: numbers of the ranks with which another machine begins.
+        """
+        return any(rank % self.ulysses for rank in breaks if rank < self.size)
+
     def check(self, needs: Needs) -> None:
         """Whether a shot can run in this layout.
 
@@ -80,16 +90,21 @@ class Layout:
         return " × ".join(f"{name} {degree}" for name, degree in axes.items() if degree > 1) or "one rank"
 
 
-def choose_layout(needs: Needs, ranks: int) -> Layout:
-    """The layout of at most this many ranks that fits a shot best, where none was asked for by hand.
+def choose_layout(needs: Needs, ranks: int, breaks: tuple[int, ...] = ()) -> Layout:
+    """Returns the layout of at most this many ranks that fits a shot best, where none was asked for by hand.
 
-    As many ranks as fit: Ulysses first, which is exact and sends least; what heads or tokens leave over goes to
-    guidance.
+    It has as many ranks as fit. Ulysses comes first, which is exact and sends least; what heads or tokens leave over
+    goes to guidance. A ring is used only across machines, where all-to-all is slow: each Ulysses group then lies within
+    one machine.
+
+    Args:
+        breaks: numbers of the ranks with which another machine begins; empty on one machine.
     """
     for size in range(ranks, 1, -1):
-        for guidance in (1, 2, 3):
-            layout = Layout(guidance=guidance, ulysses=size // guidance)
-            if layout.size == size and _fits(layout, needs):
+        spans = any(rank < size for rank in breaks)
+        for guidance, ring in product((1, 2, 3), range(1, size + 1) if spans else (1,)):
+            layout = Layout(guidance, ring, size // (guidance * ring))
+            if layout.size == size and not layout.splits_ulysses(breaks) and _fits(layout, needs):
                 return layout
     return Layout()
 
