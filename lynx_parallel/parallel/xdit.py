@@ -10,7 +10,8 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -43,9 +44,9 @@ class SplitGuidance(LocalGuidance):
     Branch j runs on guidance rank j mod degree.
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(self, layout: Layout, xfuser: SimpleNamespace):
         self.degree = layout.guidance
-        group = _import_xfuser().distributed.get_dp_group()
+        group = xfuser.distributed.get_dp_group()
         self.index, self.group = group.rank_in_group, group.device_group
 
     def mine(self, names: Sequence[BranchName]) -> list[BranchName]:
@@ -72,15 +73,14 @@ class UspTokens(LocalTokens):
     masked exactly: xfuser's own Wan wrapper lets them take part.
     """
 
-    def __init__(self, layout: Layout, kernel: Attention = sdpa):
+    def __init__(self, layout: Layout, xfuser: SimpleNamespace, kernel: Attention = sdpa):
         super().__init__(kernel)
         self.layout = layout
-        self._usp = _import_xfuser().USP
-        distributed = _import_xfuser().distributed
-        group = distributed.get_sp_group()
+        self._usp = xfuser.USP
+        group = xfuser.distributed.get_sp_group()
         self.rank, self.group = group.rank_in_group, group.device_group
-        self._ring_rank = distributed.get_ring_parallel_rank()
-        _import_xfuser().attention_functions[_BACKEND] = self._padded_attention
+        self._ring_rank = xfuser.distributed.get_ring_parallel_rank()
+        xfuser.attention_functions[_BACKEND] = self._padded_attention
 
     def split(self, x_BNC: torch.Tensor) -> torch.Tensor:
         shard = self.layout.shard(x_BNC.shape[1])
@@ -135,7 +135,7 @@ def join(
         kernel: attention kernel, of ``model.attention.choose_kernel``.
         timeout: of every collective; a rank that raises leaves its peers waiting this long.
     """
-    xfuser = _import_xfuser()
+    xfuser = _import_xfuser(device.type)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=layout.size, timeout=timeout)
     xfuser.distributed.init_distributed_environment(
@@ -159,50 +159,70 @@ def join(
     ).create_config()[0]
     pipeline = SimpleNamespace(transformer=SimpleNamespace(config=SimpleNamespace(**transformer_config)))
     xfuser.distributed.initialize_runtime_state(pipeline, config)
-    return Membership(UspTokens(layout, kernel), SplitGuidance(layout))
+    return Membership(UspTokens(layout, xfuser, kernel), SplitGuidance(layout, xfuser))
 
 
 def leave() -> None:
     """Takes this process out of its gang; does nothing where it is in none."""
     if dist.is_initialized():
-        xfuser = _import_xfuser()
-        xfuser.parallel_state.destroy_model_parallel()
-        xfuser.parallel_state.destroy_distributed_environment()
+        from xfuser.core.distributed import parallel_state
+
+        parallel_state.destroy_model_parallel()
+        parallel_state.destroy_distributed_environment()
 
 
 @cache
-def _import_xfuser() -> SimpleNamespace:
-    """Imports xfuser and names what we use of it; on a machine without CUDA, made to import at all."""
+def _import_xfuser(device_type: str) -> SimpleNamespace:
+    """Imports xfuser for ranks on this type of device and names what we use of it.
+
+    xfuser decides by the build of torch and by the machine. We decide by the rank's device, which stays the same for
+    the life of the process: on the CPU, xfuser sees no GPU, whatever is installed.
+    """
     os.environ.setdefault("XDIT_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("LOG_LEVEL", "warning")
-    if not torch.cuda.is_available():
-        _shim_cpu()
-    from xfuser.config.args import xFuserArgs
-    from xfuser.core import distributed
-    from xfuser.core.distributed import parallel_state
-    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY
-    from xfuser.model_executor.layers import usp
-
-    for name in ("xfuser", "yunchang"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not torch.cuda.is_available():
+    if device_type == "cpu":
+        with _hidden_gpus():
+            _answer_for_cpu()
+            found = _names_of_xfuser()
+        from xfuser.model_executor.layers import usp
         from yunchang.globals import PROCESS_GROUP
 
         usp.PROCESS_GROUP = PROCESS_GROUP
+    else:
+        found = _names_of_xfuser()
+    for name in ("xfuser", "yunchang"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return found
+
+
+def _names_of_xfuser() -> SimpleNamespace:
+    from xfuser.config.args import xFuserArgs
+    from xfuser.core import distributed
+    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY
+    from xfuser.model_executor.layers.usp import USP
+
     return SimpleNamespace(
-        USP=usp.USP,
-        xFuserArgs=xFuserArgs,
-        attention_functions=ATTENTION_FUNCTION_REGISTRY,
-        distributed=distributed,
-        parallel_state=parallel_state,
+        USP=USP, xFuserArgs=xFuserArgs, attention_functions=ATTENTION_FUNCTION_REGISTRY, distributed=distributed
     )
 
 
-def _shim_cpu() -> None:
-    """Lets xfuser 0.7 import without an accelerator and without triton.
+@contextmanager
+def _hidden_gpus() -> Iterator[None]:
+    """Hides this machine's GPUs for a while: on import, xfuser asks each one it finds for its properties."""
+    seen = torch.cuda.is_available, torch.cuda.device_count
+    torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)
+    try:
+        yield
+    finally:
+        torch.cuda.is_available, torch.cuda.device_count = seen
 
-    Its ``envs`` raises where there is no accelerator, and one module imports triton unguarded. Both
-    are answered before the package's own ``__init__`` runs; nothing else of xfuser is replaced.
+
+def _answer_for_cpu() -> None:
+    """Lets xfuser 0.7 import, and run on the CPU, with any build of torch and without triton.
+
+    Its ``envs`` takes a build for CUDA as proof of a GPU, and raises where torch is built for the CPU alone. One
+    module imports triton unguarded. All are answered before the package's own ``__init__`` runs; nothing else of
+    xfuser is replaced.
     """
     spec = importlib.util.find_spec("xfuser")
     assert spec is not None
@@ -214,6 +234,7 @@ def _shim_cpu() -> None:
         from xfuser import envs
     finally:
         del sys.modules["xfuser"]
+    envs._is_cuda = envs._is_hip = lambda: False
     envs.get_device_version = lambda: None
     envs.get_torch_distributed_backend = lambda: "gloo"
     envs.PACKAGES_CHECKER.packages_info["has_long_ctx_attn"] = True
