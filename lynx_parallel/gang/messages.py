@@ -36,6 +36,24 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class Check:
+    """The result of one self-check of a rank.
+
+    Attributes:
+        name: of the check, such as ``attention``.
+        seconds: that the check took.
+        detail: what was found; the first line of the error where the check failed.
+        remedy: what to do about a failure; empty where ``ok``.
+    """
+
+    name: str
+    ok: bool
+    seconds: float
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a rank is with the shot at hand.
 

@@ -162,6 +162,18 @@ def join(
     return Membership(UspTokens(layout, xfuser, kernel), SplitGuidance(layout, xfuser))
 
 
+def axis_groups() -> dict[str, dist.ProcessGroup]:
+    """Returns the process group of each axis of the gang that this process has joined; one rank may be a group."""
+    distributed = _import_xfuser().distributed
+    sequence = distributed.get_sp_group()
+    return {
+        "sequence": sequence.device_group,
+        "ulysses": sequence.ulysses_group,
+        "ring": sequence.ring_group,
+        "guidance": distributed.get_dp_group().device_group,
+    }
+
+
 def leave() -> None:
     """Takes this process out of its gang; does nothing where it is in none."""
     if dist.is_initialized():
