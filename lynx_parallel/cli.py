@@ -107,6 +107,8 @@ def render(
     if made := summary.conditioning:
         kinds = ("subject", "reference", "identity", "text")
         say("conditioning: " + ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds))
+    if summary.fault:
+        print(summary.fault, file=sys.stderr)
     if as_json:
         typer.echo(json.dumps({"output": str(campaign.output), **vars(summary), "exit_code": summary.exit_code}))
     raise typer.Exit(summary.exit_code)

@@ -80,6 +80,8 @@ class Driver:
                 self._settle(plan.of("done"), told, journal)
                 if todo := plan.of("render", "encode"):
                     self._run(todo, journal)
+                    if not (self.summary.failed or self.summary.stopped_by):
+                        self.output.forget_prompts()
         self.summary.skipped = [item.shot.name for item in plan.of("done")]
         self.summary.blocked = [(item.shot.name, item.reason) for item in plan.of("blocked")]
         self.summary.seconds = time.monotonic() - began

@@ -10,9 +10,14 @@ from collections.abc import Iterable
 
 
 class LynxError(Exception):
-    """Base of all errors a user can act on. ``str(error)`` is one line (several for InputErrors)."""
+    """Base of all errors a user can act on. ``str(error)`` is one line (several for InputErrors).
+
+    Attributes:
+        machine: id of the machine on which it happened; empty where that is not known.
+    """
 
     exit_code = 1
+    machine = ""
 
 
 class InputErrors(LynxError):

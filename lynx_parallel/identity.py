@@ -158,6 +158,18 @@ def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> s
     return digest({"numerics": NUMERICS, **settings, **vae})
 
 
+def prompt_salt(weights: Mapping[str, str], dtype: str, device: str) -> str:
+    """Returns what a prompt's embedding depends on beside its text, as one digest.
+
+    Args:
+        weights: of ``weights.weight_digests``.
+        dtype: of the text encoder.
+        device: ``cuda`` or ``cpu``; they round differently.
+    """
+    encoder = {k: v for k, v in weights.items() if k.startswith(("base/text_encoder/", "base/tokenizer/"))}
+    return digest({"numerics": NUMERICS, "dtype": dtype, "device": device, **encoder})
+
+
 def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str, str]) -> dict[str, Any]:
     """The subject's part of the latents digest: what is given by content, what is found by what finds it."""
     needs_pixels = campaign.pipeline.model.adapters.ref is not None

@@ -10,15 +10,16 @@ import itertools
 import json
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lynx_parallel.artifacts import atomic_write, part_path, publish, sha256_file
+from lynx_parallel.artifacts import atomic_write, digest, part_path, publish, sha256_file
 from lynx_parallel.lock import Lock as Lock
 
 SIDECAR_VERSION = 1
@@ -53,6 +54,14 @@ class Output:
     def partials(self) -> set[Path]:
         """Every partial state there is."""
         return set((self.private / "partial").glob("*.safetensors"))
+
+    def prompts(self, salt: str) -> PromptFiles:
+        """Returns where prompt embeddings lie, so that all gangs share them."""
+        return PromptFiles(self.private / "prompts", salt)
+
+    def forget_prompts(self) -> None:
+        """Removes the embeddings: a finished campaign needs them no more."""
+        shutil.rmtree(self.private / "prompts", ignore_errors=True)
 
     def logs(self, name: str, attempt: int) -> Path:
         """Folder of one attempt's rank logs."""
@@ -98,7 +107,7 @@ class Output:
             ours: shots the journal knows; only their temporaries go: a user's own ``.part`` (a download, say) stays.
         """
         parts = [self.folder / file for file in self._files() if (m := _PART.fullmatch(file)) and m[1] in ours]
-        for folder in ("superseded", "partial", "faces"):
+        for folder in ("superseded", "partial", "faces", "prompts"):
             parts += (self.private / folder).rglob("*.part")
         parts += self.private.glob("probe-*")
         for path in parts:
@@ -172,6 +181,25 @@ class Output:
         target = self.private / "manifests" / f"{stamp}.yaml"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(manifest.read_bytes())
+
+
+class PromptFiles(NamedTuple):
+    """Files of prompt embeddings, one a text.
+
+    Attributes:
+        salt: digest of all that an embedding depends on beside the text.
+    """
+
+    folder: Path
+    salt: str
+
+    def path(self, text: str) -> Path:
+        """Returns the file of one text's embedding, which may not exist yet."""
+        return self.folder / f"{digest([self.salt, text])}.safetensors"
+
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """Returns the texts that have no embedding yet."""
+        return [text for text in dict.fromkeys(texts) if not self.path(text).exists()]
 
 
 class Journal:

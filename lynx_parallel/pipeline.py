@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from lynx_parallel.model.checkpoints import (
     load_vae,
 )
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.spec.pipeline import FaceSpec, ModelSpec, Sampling, parse_blocks
+from lynx_parallel.spec.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, parse_blocks
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, make_scheduler
 from lynx_parallel.stages.face import Policy
 from lynx_parallel.stages.identify import FaceModels, Person, identify_person
@@ -37,8 +37,6 @@ from lynx_parallel.stages.partial import Partial
 from lynx_parallel.stages.prompt import encode_prompts, pad
 from lynx_parallel.stages.subject import read_embedding, read_picture
 from lynx_parallel.weights import FaceFiles, WeightFiles, find_face_models, find_weights
-
-REFERENCE_PROMPT = "image of a face"
 
 T = TypeVar("T")
 
@@ -110,7 +108,7 @@ class LynxPipeline:
         self.device = device
         self.faces = faces
         self.guidance = LocalGuidance()
-        self.encoded_prompts: dict[str, torch.Tensor] = {}
+        self.encoded_prompts: MutableMapping[str, torch.Tensor] = {}
         self._static: OrderedDict[Hashable, Any] = OrderedDict()
         self._unconditional: dict[Hashable, torch.Tensor] = {}
         self.counts: Counter[str] = Counter()
@@ -229,8 +227,7 @@ class LynxPipeline:
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Makes the embeddings of these prompts ready; the text encoder is loaded for it and let go."""
-        if missing := [prompt for prompt in prompts if prompt not in self.encoded_prompts]:
-            self.encoded_prompts |= encode_prompts(self.base, missing, dtype=self.dtype, device=self.device)
+        encode_prompts(self.base, prompts, self.encoded_prompts, dtype=self.dtype, device=self.device)
 
     def prompt_embeds(self, prompt: str) -> torch.Tensor:
         """[1, 512, text_dim] of a prompt, encoded now if it was not before."""

@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 from dataclasses import dataclass, field
 
-from lynx_parallel.errors import Stopped
+from lynx_parallel.errors import ClusterError, Stopped
 
 
 @dataclass
@@ -16,6 +16,8 @@ class Summary:
     Attributes:
         failed, blocked: (name, reason).
         retries: attempts that failed and were made again.
+        left_out: machines and GPUs that were at fault and not used any more, each with its reason.
+        fault: what made every shot fail, with a remedy; empty where nothing did.
         conditioning: how often subjects, texts, identities and references were made, and how often found kept.
         stopped_by: number of the signal that ended the run early; SIGUSR1 also for ``--stop-after``.
     """
@@ -26,6 +28,8 @@ class Summary:
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
     retries: int = 0
+    left_out: list[str] = field(default_factory=list)
+    fault: str = ""
     conditioning: Counter[str] = field(default_factory=Counter)
     stopped_by: int | None = None
     seconds: float = 0.0
@@ -36,4 +40,6 @@ class Summary:
             return Stopped.exit_code
         if self.stopped_by is not None:
             return 128 + self.stopped_by
+        if self.fault:
+            return ClusterError.exit_code
         return 1 if self.failed or self.blocked else 0

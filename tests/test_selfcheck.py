@@ -143,8 +143,10 @@ def _all_gangs(rank: int, store: dist.Store) -> dict[str, list[Check]]:
     """What each of two ranks finds in good gangs, beside a peer that sends wrong values, and beside one that hangs."""
     found = {}
     for name, layout in LAYOUTS.items():
-        xdit.join(layout, rank=rank, store=dist.PrefixStore(name, store), device=CPU, transformer_config=CONFIG)
-        found[name] = check_group(CPU, xdit.axis_groups())
+        member = xdit.join(
+            layout, rank=rank, store=dist.PrefixStore(name, store), device=CPU, transformer_config=CONFIG
+        )
+        found[name] = check_group(CPU, member.groups)
         xdit.leave()
     for name, peer in (("liar", _lie), ("sleeper", lambda: store.wait(["checked"]))):
         dist.init_process_group("gloo", store=dist.PrefixStore(name, store), rank=rank, world_size=2)

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.attempt import Run
-from lynx_parallel.gang.messages import Hello, Load, Rendered
-from lynx_parallel.gang.placement import Machine, NoRoom, Terms
+from lynx_parallel.gang.messages import Check, Hello, Load, Rendered
+from lynx_parallel.gang.placement import Machine, NoRoom, Terms, UnfitRank
 from lynx_parallel.gang.supervisor import Supervisor
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output
@@ -79,13 +79,26 @@ class _Jump(selectors.SelectSelector):
 
 @dataclass
 class World:
-    """Outcomes to come, and what must hold of all gangs together at any time."""
+    """Outcomes to come, and what must hold of all gangs together at any time.
+
+    Attributes:
+        machines: names; each holds an equal part of the ranks.
+        faults: what every shot fails with, by machine.
+        unfit: GPUs that fail their self-check, by machine; empty for the machine itself.
+        held: GPUs that were taken out of the run.
+    """
 
     outcomes: Iterator[str]
+    machines: tuple[str, ...] = ("here",)
+    faults: dict[str, str] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
+    held: list[tuple[str, str]] = field(default_factory=list)
+    on: Counter[str] = field(default_factory=Counter)
     ranks: int = 0
     at_work: set[str] = field(default_factory=set)
     attempts: Counter[str] = field(default_factory=Counter)
     made: Counter[str] = field(default_factory=Counter)
+    encoded: Counter[str] = field(default_factory=Counter)
 
     def next(self) -> str:
         return next(self.outcomes, "done")
@@ -96,28 +109,67 @@ class World:
         assert all(path.exists() for path in needed)
         if self.ranks + size > RANKS:
             raise AssertionError(f"{self.ranks} ranks live, {size} more started")
-        await asyncio.sleep(5)
+        free = [
+            m for m in self.machines if m not in terms.excluded and self.on[m] + size <= RANKS // len(self.machines)
+        ]
+        if not free:
+            raise NoRoom("no room")
+        machine = free[0]
+        self.on[machine] += size
+        try:
+            await asyncio.sleep(5)
+            self._check_start(machine)
+        except BaseException:
+            self.on[machine] -= size
+            raise
+        self.ranks += size
+        return FakeGang(self, size, load, prompts, machine)
+
+    def _check_start(self, machine: str) -> None:
         match self.next():
             case "no room":
                 raise NoRoom("no room")
             case "died starting":
                 raise RenderError("a rank died", "died")
-        self.ranks += size
-        return FakeGang(self, size, load, prompts)
+        if machine in self.unfit and (machine, self.unfit[machine]) not in self.held:
+            hello = Hello(1, machine, "H100", "flash3", "0", machine, self.unfit[machine])
+            raise UnfitRank(hello, Check("attention", False, 0.1, "wrong by 3e-01", "Leave it out."))
+
+    async def hold(self, machine: str, gpu: str) -> object:
+        self.held.append((machine, gpu))
+        return object()
 
 
 class FakeGang:
     """As ``Gang``, without ranks."""
 
-    def __init__(self, world: World, size: int, load: Load, prompts: list[str]):
-        self.world, self.load, self.prompts = world, load, prompts
+    def __init__(self, world: World, size: int, load: Load, prompts: list[str], machine: str):
+        self.world, self.load = world, load
+        self._encode(prompts)
         self.layout: Layout | None = None
         self.ranks = [None] * size
-        self.hellos = [Hello(1, "here", "cpu", "sdpa", "0")] * size
+        self.machine = machine
+        self.hellos = [Hello(1, machine, "cpu", "sdpa", "0", machine)] * size
         self.breaks = ()
 
     def kill(self) -> None:
         self.world.ranks -= len(self.ranks)
+        self.world.on[self.machine] -= len(self.ranks)
+
+    def _encode(self, prompts: list[str]) -> None:
+        files = self.load.prompts
+        assert files is not None
+        self.world.encoded.update(prompts)
+        for prompt in prompts:
+            files.folder.mkdir(parents=True, exist_ok=True)
+            files.path(prompt).touch()
+
+    async def encode_prompts(self, prompts: list[str]) -> None:
+        await asyncio.sleep(5)
+        match self.world.next():
+            case "died" | "memory" as outcome:
+                raise RenderError(outcome, outcome)
+        self._encode(prompts)
 
     async def stop(self) -> None:
         """A rank that does not answer."""
@@ -132,12 +184,16 @@ class FakeGang:
     ) -> Rendered:
         world = self.world
         assert shot.name not in world.at_work, "two gangs at one shot"
-        assert {shot.text, shot.sampling.negative_prompt} <= set(self.prompts), "a prompt that was not encoded"
+        files = self.load.prompts
+        assert files is not None
+        assert not files.missing([shot.text, shot.sampling.negative_prompt]), "a prompt that was not encoded"
         world.at_work.add(shot.name)
         world.attempts[shot.name] += 1
         logs.mkdir(parents=True)
         try:
             await asyncio.sleep(60)
+            if fault := world.faults.get(self.machine):
+                raise RenderError(fault, "raised")
             match outcome := world.next():
                 case "subject":
                     raise SubjectError("no face")
@@ -187,8 +243,9 @@ def supervise(
     error = ""
 
     async def go() -> None:
-        terms = Terms(device, True, (Machine("here", "127.0.0.1", RANKS),))
-        supervisor = Supervisor(run, todo, terms, partial(world.start))  # type: ignore[arg-type]
+        machines = tuple(Machine(name, "127.0.0.1", RANKS // len(world.machines)) for name in world.machines)
+        terms = Terms(device, True, machines)
+        supervisor = Supervisor(run, todo, terms, partial(world.start), world.hold)  # type: ignore[arg-type]
         work = asyncio.ensure_future(supervisor.make_all())
         if stop_after is not None:
             await asyncio.sleep(stop_after)
@@ -441,3 +498,106 @@ def test_starts_are_tried_again_but_not_for_ever(campaign_of: Any, tmp_path: Pat
     assert len(summary.rendered) == 13
     _, _, error = run_with(campaign_of, tmp_path / "many", ["died starting"] * 30)
     assert error == "a rank died"
+
+
+NO_DRIVER = "RuntimeError: Found no NVIDIA driver on your system."
+
+
+def test_a_fault_that_every_shot_shares_ends_the_run(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(()), faults={"here": NO_DRIVER})
+    summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec())
+    assert not error
+    assert summary.exit_code == 3
+    assert summary.fault.startswith(f"every shot fails in the same way, last on here: {NO_DRIVER}. Install the NVIDIA")
+    assert "\n" not in summary.fault
+    assert dict(world.attempts) == dict.fromkeys(list(world.attempts), 2)
+    assert len(world.attempts) == 2  # two shots, each with its retry
+    assert len(summary.failed) == len(plan.items)
+    assert [reason for _, reason in summary.failed if reason == f"not tried: {summary.fault}"] == [
+        f"not tried: {summary.fault}"
+    ] * 11
+    events = [json.loads(line)["event"] for line in Output(tmp_path).journal.read_text().splitlines()]
+    assert events.count("fault") == 1
+    assert events.count("failed") == 2
+
+
+def test_failures_after_a_success_are_the_shots_own(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(()))
+    when_begun(world, 2, lambda: world.faults.update(here="ValueError: of the prompt"))
+    summary, _, error = supervise(campaign_of(tmp_path), world, ClusterSpec())
+    assert not error
+    assert not summary.fault
+    assert summary.exit_code == 1
+    assert len(summary.failed) == 12
+    assert len(summary.rendered) == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_one_bad_machine_is_left_out_and_the_rest_works(campaign_of: Any, tmp_path: Path, device: str) -> None:
+    world = World(iter(()), machines=("bad", "good"), faults={"bad": NO_DRIVER})
+    summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2), device)
+    assert not error
+    assert sorted(summary.rendered) == sorted(item.shot.name for item in plan.items)
+    assert summary.exit_code == 0
+    [line] = summary.left_out
+    assert line.startswith(f"bad: shots fail there in the same way: {NO_DRIVER}")
+    assert world.on["bad"] == 0
+
+
+def test_a_fault_of_all_machines_ends_the_run(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(()), machines=("a", "b"), faults={"a": NO_DRIVER, "b": NO_DRIVER})
+    summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=4), "cuda")
+    assert not error
+    assert summary.exit_code == 3
+    assert NO_DRIVER in summary.fault
+    assert not summary.rendered
+    assert sum(world.attempts.values()) <= 12
+    assert len(summary.failed) == len(plan.items)
+
+
+def test_machines_that_fail_differently_are_left_out_one_by_one(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(()), machines=("a", "b"), faults={"a": NO_DRIVER, "b": "OSError: no libcudnn.so"})
+    summary, _, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=4), "cuda")
+    assert summary.exit_code == 3
+    assert not summary.rendered
+
+
+def test_an_unfit_gpu_is_left_out_and_the_rest_works(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(()), unfit={"here": "2"})
+    summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(), "cuda")
+    assert not error
+    assert len(summary.rendered) == len(plan.items)
+    assert world.held == [("here", "2")]
+    assert summary.left_out == ["here, GPU 2: attention: wrong by 3e-01. Leave it out."]
+
+
+@pytest.mark.parametrize("machines", [("here",), ("here", "there")])
+def test_an_unfit_machine_ends_the_run_only_where_no_other_is(
+    campaign_of: Any, tmp_path: Path, machines: tuple[str, ...]
+) -> None:
+    world = World(iter(()), machines=machines, unfit={"here": ""})
+    summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(), "cpu")
+    assert not error
+    if len(machines) == 1:
+        assert summary.exit_code == 3
+        assert summary.fault.startswith("no gang of 2 can form without what was left out: here: attention: wrong by")
+        assert not summary.rendered
+    else:
+        assert len(summary.rendered) == len(plan.items)
+        assert len(summary.left_out) == 1
+
+
+def test_prompts_are_encoded_once_for_all_gangs(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(()))
+    summary, _, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=4), "cuda")
+    assert len(summary.rendered) == 13
+    assert set(world.encoded.values()) == {1}
+    assert len(world.encoded) == 5  # three prompts, the negative one, the reference pass's
+
+
+def test_another_gang_encodes_where_the_first_died(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(["died starting", "done", "died"]))
+    summary, _, error = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2))
+    assert not error
+    assert len(summary.rendered) == 13
+    assert set(world.encoded.values()) == {1}

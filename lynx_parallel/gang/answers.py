@@ -51,9 +51,9 @@ async def answer(ref: Awaitable[Any]) -> Any:
         raise RenderError(_in_a_line(error), "died") from error
 
 
-async def answers(refs: Iterable[Any]) -> list[Any]:
-    """Results of several; the first failure wins, since its peers may then wait forever."""
-    tasks = [asyncio.ensure_future(answer(ref)) for ref in refs]
+async def first_failure_wins(calls: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Returns the results of several calls. The first failure ends the wait: its peers may wait forever."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:

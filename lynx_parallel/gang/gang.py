@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,11 +15,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import lynx_parallel
 from lynx_parallel.artifacts import disk_is_full
-from lynx_parallel.errors import ClusterError, RenderError, SubjectError
-from lynx_parallel.gang.answers import answer, answers
+from lynx_parallel.errors import ClusterError, LynxError, RenderError, SubjectError
+from lynx_parallel.gang.answers import answer, first_failure_wins
 from lynx_parallel.gang.environment import rank_environment, threads_here
 from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
-from lynx_parallel.gang.placement import Terms, bundle_of, place
+from lynx_parallel.gang.placement import Terms, UnfitRank, bundle_of, place
 from lynx_parallel.gang.policy import hung_after
 from lynx_parallel.gang.rank import Rank
 from lynx_parallel.ledger import Output
@@ -56,13 +56,16 @@ class Gang:
     async def start(
         cls, size: int, load: Load, prompts: list[str], terms: Terms, output: Output, needed: Sequence[Path] = ()
     ) -> Self:
-        """Places the ranks, has them look for the files, encodes the prompts on the first, loads the weights on each.
+        """Places the ranks, has each check itself and the files, and loads the weights.
+
+        The first rank encodes the prompts before it loads, while the others load.
 
         Args:
             output: must be seen by every rank, as ``needed``.
 
         Raises:
             NoRoom: the cluster cannot hold the ranks.
+            UnfitRank: a rank failed its self-check.
             ClusterError: it runs another version of this package, or does not see the files.
             RenderError: a rank died or hung.
             LynxError: what a rank raised while loading.
@@ -83,9 +86,9 @@ class Gang:
                 gang.ranks.append(rank.remote(terms.device, sharing[index], load))
             await gang._meet(START_S * terms.hung_after)
             await gang._check_files(output, needed)
-            if prompts:
-                await gang._done([gang.ranks[0].encode_prompts.remote(prompts)])
-            await gang._done(rank.load.remote() for rank in gang.ranks)
+            await gang._check_ranks(output)
+            encoded = [gang.ranks[0].encode_prompts.remote(prompts)] if prompts else []
+            await gang._done([rank.load.remote() for rank in gang.ranks], first=encoded)
         except BaseException:
             gang.kill()
             raise
@@ -94,7 +97,9 @@ class Gang:
     async def _meet(self, within: float) -> None:
         """Hears each rank's hello, and sorts ranks by machine: groups that talk the most are contiguous."""
         try:
-            hellos = await asyncio.wait_for(answers(rank.hello.remote() for rank in self.ranks), within)
+            hellos = await asyncio.wait_for(
+                first_failure_wins([answer(rank.hello.remote()) for rank in self.ranks]), within
+            )
         except TimeoutError:
             raise RenderError(f"a rank has not started within {within:.0f} s", "hung") from None
         for hello in hellos:
@@ -126,6 +131,18 @@ class Gang:
                     f"{hello.host} does not see {missing[0]}: all machines must see it, under the same path"
                 )
 
+    async def _check_ranks(self, output: Output) -> None:
+        found = await self._done(rank.check.remote(output.folder) for rank in self.ranks)
+        for hello, checks in zip(self.hellos, found, strict=True):
+            for check in checks:
+                # A full disk is waited for at the end of a shot.
+                if not check.ok and not (check.name == "output" and disk_is_full(RuntimeError(check.detail))):
+                    raise UnfitRank(hello, check)
+
+    async def encode_prompts(self, prompts: list[str]) -> None:
+        """Has the first rank make prompt embeddings. Raises as ``render``."""
+        await self._done([self.ranks[0].encode_prompts.remote(prompts)])
+
     async def form(self, layout: Layout) -> None:
         """Groups the first ``layout.size`` ranks anew, where they are not grouped so already.
 
@@ -138,7 +155,14 @@ class Gang:
             await self._done(rank.leave.remote() for rank in self.members)
         self.layout = layout
         [store] = await self._done([self.ranks[0].open_store.remote()])
-        await self._done(rank.join.remote(layout, index, store) for index, rank in enumerate(self.members))
+        found = await self._done(rank.join.remote(layout, index, store) for index, rank in enumerate(self.members))
+        for index, checks in enumerate(found):
+            for check in checks:
+                if not check.ok:
+                    hello = self.hellos[index]
+                    error = RenderError(f"{check.name}: {check.detail} (on {hello.host}). {check.remedy}")
+                    error.machine = hello.machine
+                    raise error
 
     @property
     def breaks(self) -> tuple[int, ...]:
@@ -187,18 +211,33 @@ class Gang:
             raise
         return (await self._done(renders, steps=True))[0]
 
-    async def _done(self, refs: Iterable[Any], *, steps: bool = False) -> list[Any]:
-        """All results, unless a rank stops answering or, with ``steps``, its steps stop coming."""
-        work, watch = asyncio.ensure_future(answers(refs)), asyncio.ensure_future(self._watch(steps))
+    async def _done(self, refs: Iterable[Any], *, steps: bool = False, first: Sequence[Any] = ()) -> list[Any]:
+        """Returns all results, one a rank from rank 0 on, unless a rank stops answering or raises.
+
+        Args:
+            steps: whether the steps of the shot must keep coming.
+            first: calls before these, whose results are not returned.
+        """
+        calls = [*(self._of(rank, ref) for rank, ref in enumerate(first))]
+        calls += [self._of(rank, ref) for rank, ref in enumerate(refs)]
+        work, watch = asyncio.ensure_future(first_failure_wins(calls)), asyncio.ensure_future(self._watch(steps))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 watch.result()  # raises
-            return await work
+            return (await work)[len(first) :]
         finally:
             work.cancel()
             watch.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)  # both may have failed; one has been told
+
+    async def _of(self, rank: int, ref: Awaitable[Any]) -> Any:
+        """Returns what a rank answers; an error names the rank's machine."""
+        try:
+            return await answer(ref)
+        except LynxError as error:
+            error.machine = self.hellos[rank].machine if self.hellos else ""
+            raise
 
     async def _watch(self, watch_steps: bool) -> None:
         """Ends only by raising: a stopped process is seen by no one else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lynx_parallel.ledger import PromptFiles
 from lynx_parallel.spec.cluster import Attention
 from lynx_parallel.weights import FaceFiles, WeightFiles
 
@@ -18,7 +19,7 @@ class Hello:
         attention: name of the attention kernel.
         version: of this package.
         node: Ray's id of the machine.
-        gpu: UUID of the GPU; empty on the CPU.
+        gpu: Ray's id of the GPU on its machine; empty on the CPU.
     """
 
     pid: int
@@ -101,6 +102,7 @@ class Load:
         tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
         keep_projections: as in ``load_transformer``; None keeps them where the device has room.
         face: models for subjects whose landmarks or embedding are not given.
+        prompts: where prompt embeddings lie; None keeps them in the rank's memory alone.
         save_every: seconds between partial states at least.
         hung_after: as of ``ClusterSpec``.
     """
@@ -113,5 +115,6 @@ class Load:
     tiled_decode: bool = False
     keep_projections: bool | None = None
     face: FaceFiles | None = None
+    prompts: PromptFiles | None = None
     save_every: float = 30.0
     hung_after: float = 60.0

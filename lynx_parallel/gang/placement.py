@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import GetTimeoutError
 from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.errors import ClusterError, LynxError
 from lynx_parallel.gang.answers import answer
+from lynx_parallel.gang.messages import Check, Hello
 from lynx_parallel.gang.policy import HUNG_AFTER_S
 
 CPUS_OF_A_CPU_RANK = 0.25
@@ -27,6 +29,25 @@ _NODE_LABEL = "ray.io/node-id"
 
 class NoRoom(ClusterError):
     """The cluster cannot hold the ranks, at least not now."""
+
+
+class UnfitRank(ClusterError):
+    """A rank failed its self-check: its GPU or its machine cannot be used.
+
+    Attributes:
+        host: name of the machine.
+        gpu: Ray's id of the GPU at fault; empty where the whole machine is.
+    """
+
+    def __init__(self, hello: Hello, check: Check):
+        self.host, self.machine = hello.host, hello.machine
+        self.gpu = "" if check.name == "output" else hello.gpu
+        super().__init__(f"{self.where}: {check.name}: {check.detail}. {check.remedy}")
+
+    @property
+    def where(self) -> str:
+        """The machine, and the GPU where that is at fault, in words."""
+        return f"{self.host}, GPU {self.gpu}" if self.gpu else self.host
 
 
 class Machine(NamedTuple):
@@ -151,3 +172,49 @@ def _resources(terms: Terms) -> str:
     found = ray.cluster_resources()
     total = ", ".join(f"{kind} {found.get(kind, 0):g}" for kind in ("CPU", "GPU"))
     return f"{total}, without {len(terms.excluded)} excluded machines" if terms.excluded else total
+
+
+class _Holder:
+    """An actor that only keeps a GPU from others."""
+
+    def gpu(self) -> str:
+        return next(iter(ray.get_runtime_context().get_accelerator_ids()["GPU"]), "")
+
+
+async def hold_gpu(machine: str, gpu: str, within: float = 30.0) -> Any | None:
+    """Takes a GPU out of the run, for as long as the returned actor lives.
+
+    Ray cannot be asked for a certain GPU. So actors take the machine's free GPUs until one of them has it.
+
+    Args:
+        machine: Ray's id of the node.
+        gpu: Ray's id of the GPU.
+        within: seconds that an actor may wait for a free GPU.
+
+    Returns:
+        The actor, or None where the GPU did not become free.
+    """
+    holders: list[Any] = []
+    found = None
+    for _ in range(int(_gpus_of(machine))):
+        holder = (
+            ray.remote(num_gpus=1, num_cpus=0)(_Holder)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False))
+            .remote()
+        )
+        holders.append(holder)
+        try:
+            mine = await asyncio.wait_for(answer(holder.gpu.remote()), within)
+        except (TimeoutError, LynxError):
+            break
+        if mine == gpu:
+            found = holder
+            break
+    for holder in holders:
+        if holder is not found:
+            ray.kill(holder, no_restart=True)
+    return found
+
+
+def _gpus_of(machine: str) -> float:
+    return next((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["NodeID"] == machine), 0)

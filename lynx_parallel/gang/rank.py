@@ -23,9 +23,10 @@ import lynx_parallel
 from lynx_parallel.artifacts import sha256_file
 from lynx_parallel.errors import RenderError, Stopped
 from lynx_parallel.gang.environment import bind_network, threads_here
-from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
+from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
 from lynx_parallel.gang.partials import PartialStates
 from lynx_parallel.gang.preparation import Preparation
+from lynx_parallel.gang.selfcheck import check_group, check_rank
 from lynx_parallel.gang.writing import logged_to, when_room, write_log
 from lynx_parallel.model.attention import Attention, choose_kernel
 from lynx_parallel.model.checkpoints import load_vae
@@ -42,7 +43,7 @@ from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.encode import encode_video
 from lynx_parallel.stages.latents import decode, to_frames
 from lynx_parallel.stages.partial import Partial, load_partial
-from lynx_parallel.stages.prompt import encode_prompts
+from lynx_parallel.stages.prompt import PromptFolder, encode_prompts
 from lynx_parallel.weights import WeightFiles, transformer_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
@@ -64,7 +65,7 @@ class Rank:
         self.pipeline: LynxPipeline | None = None
         self.vae: Any = None
         self._split_vae: Any = None
-        self._prompts: dict[str, torch.Tensor] = {}
+        self._prompts = {} if load.prompts is None else PromptFolder(load.prompts.path)
         self._preparation = Preparation()
         self._inputs: ShotInputs | None = None
         self._progress = Progress(0, 0, 0.0)
@@ -81,11 +82,13 @@ class Rank:
             ClusterError: the attention kernel asked for is not to be had here.
         """
         attention, _ = self._attention
-        device, gpu = "cpu", ""
+        device, node, gpu = "cpu", "", ""
+        if ray.is_initialized():
+            context = ray.get_runtime_context()
+            node = context.get_node_id()
+            gpu = next(iter(context.get_accelerator_ids()["GPU"]), "")
         if self.device.type == "cuda":
-            properties = torch.cuda.get_device_properties(0)
-            device, gpu = properties.name, str(properties.uuid)
-        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+            device = torch.cuda.get_device_name(0)
         return Hello(os.getpid(), socket.gethostname(), device, attention, lynx_parallel.__version__, node, gpu)
 
     @cached_property
@@ -120,10 +123,15 @@ class Rank:
             return [f"{probe.parent.parent}, the output folder, to write to it"]
         return [str(path) for path in needed if not path.exists()]
 
+    def check(self, output: Path) -> list[Check]:
+        """Checks in seconds what this rank needs by itself, before it loads the weights."""
+        name, kernel = self._attention
+        return check_rank(self.device, getattr(torch, self.what.dtype), name, kernel, output)
+
     def encode_prompts(self, prompts: list[str]) -> None:
-        """Rank 0: makes the campaign's prompt embeddings; the text encoder is gone before the rest is loaded."""
+        """Rank 0: makes prompt embeddings for all gangs. The text encoder is gone before the rest is loaded."""
         dtype = getattr(torch, self.what.dtype)
-        self._prompts |= encode_prompts(self.what.weights.base, prompts, dtype=dtype, device=self.device)
+        encode_prompts(self.what.weights.base, prompts, self._prompts, dtype=dtype, device=self.device)
 
     def load(self) -> None:
         """Loads the weights; a sharded transformer waits for ``join``, which knows this rank's share."""
@@ -144,20 +152,27 @@ class Rank:
         )  # fmt: skip
         return host, self._store.port
 
-    def join(self, layout: Layout, rank: int, store: tuple[str, int]) -> None:
+    def join(self, layout: Layout, rank: int, store: tuple[str, int]) -> list[Check]:
         """Becomes rank ``rank`` of a gang of this layout; blocks until its peers have joined.
 
         Weights stay as they are, unless they are sharded: each rank then reads its share of the new group.
+
+        Returns:
+            The checks of the gang's collectives, one each axis.
         """
         self.layout, self.rank = layout, rank
+        checks: list[Check] = []
         if not self.what.denoise:
-            return
+            return checks
         if layout.size > 1:
             mine = self._store if rank == 0 else dist.TCPStore(*store, None, False, COLLECTIVE_TIMEOUT)
             membership = xdit.join(
                 layout, rank=rank, store=mine, device=self.device, kernel=self._attention[1],
                 transformer_config=transformer_config(self.what.weights), timeout=COLLECTIVE_TIMEOUT,
             )  # fmt: skip
+            checks = check_group(self.device, membership.groups)
+            if not all(check.ok for check in checks):
+                return checks
             if self.what.shard:
                 self._build(membership.tokens.group if layout.sequence > 1 else None)
             assert self.pipeline is not None
@@ -167,6 +182,7 @@ class Rank:
                 self._build(None)
             assert self.pipeline is not None
             localize(self.pipeline, self._attention[1])
+        return checks
 
     def leave(self) -> None:
         """Leaves the gang; weights stay, but for a share of a sharded transformer."""

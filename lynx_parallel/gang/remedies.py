@@ -55,6 +55,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "Set NCCL_SOCKET_IFNAME to the interface that reaches the other ranks. NCCL_DEBUG=INFO logs the reason.",
     ),
     (r"[Gg]loo|connectFullMesh", "Set GLOO_SOCKET_IFNAME to the interface that reaches the other ranks."),
+    (
+        r"ffmpeg",
+        "This ffmpeg cannot encode the video. Reinstall imageio-ffmpeg, or name another one in IMAGEIO_FFMPEG_EXE.",
+    ),
     (r"shared object file", "A library is missing. Install the package again."),
     (r"Read-only file system|Permission denied", "Make the folder writable for this user, or choose another one."),
     (r"No space left|quota exceeded|File too large", "Free some space, or choose another folder."),

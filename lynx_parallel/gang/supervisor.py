@@ -13,13 +13,16 @@ from pathlib import Path
 from lynx_parallel.artifacts import disk_is_full, shown
 from lynx_parallel.errors import LynxError, RenderError, Stopped, SubjectError
 from lynx_parallel.gang.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
+from lynx_parallel.gang.faults import SHARED_KINDS
 from lynx_parallel.gang.gang import Gang
+from lynx_parallel.gang.machines import HoldGpu, Machines
 from lynx_parallel.gang.messages import Load, Rendered
-from lynx_parallel.gang.placement import NoRoom, Terms
-from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, decide, lighter
+from lynx_parallel.gang.placement import NoRoom, Terms, UnfitRank, hold_gpu
+from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, Retry, decide, lighter
+from lynx_parallel.gang.texts import SharedTexts
 from lynx_parallel.gang.work import Queue, Slot, Work
+from lynx_parallel.identity import prompt_salt
 from lynx_parallel.ledger import Output
-from lynx_parallel.pipeline import REFERENCE_PROMPT
 from lynx_parallel.plan import Item
 from lynx_parallel.spec.manifest import Shot
 
@@ -45,9 +48,17 @@ class Supervisor:
         InputErrors, ClusterError: more asked for than the cluster can hold.
     """
 
-    def __init__(self, run: Run, todo: Sequence[Item], terms: Terms, start: StartGang = Gang.start):
+    def __init__(
+        self,
+        run: Run,
+        todo: Sequence[Item],
+        terms: Terms,
+        start: StartGang = Gang.start,
+        hold: HoldGpu = hold_gpu,
+    ):
         self.run = run
-        available = sum(machine.ranks for machine in terms.machines)
+        self._machines = Machines(terms, hold)
+        available = self._machines.ranks
         self._start_gang = start
         self._shots: list[Shot] = [item.shot for item in todo]
         self._footprint = Footprint(
@@ -56,11 +67,13 @@ class Supervisor:
         self._most = run.layouts.most(terms.device, available)
         self._size = self._largest()
         self._gangs = run.layouts.gangs(self._size, terms.device, available, len(todo))
-        self._terms = terms
+        self._device = terms.device
         self._slots = [Slot() for _ in range(self._gangs)]
         self._denoise = any(item.action == "render" for item in todo)  # a retry may come to any gang
         self._queue = Queue(Work(item, f"[{number}/{len(todo)}]") for number, item in enumerate(todo, start=1))
         self._running: set[Work] = set()
+        prompts = run.output.prompts(prompt_salt(run.digests, run.campaign.pipeline.model.dtype, terms.device))
+        self._texts = SharedTexts(prompts, self._shots if self._denoise else ())
         self._began = False
         self._over = ""
         self._quarantined: dict[str, str] = {}
@@ -71,7 +84,7 @@ class Supervisor:
         Raises:
             LynxError: no gang could be started at all, or none could be by what all have in common.
         """
-        ranks = f"{self._size} rank{'s' * (self._size > 1)} on {self._terms.device}"
+        ranks = f"{self._size} rank{'s' * (self._size > 1)} on {self._device}"
         self.run.say(f"starting {ranks}" if self._gangs == 1 else f"starting {self._gangs} gangs of {ranks}")
         servers = [asyncio.ensure_future(self._serve(slot)) for slot in self._slots]
         try:
@@ -82,12 +95,21 @@ class Supervisor:
             await asyncio.gather(*servers, return_exceptions=True)
         if self._stopping:
             return
+        if self.run.summary.fault:
+            self._leave(self._queue.left())
+            return
         reasons = [slot.error for slot in self._slots if slot.error is not None]
         if reasons and not self._began:
             raise reasons[0]
         reason = self._over or next((f"no ranks could be started: {error}" for error in reasons), "not tried")
         for work in self._queue.left():
             self._fail(work.item, reason)
+
+    def _leave(self, works: Sequence[Work]) -> None:
+        """Notes shots that were not tried. The fault is told once, and not for each of them."""
+        self.run.summary.failed += [(work.item.shot.name, f"not tried: {self.run.summary.fault}") for work in works]
+        if works:
+            self.run.say(f"{len(works)} shots were not tried")
 
     async def put_aside(self, work: asyncio.Future[None], within: float | None = STOP_WITHIN_S) -> None:
         """Has the shots at hand save their states, and ends ``work``, which is ``make_all`` at work.
@@ -120,11 +142,12 @@ class Supervisor:
         """Makes one shot after the other in one slot."""
         try:
             while self._open(slot):
-                if slot.footprint != self._footprint:
+                if slot.footprint != self._footprint or slot.machine in self._machines.terms.excluded:
                     slot.end()
                 taken = {other.subject for other in self._slots if other is not slot}
                 work = self._queue.pull(slot, taken, _clock()) if self._has_room(slot) else None
                 if work is None:  # all that is left is running elsewhere, or waits for its retry
+                    self._fail_stranded()
                     await asyncio.sleep(IDLE_S)
                 elif reason := self._quarantined.get(work.subject):
                     self._fail(work.item, reason)
@@ -133,9 +156,15 @@ class Supervisor:
         finally:
             slot.end()
 
+    def _fail_stranded(self) -> None:
+        """Fails shots that were to be tried on another machine, once no gang is left to do it."""
+        machines = [slot.machine for slot in self._slots if slot.error is None]
+        for work in self._queue.take_stranded(machines):
+            self._fail(work.item, work.reason)
+
     def _open(self, slot: Slot) -> bool:
         """Whether a slot goes on."""
-        if self._stopping or self._over or slot.error is not None:
+        if self._stopping or self._over or self.run.summary.fault or slot.error is not None:
             return False
         others = [other for other in self._slots if other.error is None]
         surplus = others.index(slot) >= self._gangs  # gangs have become larger, and fewer
@@ -152,13 +181,13 @@ class Supervisor:
         try:
             slot.subject = work.subject
             error = await self._start(slot)
-            if error is None and not self._stopping:
+            if error is None and not self._stopping and work.not_on != slot.machine:
                 await self._attempt(slot, work)
             else:
                 self._queue.retry(work)  # another gang may take it meanwhile
         finally:
             self._running.remove(work)
-        if error is not None and (seconds := self._start_again(slot, error)) is not None:
+        if error is not None and (seconds := await self._start_again(slot, error)) is not None:
             await asyncio.sleep(seconds)
 
     async def _start(self, slot: Slot) -> LynxError | None:
@@ -167,15 +196,18 @@ class Supervisor:
             return None
         slot.ranks, slot.footprint = self._size, self._footprint
         try:
-            load, prompts = self._load()
-            terms = replace(self._terms, gangs=self._gangs)
-            with told_every(PROGRESS_EVERY_S, self._still_starting):
-                slot.gang = await self._start_gang(self._size, load, prompts, terms, self.run.output, self._needed())
+            terms = replace(self._machines.terms, gangs=self._gangs)
+            with told_every(PROGRESS_EVERY_S, self._still_starting), self._texts.claimed() as prompts:
+                slot.gang = await self._start_gang(
+                    self._size, self._load(), prompts, terms, self.run.output, self._needed()
+                )
         except LynxError as error:
             slot.end()
             return error
         slot.failed_starts = 0
         self._began = True
+        for hello in slot.gang.hellos:
+            self._machines.met(hello.machine, hello.host)
         self._tell_machines(slot.gang)
         return None
 
@@ -193,13 +225,17 @@ class Supervisor:
     async def _still_starting(self, seconds: float) -> None:
         self.run.say(f"still starting ranks, or waiting for room for them, after {seconds:.0f} s")
 
-    def _start_again(self, slot: Slot, error: LynxError) -> float | None:
+    async def _start_again(self, slot: Slot, error: LynxError) -> float | None:
         """Seconds after which a gang that could not be started is tried again; None where the slot is given up.
 
         Raises:
             LynxError: what came in the way, where it would come in every gang's way and none was ever there.
         """
-        if not isinstance(error, NoRoom | RenderError) and not self._began:
+        if isinstance(error, UnfitRank) and await self._machines.unfit(error):
+            slot.failed_starts = 0
+            self._tell_left_out(str(error))
+            return IDLE_S
+        if not isinstance(error, NoRoom | UnfitRank | RenderError) and not self._began:
             raise error
         no_room = isinstance(error, NoRoom)
         slot.failed_starts = 0 if no_room and self._at_work else slot.failed_starts + 1
@@ -212,19 +248,32 @@ class Supervisor:
         self.run.say(f"no ranks could be started: {error}; trying again")
         return ROOM_AGAIN_S if no_room else BACKOFF_S[min(slot.failed_starts, len(BACKOFF_S)) - 1]
 
-    def _load(self) -> tuple[Load, list[str]]:
-        """What ranks load, and the prompts to encode first: of every shot that may come to them."""
+    def _tell_left_out(self, reason: str) -> None:
+        """Says what was left out, and ends the run where no gang can form without it."""
         run = self.run
-        load = Load(
+        new = self._machines.left_out[len(run.summary.left_out) :]
+        run.summary.left_out += new
+        for line in new:
+            run.journal.append("left out", reason=line)
+            run.say(f"left out of this run: {line}")
+        self._most = min(self._most, self._machines.ranks)
+        self._gangs = min(self._gangs, self._most // self._size)
+        if self._gangs < 1:
+            self._end(f"no gang of {self._size} can form without what was left out: {reason}")
+
+    def _end(self, fault: str) -> None:
+        """Ends the run for a fault that every shot shares."""
+        self.run.summary.fault = self.run.summary.fault or fault
+        self.run.journal.append("fault", reason=fault)
+
+    def _load(self) -> Load:
+        """What ranks load."""
+        run = self.run
+        return Load(
             run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._footprint.shard,
             attention=run.cluster.attention, tiled_decode=self._footprint.tiled_decode, face=run.face,
-            save_every=run.cluster.save_every, hung_after=run.cluster.hung_after,
+            save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=self._texts.files,
         )  # fmt: skip
-        if not self._denoise:
-            return load, []
-        left = [work.item for work in (*self._running, *self._queue.left()) if work.item.action == "render"]
-        texts = [text for item in left for text in (item.shot.text, item.shot.sampling.negative_prompt)]
-        return load, list(dict.fromkeys([*texts, REFERENCE_PROMPT]))
 
     def _needed(self) -> list[Path]:
         """Files that every rank must see, whatever the shot."""
@@ -241,6 +290,7 @@ class Supervisor:
         attempt = Attempt(run, item, number, f"{work.label} {name}")
         run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
         try:
+            await self._texts.ready(slot.gang, lambda: self._stopping)
             layout = run.layouts.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
             made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
         except Stopped as error:
@@ -250,18 +300,23 @@ class Supervisor:
         except (LynxError, OSError) as error:
             self._after_failure(slot, work, error, attempt)
         else:
+            for hello in slot.gang.hellos:
+                self._machines.succeeded(hello.machine)
             self._done(work, made, number, seconds)
 
     def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
         """Has the policy decide, and does what it says."""
         item, run, kind = work.item, self.run, _kind(error)
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        cause = reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        machine = getattr(error, "machine", "") or slot.machine or ""
         work.history.append(kind)
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
         if kind != "subject":
             reason = f"{reason} (logs: {shown(attempt.logs)})"
             slot.end()  # its other ranks may wait for the one that failed
         decision = decide(work.history, slot.footprint, ranks=sharing, most=self._room_to_grow())
+        if kind in SHARED_KINDS and (another := self._blame(work, machine, cause, reason, decision)):
+            decision = another
         if isinstance(decision, GiveUp):
             if decision.quarantine:
                 self._quarantined[work.subject] = reason
@@ -272,10 +327,28 @@ class Supervisor:
         if slot.footprint == self._footprint:  # or else another gang has changed it meanwhile
             self._change(decision.footprint)
         work.not_before, work.avoid = _clock() + decision.delay_s, slot
+        if kind in SHARED_KINDS and self._machines.unconfirmed(machine):
+            # Tried again at once, before any other shot: each of them may have to fail in the same way.
+            work.not_before, work.avoid = 0.0, None
         self._queue.retry(work)
         run.summary.retries += 1
         run.journal.append("retry", name=item.shot.name, attempt=attempt.number, kind=kind, reason=reason)
         run.say(f"{attempt.label}: {kind}, to be tried again: {reason}")
+
+    def _blame(self, work: Work, machine: str, cause: str, reason: str, decision: Retry | GiveUp) -> Retry | None:
+        """Asks whether the machine is at fault, or what all machines share. Returns a retry that is due to that."""
+        name, given_up = work.item.shot.name, isinstance(decision, GiveUp)
+        verdict = self._machines.failed(machine, name, cause, given_up=given_up)
+        if verdict == "end":
+            self._end(self._machines.explain(machine, cause))
+        elif verdict == "exclude":
+            work.history.clear()  # those attempts were the machine's fault
+            self._tell_left_out(cause)
+            return Retry(0.0, self._footprint)
+        elif given_up and not work.not_on and self._machines.suspect(machine):
+            work.not_on, work.reason = machine, reason
+            return Retry(0.0, self._footprint)
+        return None
 
     def _room_to_grow(self) -> int:
         return self._size if self.run.layouts.asked is not None else self._most
@@ -315,7 +388,7 @@ def _starts(error: LynxError, began: bool) -> int:
     """How often in a row a gang is started that fails with this."""
     if isinstance(error, NoRoom):
         return MAX_LOST if began else MAX_STARTS
-    return MAX_STARTS if began or isinstance(error, RenderError) else 1
+    return MAX_STARTS if began or isinstance(error, RenderError | UnfitRank) else 1
 
 
 def _kind(error: LynxError | OSError) -> Kind:

@@ -24,6 +24,8 @@ class Work:
         history: how its attempts failed so far.
         not_before: seconds of the loop's clock; a retry waits for its time …
         avoid: … and for another slot than the one it failed in, if one comes free meanwhile.
+        not_on: a machine that is not to try it again, as the machine itself may be at fault.
+        reason: why it failed there.
     """
 
     item: Item
@@ -31,6 +33,8 @@ class Work:
     history: list[Kind] = field(default_factory=list)
     not_before: float = 0.0
     avoid: Slot | None = None
+    not_on: str = ""
+    reason: str = ""
 
     @property
     def subject(self) -> str:
@@ -54,6 +58,11 @@ class Slot:
     ranks: int = 0
     failed_starts: int = 0
     error: LynxError | None = None
+
+    @property
+    def machine(self) -> str | None:
+        """Machine of the gang's first rank; None without a gang."""
+        return self.gang.hellos[0].machine if self.gang is not None else None
 
     def end(self) -> None:
         """Ends the gang, every rank of it."""
@@ -96,7 +105,7 @@ class Queue:
             taken: subjects that other gangs hold.
             now: seconds of the loop's clock.
         """
-        due = [work for work in self._retries if work.not_before <= now]
+        due = [w for w in self._retries if w.not_before <= now and not (w.not_on and w.not_on == slot.machine)]
         welcome = [work for work in due if work.avoid is not slot]
         retry = max(welcome, key=lambda work: work.item.shot.priority, default=None)
         top = next(iter(self._levels), None)
@@ -120,6 +129,16 @@ class Queue:
         if not level:
             del self._levels[priority]
         return work
+
+    def take_stranded(self, machines: Collection[str | None]) -> list[Work]:
+        """Takes out and returns the shots that none of these machines is to try again.
+
+        Args:
+            machines: of all gangs; None stands for a gang that is yet to be started.
+        """
+        stranded = [work for work in self._retries if work.not_on and {work.not_on} == {*machines}]
+        self._retries = [work for work in self._retries if work not in stranded]
+        return stranded
 
     def left(self) -> list[Work]:
         """All that is still to be made."""

@@ -32,10 +32,15 @@ _BACKEND = "lynx-padded"
 
 
 class Membership(NamedTuple):
-    """A rank's place in a gang: how the token axis and the guidance branches lie over it."""
+    """A rank's place in a gang: how the token axis and the guidance branches lie over it.
+
+    Attributes:
+        groups: process group of each axis; one rank may be a group.
+    """
 
     tokens: UspTokens
     guidance: SplitGuidance
+    groups: dict[str, dist.ProcessGroup]
 
 
 class SplitGuidance(LocalGuidance):
@@ -159,19 +164,7 @@ def join(
     ).create_config()[0]
     pipeline = SimpleNamespace(transformer=SimpleNamespace(config=SimpleNamespace(**transformer_config)))
     xfuser.distributed.initialize_runtime_state(pipeline, config)
-    return Membership(UspTokens(layout, xfuser, kernel), SplitGuidance(layout, xfuser))
-
-
-def axis_groups() -> dict[str, dist.ProcessGroup]:
-    """Returns the process group of each axis of the gang that this process has joined; one rank may be a group."""
-    distributed = _import_xfuser().distributed
-    sequence = distributed.get_sp_group()
-    return {
-        "sequence": sequence.device_group,
-        "ulysses": sequence.ulysses_group,
-        "ring": sequence.ring_group,
-        "guidance": distributed.get_dp_group().device_group,
-    }
+    return Membership(UspTokens(layout, xfuser, kernel), SplitGuidance(layout, xfuser), _axis_groups(xfuser))
 
 
 def leave() -> None:
@@ -181,6 +174,16 @@ def leave() -> None:
 
         parallel_state.destroy_model_parallel()
         parallel_state.destroy_distributed_environment()
+
+
+def _axis_groups(xfuser: SimpleNamespace) -> dict[str, dist.ProcessGroup]:
+    sequence = xfuser.distributed.get_sp_group()
+    return {
+        "sequence": sequence.device_group,
+        "ulysses": sequence.ulysses_group,
+        "ring": sequence.ring_group,
+        "guidance": xfuser.distributed.get_dp_group().device_group,
+    }
 
 
 @cache

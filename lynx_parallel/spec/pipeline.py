@@ -15,6 +15,8 @@ from lynx_parallel.spec.validate import Strict, Text, Version, must
 from lynx_parallel.spec.yaml_lines import Document
 
 MAX_SEED = 2**63 - 1
+REFERENCE_PROMPT = "image of a face"
+"""Text of the reference pass."""
 
 
 def _four_k_plus_one(value: int) -> int:

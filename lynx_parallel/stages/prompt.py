@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, UMT5EncoderModel
 
+from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import CheckpointError
 
 MAX_TOKENS = 512
@@ -53,9 +56,61 @@ def pad(embeds_SC: torch.Tensor) -> torch.Tensor:
     return F.pad(embeds_SC, (0, 0, 0, MAX_TOKENS - embeds_SC.shape[0]))[None]
 
 
+class PromptFolder(MutableMapping[str, torch.Tensor]):
+    """Embeddings by prompt, in files that other processes read as well.
+
+    What cannot be written, to a full disk for example, is kept in memory. A damaged file counts as missing.
+
+    Args:
+        path: returns the file of a prompt.
+    """
+
+    def __init__(self, path: Callable[[str], Path]):
+        self._path = path
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def __getitem__(self, prompt: str) -> torch.Tensor:
+        if prompt in self._memory:
+            return self._memory[prompt]
+        try:
+            return load_file(self._path(prompt))["embeds"]
+        except (OSError, SafetensorError):
+            raise KeyError(prompt) from None
+
+    def __setitem__(self, prompt: str, embeds_SC: torch.Tensor) -> None:
+        path = self._path(prompt)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as part:
+                save_file({"embeds": embeds_SC.contiguous()}, part)
+        except (OSError, SafetensorError):
+            self._memory[prompt] = embeds_SC
+
+    def __delitem__(self, prompt: str) -> None:
+        self._memory.pop(prompt, None)
+        self._path(prompt).unlink(missing_ok=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._memory)  # a file's name does not tell its prompt
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+
 def encode_prompts(
-    base: Path, prompts: Iterable[str], *, dtype: torch.dtype, device: torch.device | str
-) -> dict[str, torch.Tensor]:
-    """Embeddings on the CPU, [tokens, text_dim] by prompt; the encoder is loaded for it and let go."""
-    encoder = TextEncoder(base, dtype=dtype, device=device)
-    return {prompt: encoder(prompt).cpu() for prompt in dict.fromkeys(prompts)}
+    base: Path,
+    prompts: Iterable[str],
+    into: MutableMapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> None:
+    """Puts the embeddings of prompts that are not there yet, [tokens, text_dim] on the CPU, into a mapping.
+
+    The encoder is loaded for it and let go.
+    """
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in into]
+    encoder = TextEncoder(base, dtype=dtype, device=device) if missing else None
+    for prompt in missing:
+        assert encoder is not None
+        into[prompt] = encoder(prompt).cpu()

@@ -1,0 +1,62 @@
+"""Prompt embeddings of a campaign: made once by one gang, read by all. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from lynx_parallel.ledger import PromptFiles
+from lynx_parallel.spec.manifest import Shot
+from lynx_parallel.spec.pipeline import REFERENCE_PROMPT
+
+if TYPE_CHECKING:
+    from lynx_parallel.gang.gang import Gang
+
+IDLE_S = 0.1
+
+
+class SharedTexts:
+    """The texts of all shots, and which gang encodes them.
+
+    Attributes:
+        files: of the embeddings.
+
+    Args:
+        shots: those to render; without any, no text is needed.
+    """
+
+    def __init__(self, files: PromptFiles, shots: Iterable[Shot]):
+        self.files = files
+        texts = [text for shot in shots for text in (shot.text, shot.sampling.negative_prompt)]
+        self._texts = list(dict.fromkeys([*texts, REFERENCE_PROMPT])) if texts else []
+        self._claimed = False
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[list[str]]:
+        """Yields the texts to encode: those that are missing, or none while another gang encodes them."""
+        if self._claimed or not (missing := self._missing()):
+            yield []
+            return
+        self._claimed = True
+        try:
+            yield missing
+        finally:
+            self._claimed = False
+
+    async def ready(self, gang: Gang, stopping: Callable[[], bool]) -> None:
+        """Returns once all texts are encoded; has the gang encode them where no other does.
+
+        Raises:
+            RenderError: the gang's rank failed.
+        """
+        while self._claimed and not stopping():
+            await asyncio.sleep(IDLE_S)
+        with self.claimed() as missing:
+            if missing:
+                await gang.encode_prompts(missing)
+
+    def _missing(self) -> list[str]:
+        self._texts = self.files.missing(self._texts)  # what is there stays there
+        return self._texts
