@@ -161,6 +161,26 @@ def forget(
     raise typer.Exit(code)
 
 
+@app.command()
+def doctor(
+    pipeline: Annotated[
+        str | None, typer.Argument(help="Pipeline file or bare name; its weights are checked too.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine: GPUs, kernels, packages, disks, and the weights of PIPELINE; downloads nothing."""
+    from lynx_parallel.doctor.examine import examine
+    from lynx_parallel.doctor.report import text
+    from lynx_parallel.spec.cluster import ClusterSpec
+
+    ClusterSpec(device=device)  # type: ignore[arg-type]
+    report = examine(pipeline, device)
+    typer.echo(json.dumps(report.as_json()) if as_json else text(report))
+    raise typer.Exit(ClusterError.exit_code if report.failures else 0)
+
+
 def _load(
     manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool
 ) -> tuple[Campaign, WeightFiles, FaceFiles | None, dict[str, str], Callable[[], Plan]]:

@@ -77,20 +77,33 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
     )
 
 
-def load_pipeline(path: Path | str) -> PipelineSpec:
+def find_pipeline(path: Path | str) -> Path:
+    """Returns the file of a pipeline: a path as it is, a bare name among the shipped ones.
+
+    Raises:
+        InputErrors: no shipped pipeline has this name.
+    """
+    if not _is_bare(str(path)) or os.path.isfile(path):
+        return Path(path)
+    problems = Problems()
+    if str(path) not in shipped_names("pipelines"):
+        shown, hint = shown_value(str(path)), nearest(str(path), shipped_names("pipelines"), "shipped")
+        problems.option(f"pipeline {shown}: no shipped pipeline of that name; {hint}")
+    problems.raise_if_any()
+    return shipped_dir("pipelines") / f"{path}.yaml"
+
+
+def load_pipeline(path: Path | str, *, resolve: bool = True) -> PipelineSpec:
     """Reads a pipeline file; a bare name means a shipped one. Local weights come back as absolute paths.
+
+    Args:
+        resolve: False leaves the names of weights as the file has them, and does not look for the files.
 
     Raises:
         InputErrors: all mistakes, one line each.
     """
     problems = Problems()
-    if _is_bare(str(path)) and not os.path.isfile(path):
-        if str(path) not in shipped_names("pipelines"):
-            shown, hint = shown_value(str(path)), nearest(str(path), shipped_names("pipelines"), "shipped")
-            problems.option(f"pipeline {shown}: no shipped pipeline of that name; {hint}")
-            problems.raise_if_any()
-        path = shipped_dir("pipelines") / f"{path}.yaml"
-    spec = _read_pipeline(Path(path), problems)
+    spec = _read_pipeline(find_pipeline(path), problems, resolve)
     problems.raise_if_any()
     assert spec is not None
     return spec
@@ -146,10 +159,10 @@ def _pipeline(document: Document, problems: Problems) -> tuple[Path, PipelineSpe
     return path, _read_pipeline(path, problems)
 
 
-def _read_pipeline(path: Path, problems: Problems) -> PipelineSpec | None:
+def _read_pipeline(path: Path, problems: Problems, resolve: bool = True) -> PipelineSpec | None:
     document = read_yaml(path, problems)
     spec = read_model(PipelineSpec, document, (), problems) if document else None
-    return resolve_weights(spec, document, problems) if spec and document else None
+    return resolve_weights(spec, document, problems) if spec and document and resolve else spec
 
 
 def _pattern(document: Document, problems: Problems) -> str | None:

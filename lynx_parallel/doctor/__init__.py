@@ -1,0 +1,1 @@
+"""What ``lynx-render doctor`` finds out about this machine."""

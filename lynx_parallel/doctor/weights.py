@@ -1,0 +1,167 @@
+"""Whether the weights and face models of a pipeline are on this machine. Downloads nothing; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from lynx_parallel.artifacts import cache_root
+from lynx_parallel.demo.checkpoint import demo_root, is_built
+from lynx_parallel.demo.facepack import facepack_root
+from lynx_parallel.doctor.report import Weight
+from lynx_parallel.spec.load import find_pipeline, load_pipeline
+from lynx_parallel.spec.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, resolve_file
+from lynx_parallel.weights import COMPONENTS
+
+# Beginning of a source → licence; see the README. A pipeline's own ``license:`` wins.
+_LICENCES = {
+    "Wan-AI/Wan2.1": "Apache-2.0",
+    "hub:ByteDance/lynx/": "Apache-2.0",
+    BUFFALO_L: "non-commercial research only",
+    "demo:": "Apache-2.0",
+}
+_WEIGHTS = (".safetensors", ".bin")
+
+
+def find_all(pipeline: str) -> list[Weight]:
+    """Returns base, adapters and face models of a pipeline, each present or missing.
+
+    Raises:
+        InputErrors: the pipeline file is missing or wrong; missing weights do not count.
+    """
+    spec, file = load_pipeline(pipeline, resolve=False), find_pipeline(pipeline)
+    finder = _Finder(pipeline, file.parent)
+    found = [finder.base(spec.model.base)]
+    for name in type(spec.model.adapters).model_fields:
+        if adapter := getattr(spec.model.adapters, name):
+            found.append(finder.adapter(name, adapter.file, adapter.license))
+    return [*found, *finder.face(spec.face)]
+
+
+class _Finder:
+    """Looks for what one pipeline file names; relative paths are relative to the file's folder."""
+
+    def __init__(self, pipeline: str, folder: Path):
+        self.folder = folder
+        self.fetch = f"lynx-render fetch {pipeline} downloads it."
+
+    def base(self, source: str) -> Weight:
+        if source.startswith("demo:"):
+            return _demo("base", source, demo_root())
+        local = resolve_file(self.folder, source)
+        if local.is_dir() or source.startswith((".", "/", "~")):
+            remedy = "Put a Wan2.1 model in diffusers layout there, or correct model.base."
+            return self._base_in(source, local if local.is_dir() else None, remedy)
+        return self._base_in(source, _snapshot(source), self.fetch)
+
+    def _base_in(self, source: str, folder: Path | None, remedy: str) -> Weight:
+        if folder is None:
+            return _missing("base", source, "missing", remedy)
+        files = [path for name in COMPONENTS for path in (folder / name).rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        if lacking := _lacking(folder):
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            return Weight(
+                "base", source, False, size, _licence(source), f"missing: {', '.join(lacking[:3])}{more}", remedy
+            )
+        return Weight("base", source, True, size, _licence(source), f"present in {folder}")
+
+    def adapter(self, name: str, source: str, licence: str | None) -> Weight:
+        title = f"adapter {name}"
+        if source.startswith("demo:"):
+            return _demo(title, source, demo_root(), licence)
+        if source.startswith("hub:"):
+            return self._file(title, source, _cached(source), self.fetch, licence)
+        path = resolve_file(self.folder, source)
+        return self._file(title, source, path, f"Put the file there, or correct model.adapters.{name}.", licence)
+
+    def face(self, face: FaceSpec | None) -> list[Weight]:
+        if face is None:
+            return []
+        places = {
+            BUFFALO_L: Path("~/.insightface/models/buffalo_l").expanduser(),
+            ARCFACE: cache_root() / "recognition_arcface_ir_se50.pth",
+        }
+        found = []
+        for name, source in (("detector", face.detector), ("recognizer", face.recognizer)):
+            if source == DEMO_FACES:
+                found.append(_demo(f"face {name}", source, facepack_root()))
+                continue
+            remedy = self.fetch if source in places else f"Put the file there, or correct face.{name}."
+            path = places.get(source) or resolve_file(self.folder, source)
+            found.append(self._file(f"face {name}", source, path, remedy))
+        return found
+
+    def _file(self, name: str, source: str, path: Path | None, remedy: str, licence: str | None = None) -> Weight:
+        if path is None:
+            return _missing(name, source, "missing in the hub cache", remedy, licence)
+        if not path.exists():
+            return _missing(name, source, f"missing: {path}", remedy, licence)
+        files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+        size = sum(one.stat().st_size for one in files)
+        if not size:
+            return _missing(name, source, f"empty: {path}", remedy, licence)
+        return Weight(name, source, True, size, licence or _licence(source), f"present: {path}")
+
+
+def _missing(name: str, source: str, detail: str, remedy: str, licence: str | None = None) -> Weight:
+    return Weight(name, source, False, 0, licence or _licence(source), detail, remedy)
+
+
+def _demo(name: str, source: str, root: Path, licence: str | None = None) -> Weight:
+    detail = f"present: {root}" if is_built(root) else "random weights, made at their first use"
+    return Weight(name, source, True, 0, licence or _licence(source), detail)
+
+
+def _licence(source: str) -> str:
+    return next((licence for start, licence in _LICENCES.items() if source.startswith(start)), "see its source")
+
+
+def _snapshot(source: str) -> Path | None:
+    """The folder of a model in the hub cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repo, _, revision = source.partition("@")
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
+def _cached(source: str) -> Path | None:
+    """A single file in the hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    owner, repo, file = source.removeprefix("hub:").split("/", 2)
+    repo, _, revision = repo.partition("@")
+    found = try_to_load_from_cache(f"{owner}/{repo}", file, revision=revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _lacking(base: Path) -> list[str]:
+    """What a model in diffusers layout lacks: components, or files that an index of shards names."""
+    lacking = []
+    for component in COMPONENTS:
+        folder = base / component
+        present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+        needed = _shards(folder / name for name in present if name.endswith(".index.json"))
+        if not present:
+            lacking.append(component)
+        elif component in ("transformer", "text_encoder", "vae"):
+            # Some of the shards are not enough; where there is no index, one file is the whole.
+            if not needed and not any(name.endswith(_WEIGHTS) for name in present):
+                lacking.append(f"{component}/*.safetensors")
+            lacking += [f"{component}/{name}" for name in sorted(needed - present)]
+    return lacking
+
+
+def _shards(indexes: Iterable[Path]) -> set[str]:
+    names: set[str] = set()
+    for index in indexes:
+        try:
+            names |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            names.add(f"{index.name} (not readable)")
+    return names
