@@ -6,6 +6,7 @@ import errno
 import os
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,22 @@ def test_a_decoder_that_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(selfcheck.AutoencoderKLWan, "decode", no_engine)
     failed = by_name(tmp_path)["decode"]
     assert (failed.ok, "cuDNN" in failed.remedy) == (False, True)
+
+
+def test_a_gpu_that_is_missing(tmp_path: Path) -> None:
+    checks = {
+        check.name: check for check in check_rank(torch.device("cuda", 99), torch.float32, "sdpa", sdpa, tmp_path)
+    }
+    assert {name: check.ok for name, check in checks.items()} == {
+        "memory": False, "attention": False, "decode": False, "output": True
+    }  # fmt: skip
+    assert not any("lynx-render doctor" in check.remedy for check in checks.values())
+
+
+def test_the_identity_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="NVIDIA H100", uuid="aa-bb")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert gpu_identity(torch.device("cuda")) == "NVIDIA H100 (GPU-aa-bb)"
 
 
 def test_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

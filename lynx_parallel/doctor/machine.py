@@ -133,8 +133,7 @@ def parse_topology(printed: str) -> dict[str, list[str]]:
     Args:
         printed: the matrix of ``nvidia-smi topo -m``, whose first columns are the GPUs in order.
     """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed)
-    rows = {int(row[1]): row[2].split() for row in re.finditer(r"(?m)^GPU(\d+)[ \t]+(.*)$", plain)}
+    rows = {int(row[1]): row[2].split() for row in re.finditer(r"(?m)^GPU(\d+)[ \t]+(.*)$", printed)}
     links: dict[str, list[str]] = {}
     for a, b in combinations(sorted(rows), 2):
         if b < len(rows[a]):
