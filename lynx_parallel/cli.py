@@ -185,6 +185,7 @@ def _load(
     manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool
 ) -> tuple[Campaign, WeightFiles, FaceFiles | None, dict[str, str], Callable[[], Plan]]:
     """The campaign, its weights and face models, their digests, and what compares it with the output folder."""
+    from lynx_parallel.converted import with_converted
     from lynx_parallel.identity import needs_face_models
     from lynx_parallel.plan import make_plan
     from lynx_parallel.spec.load import load_campaign
@@ -194,6 +195,7 @@ def _load(
     weights = find_weights(campaign.pipeline.model)
     face = find_face_models(campaign.pipeline.face) if needs_face_models(campaign) else None
     digests = weight_digests(weights, face)
+    weights = with_converted(weights, digests, campaign.pipeline.model.dtype)
     replan = partial(make_plan, campaign, digests, today=date.today(), verify=verify, whole=not only)
     return campaign, weights, face, digests, replan
 

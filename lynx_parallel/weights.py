@@ -33,12 +33,19 @@ COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Local files of a pipeline's weights; ``ref`` is None for lite."""
+    """Local files of a pipeline's weights.
+
+    Attributes:
+        ref: None for lite.
+        converted: folder of the base's transformer stored once more in the pipeline's type, if there is one; see
+            ``lynx_parallel.converted``.
+    """
 
     base: Path
     resampler: Path
     id: Path
     ref: Path | None = None
+    converted: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[
     Raises:
         CheckpointError: a file is missing or cannot be read.
     """
-    remembered = _Remembered(cache_root() / "digests.json")
+    remembered = Remembered()
     try:
         digests = {f"base/{path.relative_to(weights.base)}": remembered.sha256(path) for path in _base_files(weights)}
         for name in ("resampler", "id", "ref"):
@@ -224,14 +231,14 @@ def _is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-class _Remembered:
-    """sha256 by (path, size, mtime); a damaged cache file is as good as none."""
+class Remembered:
+    """sha256 by (path, size, mtime), kept in the cache folder; a damaged cache file is as good as none."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self) -> None:
+        self.path = cache_root() / "digests.json"
         self.changed = False
         try:
-            self.entries: dict[str, list[Any]] = dict(json.loads(path.read_text()))
+            self.entries: dict[str, list[Any]] = dict(json.loads(self.path.read_text()))
         except (OSError, ValueError, TypeError, RecursionError):
             self.entries = {}
 
@@ -243,10 +250,14 @@ class _Remembered:
         match self.entries.get(real):
             case [size, mtime_ns, str(known)] if [size, mtime_ns] == seen and len(known) == 64:
                 return known
-        known = sha256_file(Path(real))
-        self.entries[real] = [*seen, known]
+        return self.add(path, sha256_file(Path(real)))
+
+    def add(self, path: Path, sha256: str) -> str:
+        """Remembers the digest of a file that has just been read; returns it."""
+        status = os.stat(path)
+        self.entries[os.path.realpath(path)] = [status.st_size, status.st_mtime_ns, sha256]
         self.changed = True
-        return known
+        return sha256
 
     def save(self) -> None:
         if not self.changed:

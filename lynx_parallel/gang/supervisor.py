@@ -279,7 +279,8 @@ class Supervisor:
         """Files that every rank must see, whatever the shot."""
         run, subject = self.run, self._shots[0].subject
         # What is gone for this machine as well fails its own shots, not the gang.
-        files = [run.weights.base, run.weights.id, run.weights.ref, subject.image, subject.embedding]
+        weights = run.weights
+        files = [weights.base, weights.converted, weights.id, weights.ref, subject.image, subject.embedding]
         return [path for path in files if path is not None and path.exists()]
 
     async def _attempt(self, slot: Slot, work: Work) -> None:

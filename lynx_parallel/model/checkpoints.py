@@ -72,7 +72,8 @@ def load_transformer(
     """
     folder = weights.base / "transformer"
     config = transformer_config(weights)
-    sources = base_sources(folder)
+    stored = weights.converted or folder
+    sources = base_sources(stored)
     adapters = adapter_sources(weights, config["num_layers"])
     try:
         transformer = build_transformer(config, {target: source.shape for target, source in adapters.items()})
@@ -81,7 +82,7 @@ def load_transformer(
             f"{folder / 'config.json'}: no Wan2.1 transformer can be built from it: {one_line(error)}"
         ) from error
     merge(sources, adapters)
-    _check(transformer, sources, weight_files(folder))
+    _check(transformer, sources, weight_files(stored))
     if shard is not None:
         shard(transformer)
 
@@ -90,7 +91,7 @@ def load_transformer(
     on_cpu = torch.device(device).type == "cpu"
     files = {path: open_file(path, str(device), mapped=not on_cpu or stored_as(path, dtype)) for path in paths}
     readers = {
-        target: partial(read_tensor, files[source.path], source.key, torch.float32 if _stays_fp32(target) else dtype)
+        target: partial(read_tensor, files[source.path], source.key, loaded_dtype(target, dtype))
         for target, source in sources.items()
     }
     left = set() if keep_projections else {target for target in sources if is_projection(target)}
@@ -125,8 +126,10 @@ def build_transformer(config: dict[str, Any], adapter_shapes: Shapes) -> LynxTra
         return LynxTransformer(wan, id_adapters, ref_adapters)
 
 
-def _stays_fp32(target: str) -> bool:
-    return any(part in WanTransformer3DModel._keep_in_fp32_modules for part in target.split("."))
+def loaded_dtype(target: str, dtype: torch.dtype) -> torch.dtype:
+    """Returns the type of a parameter in a transformer of ``dtype``: diffusers keeps some in fp32."""
+    stays = any(part in WanTransformer3DModel._keep_in_fp32_modules for part in target.split("."))
+    return torch.float32 if stays else dtype
 
 
 def load_resampler(path: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Resampler:

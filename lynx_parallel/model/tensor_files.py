@@ -16,6 +16,8 @@ from lynx_parallel.weights import one_line, read_config, refuse_special
 Shapes = dict[str, tuple[int, ...]]
 # Others would be converted without a word: quantised weights need scales, whole numbers are no weights.
 _DTYPES = ("F16", "BF16", "F32", "F64")
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+"""Names the file of each key, where a model has several files."""
 
 
 class Source(NamedTuple):
@@ -28,7 +30,7 @@ class Source(NamedTuple):
 
 def weight_files(folder: Path) -> list[Path]:
     """The files of one model in diffusers layout: those its index names, or its only one."""
-    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index = folder / INDEX
     if index.exists():
         match read_config(index).get("weight_map"):
             case dict(names) if names and all(isinstance(name, str) for name in names.values()):

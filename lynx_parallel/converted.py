@@ -1,0 +1,127 @@
+"""A transformer kept in another type than the pipeline's, stored once more in the pipeline's.
+
+A rank that reads fp32 files converts them into memory of its own. A copy in the pipeline's type is mapped, so that all
+ranks of a machine share its pages. Values are equal bit for bit, and digests stay those of the published files.
+Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lynx_parallel.artifacts import atomic_write, cache_root, digest, sha256_file
+from lynx_parallel.errors import CheckpointError, ClusterError
+from lynx_parallel.weights import Remembered, WeightFiles
+
+FORMAT = 1
+"""Part of a copy's name. Any change of what a conversion writes needs a new number."""
+MANIFEST = "converted.json"
+_PREFIX = "base/transformer/"
+
+
+def with_converted(weights: WeightFiles, digests: Mapping[str, str], dtype: str) -> WeightFiles:
+    """Returns the weights with the converted copy of their transformer, or unchanged where no whole copy exists.
+
+    Args:
+        digests: of the published files, by ``weight_digests``.
+        dtype: of the pipeline.
+    """
+    root = _root(digests, dtype)
+    return replace(weights, converted=root / "transformer") if _is_whole(root) else weights
+
+
+def convert(
+    weights: WeightFiles, digests: Mapping[str, str], dtype: str, on_progress: Callable[[int, int], None]
+) -> WeightFiles:
+    """Stores the transformer in the pipeline's type, unless a copy exists or the base has that type already.
+
+    A conversion that was interrupted continues with the file at which it stopped.
+
+    Args:
+        on_progress: called with the bytes written and the bytes to write.
+
+    Returns:
+        As ``with_converted``.
+
+    Raises:
+        CheckpointError: a file of the base cannot be read.
+        ClusterError: the copy cannot be written.
+    """
+    if (found := with_converted(weights, digests, dtype)).converted:
+        return found
+    root = _root(digests, dtype)
+    part = root.with_name(f"{root.name}.part")
+    if not _run(weights.base / "transformer", part / "transformer", dtype, on_progress):
+        return weights
+    try:
+        _publish(part, root, _sources(digests))
+    except OSError as error:
+        raise ClusterError(f"{root}: cannot be written: {error.strerror or error}") from None
+    return with_converted(weights, digests, dtype)
+
+
+def _sources(digests: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(_PREFIX): sha256 for name, sha256 in digests.items() if name.startswith(_PREFIX)}
+
+
+def _root(digests: Mapping[str, str], dtype: str) -> Path:
+    """Where a copy lies: its name follows from the published files, so that a copy of others is never found."""
+    return cache_root() / "converted" / digest([FORMAT, dtype, _sources(digests)])
+
+
+def _is_whole(root: Path) -> bool:
+    """Whether a copy holds every file as it was written."""
+    remembered = Remembered()
+    try:
+        files = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
+        whole = bool(files) and all(remembered.sha256(root / name) == sha256 for name, sha256 in files.items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, CheckpointError):
+        return False
+    remembered.save()
+    return whole
+
+
+def _run(source: Path, target: Path, dtype: str, on_progress: Callable[[int, int], None]) -> bool:
+    """Converts in a process of its own; returns False where the files are of this type already."""
+    command = [sys.executable, "-m", "lynx_parallel.model.convert", str(source), str(target), dtype]
+    total = 0
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.strip().isdecimal():
+                continue  # a library may print to stdout
+            done, total = (int(line), total) if total else (0, int(line))
+            on_progress(done, total)
+        process.wait()
+        errors.seek(0)
+        lines = errors.read().strip().splitlines() or ["no message"]
+    if process.returncode:
+        kind = CheckpointError if process.returncode == CheckpointError.exit_code else ClusterError
+        raise kind(f"{source}: converting to {dtype} failed: {lines[-1]}")
+    return total > 0
+
+
+def _publish(part: Path, root: Path, sources: Mapping[str, str]) -> None:
+    """Gives a finished copy its manifest and its name."""
+    for cut_off in (part / "transformer").glob("*.part"):
+        cut_off.unlink(missing_ok=True)
+    sha256 = {path.relative_to(part).as_posix(): sha256_file(path) for path in sorted((part / "transformer").iterdir())}
+    with atomic_write(part / MANIFEST) as manifest:
+        manifest.write_text(json.dumps({"version": FORMAT, "sources": dict(sources), "files": sha256}, indent=2) + "\n")
+    if root.exists():  # damaged, or else it would have been used
+        shutil.rmtree(root)
+    part.rename(root)
+    remembered = Remembered()
+    for name in sha256:
+        remembered.add(root / name, sha256[name])
+    remembered.save()
