@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import platform
 import sys
 import traceback
@@ -181,6 +182,35 @@ def doctor(
     raise typer.Exit(ClusterError.exit_code if report.failures else 0)
 
 
+@app.command()
+def fetch(
+    pipeline: Annotated[str, typer.Argument(help="Pipeline file, or the bare name of a shipped one (lynx-full).")],
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Store a base kept in fp32 once more in the pipeline's dtype.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Download the weights and face models of PIPELINE, check them, show where they lie."""
+    from lynx_parallel.fetch import fetch as fetch_all
+    from lynx_parallel.spec.load import load_pipeline
+    from lynx_parallel.transfer import shown_size
+
+    stream = sys.stderr if as_json else sys.stdout
+    say = _Say(stream)
+    try:
+        fetched = fetch_all(load_pipeline(pipeline), converting=convert, stream=stream, say=say)
+    except KeyboardInterrupt:
+        say("stopped; what has arrived stays, run again to resume")
+        stream.flush()
+        os._exit(130)  # does not wait for downloads that get no answer
+    if as_json:
+        typer.echo(json.dumps({"files": [vars(one) for one in fetched], "exit_code": 0}, default=str))
+        return
+    for one in fetched:
+        typer.echo(f"{one.name:11}{shown_size(one.bytes):>9}  {one.source}, {one.license}: {one.path}")
+
+
 def _load(
     manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool
 ) -> tuple[Campaign, WeightFiles, FaceFiles | None, dict[str, str], Callable[[], Plan]]:
@@ -189,9 +219,11 @@ def _load(
     from lynx_parallel.identity import needs_face_models
     from lynx_parallel.plan import make_plan
     from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.weights import find_face_models, find_weights, weight_digests
+    from lynx_parallel.weights import find_face_models, find_weights, not_cached, weight_digests
 
     campaign = load_campaign(manifest, set_ or (), only or ())
+    for name in not_cached(campaign.pipeline.model):
+        _Say(sys.stderr)(f"{name}: downloading from the hub; lynx-render fetch shows progress and resumes")
     weights = find_weights(campaign.pipeline.model)
     face = find_face_models(campaign.pipeline.face) if needs_face_models(campaign) else None
     digests = weight_digests(weights, face)

@@ -29,6 +29,8 @@ _TRANSFORMER_SIZES = {
 
 COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 """Folders of the base that change a video."""
+BASE_PATTERNS = ("model_index.json", *(f"{name}/*" for name in COMPONENTS))
+"""Files of a hub repository that are downloaded as a base."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,26 @@ def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
         detector = root if face.detector == DEMO_FACES else detector
         recognizer, sha256 = (root / RECOGNISER, None) if face.recognizer == DEMO_FACES else (recognizer, sha256)
     if face.detector == BUFFALO_L:
-        detector = Path("~/.insightface/models/buffalo_l").expanduser()
+        detector = pack_folder()
     if face.recognizer == ARCFACE:
-        recognizer = cache_root() / "recognition_arcface_ir_se50.pth"
+        recognizer = arcface_file()
     for path, what in ((detector, "insightface's pack buffalo_l"), (recognizer, f"facexlib's {recognizer.name}")):
         if not path.exists():
-            raise CheckpointError(f"{path}: missing: {what} goes there, or name another place in the pipeline's face:")
+            raise CheckpointError(
+                f"{path}: missing: {what} goes there (lynx-render fetch PIPELINE downloads it), or name another place "
+                "in the pipeline's face:"
+            )
     return FaceFiles(detector, recognizer, sha256, face.det_size, face.rgb_quirk)
+
+
+def pack_folder() -> Path:
+    """Returns where insightface itself keeps its pack buffalo_l."""
+    return Path("~/.insightface/models/buffalo_l").expanduser()
+
+
+def arcface_file() -> Path:
+    """Returns where facexlib's recogniser is kept."""
+    return cache_root() / "recognition_arcface_ir_se50.pth"
 
 
 def find_weights(model: ModelSpec) -> WeightFiles:
@@ -273,26 +288,59 @@ class Remembered:
 def _find_base(base: str) -> Path:
     if base.startswith("demo:"):
         return _demo(base, ("demo:tiny",)) / "wan"
-    if Path(base).is_dir() or base.startswith((".", "/", "~")):
+    if (found := hub_base(base)) is None:
         return Path(base).expanduser().absolute()
-    repo, _, revision = base.partition("@")
+    repo, revision = found
     from huggingface_hub import snapshot_download
 
-    patterns = ["model_index.json", *(f"{name}/*" for name in COMPONENTS)]
-    return Path(_from_hub(base, lambda: snapshot_download(repo, revision=revision or None, allow_patterns=patterns)))
+    patterns = list(BASE_PATTERNS)
+    return Path(_from_hub(base, lambda: snapshot_download(repo, revision=revision, allow_patterns=patterns)))
 
 
 def _find_adapter(file: str, stem: str) -> Path:
     if file.startswith("demo:"):
         allowed = ("demo:full",) if stem == "ref_layers" else ("demo:full", "demo:lite")
         return _demo(file, allowed) / file.removeprefix("demo:") / f"{stem}.safetensors"
-    if not file.startswith("hub:"):
+    if (found := hub_file(file)) is None:
         return Path(file).expanduser().absolute()
-    owner, repo, path = file.removeprefix("hub:").split("/", 2)
-    repo, _, revision = repo.partition("@")
+    repo, revision, path = found
     from huggingface_hub import hf_hub_download
 
-    return Path(_from_hub(file, lambda: hf_hub_download(f"{owner}/{repo}", path, revision=revision or None)))
+    return Path(_from_hub(file, lambda: hf_hub_download(repo, path, revision=revision)))
+
+
+def not_cached(model: ModelSpec) -> list[str]:
+    """Returns the weights that ``find_weights`` would have to download."""
+    found = {model.base: (*base, "transformer/config.json")} if (base := hub_base(model.base)) else {}
+    for adapter in (model.adapters.resampler, model.adapters.id, model.adapters.ref):
+        if adapter and (file := hub_file(adapter.file)):
+            found[adapter.file] = file
+    if not found:
+        return []
+    from huggingface_hub import try_to_load_from_cache
+
+    return [
+        name
+        for name, (repo, revision, path) in found.items()
+        if not isinstance(try_to_load_from_cache(repo, path, revision=revision), str)
+    ]
+
+
+def hub_base(base: str) -> tuple[str, str | None] | None:
+    """Returns repository and revision of a base on the hub; None for a folder or a demo."""
+    if base.startswith(("demo:", ".", "/", "~")) or Path(base).is_dir():
+        return None
+    repo, _, revision = base.partition("@")
+    return repo, revision or None
+
+
+def hub_file(file: str) -> tuple[str, str | None, str] | None:
+    """Returns repository, revision and path of an adapter on the hub; None for a file or a demo."""
+    if not file.startswith("hub:"):
+        return None
+    owner, repo, path = file.removeprefix("hub:").split("/", 2)
+    repo, _, revision = repo.partition("@")
+    return f"{owner}/{repo}", revision or None, path
 
 
 def _from_hub(name: str, download: Any) -> str:
