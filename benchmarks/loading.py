@@ -73,12 +73,14 @@ def write_checkpoint(folder: Path, stored: str) -> dict[str, int]:
     }
 
 
-def write_copy(folder: Path) -> int:
+def write_copy(folder: Path, stored: str) -> dict[str, int]:
     """Stores the transformer once more in bf16, as ``lynx-render fetch --convert`` does; returns bytes of the files."""
+    if stored == "bfloat16":
+        return {}
     source, target = folder / "wan" / "transformer", folder / "converted"
     command = [sys.executable, "-m", "lynx_parallel.model.convert", str(source), str(target), "bfloat16"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return sum(path.stat().st_size for path in target.glob("*.safetensors"))
+    return {"converted": sum(path.stat().st_size for path in target.glob("*.safetensors"))}
 
 
 def be_a_rank(folder: Path, rank: int, ranks: int, sharded: bool, copy: bool) -> None:
@@ -216,10 +218,8 @@ def main() -> None:
         sizes = write_checkpoint(folder, options.stored)
         one, two = measure(folder, 1, False), measure(folder, 2, False)
         sharded = measure(folder, 2, True)
-        copied: list[dict[str, Any]] = []
-        if options.stored == "float32":
-            sizes["converted"] = write_copy(folder)
-            copied = measure(folder, 2, False, copy=True)
+        sizes |= write_copy(folder, options.stored)
+        copied = measure(folder, 2, False, copy=True) if "converted" in sizes else []
     if len({result["checksum"] for result in (*one, *two, *copied)}) != 1:
         raise SystemExit("ranks hold different weights")
     found = criteria(one, copied or two, sharded, bool(copied))
