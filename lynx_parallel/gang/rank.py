@@ -34,7 +34,7 @@ from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast
 from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.shard import shard
+from lynx_parallel.parallel.shard import release, shard
 from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.spec.manifest import Shot
@@ -191,6 +191,7 @@ class Rank:
         self._split_vae = None
         if self.what.shard:
             self.pipeline = None
+            release()
         self.layout, self.rank = Layout(), 0
 
     def _build(self, group: dist.ProcessGroup | None) -> None:

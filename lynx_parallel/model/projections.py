@@ -28,6 +28,13 @@ def is_projection(key: str) -> bool:
     return len(parts) == 3 and parts[0] == "blocks" and parts[2].startswith(modules)
 
 
+def projection_units(block: nn.Module) -> list[list[nn.Module]]:
+    """Returns a block's projections, one list a kind that it has. The modules of a list run together."""
+    modules = dict(block.named_modules())
+    units = [[modules[n] for name in names if (n := name.rstrip(".")) in modules] for names in _MODULES.values()]
+    return [unit for unit in units if unit]
+
+
 class KeptProjections:
     """Projections live on the device like all other weights."""
 

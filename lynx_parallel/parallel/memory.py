@@ -177,10 +177,14 @@ def activation_bytes(tokens: int, layout: Layout, *, dim: int, ffn_dim: int, hea
 
 
 def _gathered_bytes(shapes: Shapes, dtype_bytes: int, kept_fp32: Collection[str]) -> int:
-    """What sharding makes whole for a while: what lies outside the blocks, and twice the largest block."""
+    """What sharding makes whole for a while: what lies outside the blocks, and twice the largest block.
+
+    A forward gathers no projections. They are gathered a kind at a time, before the activations take their memory.
+    """
     groups: dict[str, dict[str, tuple[int, ...]]] = {"": {}}
     for key, shape in shapes.items():
         group = key.split(".")[1] if key.startswith("blocks.") else ""
-        groups.setdefault(group, {})[key] = shape
+        if not is_projection(key):
+            groups.setdefault(group, {})[key] = shape
     outside, *blocks = (parameter_bytes(group, dtype_bytes, kept_fp32=kept_fp32) for group in groups.values())
     return outside + 2 * max(blocks)

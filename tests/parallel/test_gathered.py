@@ -1,0 +1,61 @@
+"""What sharded weights cost in communication: the bytes that each call gathers, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lynx_parallel.model.block import BlockConditioning
+from lynx_parallel.model.checkpoints import load_transformer
+from lynx_parallel.model.projections import is_projection
+from lynx_parallel.parallel.memory import parameter_bytes
+from lynx_parallel.parallel.shard import shard
+from tests.distributed.test_shard import files
+from tests.parallel.fake_gang import Collectives, fake_group
+from tests.parallel.test_memory import shapes_of
+
+BF16 = torch.bfloat16
+PART = {"text": ".attn2.to_", "identity": ".id_adapter.", "reference": ".ref_adapter."}
+"""Of the keys of each kind of projections."""
+
+
+def gathered(function: Callable[..., Any], *args: Any) -> int:
+    """Calls the function; bytes that this rank has whole after its collectives, which are all-gathers alone."""
+    with Collectives() as sent:
+        function(*args)
+    assert {call.name for call in sent.calls} == {"_allgather_base_"}
+    return sum(call.tensors[0].nbytes for call in sent.calls)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_a_forward_gathers_no_projections(keep: bool, ranks: int, demo: Path) -> None:
+    """Kept projections come whole for the calls that use them; borrowed ones are read from the file instead."""
+    whole = shapes_of(load_transformer(files(demo), dtype=BF16))
+    # Every rank sends as many rows as the fullest holds.
+    shapes = {key: (ranks * ceil(rows / ranks), *rest) for key, (rows, *rest) in whole.items()}
+    used = parameter_bytes({key: shape for key, shape in shapes.items() if not is_projection(key)}, 2)
+
+    with fake_group(ranks) as group:
+        transformer = load_transformer(
+            files(demo), dtype=BF16, keep_projections=keep,
+            shard=lambda model: shard(model, group, keep_projections=keep),
+        )  # fmt: skip
+        prompt, latents = torch.zeros(1, 512, 64, dtype=BF16), torch.zeros(1, 16, 1, 32, 32, dtype=BF16)
+        id_tokens = torch.zeros(1, 16, whole["blocks.0.id_adapter.to_k_ip.weight"][1], dtype=BF16)
+        text = transformer.text_kv(prompt)
+        features = transformer.reference_features(latents, text)
+        branch = [BlockConditioning(kv) for kv in text]
+        assert gathered(transformer, latents, torch.zeros(1), branch) == used
+        assert gathered(transformer.reference_features, latents, text) == used
+        for kind, argument in (("text", prompt), ("identity", id_tokens), ("reference", features)):
+            mine = {key: shape for key, shape in shapes.items() if is_projection(key) and PART[kind] in key}
+            assert parameter_bytes(mine, 2) > 0
+            expected = used + (parameter_bytes(mine, 2) if keep else 0)
+            assert gathered(getattr(transformer, f"{kind}_kv"), argument) == expected, kind
