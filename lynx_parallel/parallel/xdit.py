@@ -195,6 +195,7 @@ def _import_xfuser(device_type: str) -> SimpleNamespace:
     """
     os.environ.setdefault("XDIT_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("LOG_LEVEL", "warning")
+    _stand_in_for_triton()
     if device_type == "cpu":
         with _hidden_gpus():
             _answer_for_cpu()
@@ -233,11 +234,10 @@ def _hidden_gpus() -> Iterator[None]:
 
 
 def _answer_for_cpu() -> None:
-    """Lets xfuser 0.7 import, and run on the CPU, with any build of torch and without triton.
+    """Lets xfuser 0.7 import, and run on the CPU, with any build of torch.
 
-    Its ``envs`` takes a build for CUDA as proof of a GPU, and raises where torch is built for the CPU alone. One
-    module imports triton unguarded. All are answered before the package's own ``__init__`` runs; nothing else of
-    xfuser is replaced.
+    Its ``envs`` takes a build for CUDA as proof of a GPU, and raises where torch is built for the CPU alone. Both
+    are answered before the package's own ``__init__`` runs; nothing else of xfuser is replaced.
     """
     spec = importlib.util.find_spec("xfuser")
     assert spec is not None
@@ -253,6 +253,10 @@ def _answer_for_cpu() -> None:
     envs.get_device_version = lambda: None
     envs.get_torch_distributed_backend = lambda: "gloo"
     envs.PACKAGES_CHECKER.packages_info["has_long_ctx_attn"] = True
+
+
+def _stand_in_for_triton() -> None:
+    """Lets xfuser import without triton: one module, whose attention we do not use, imports it unguarded."""
     if importlib.util.find_spec("triton") is None:
         name = "xfuser.core.sparge_attention.block_mask"
         stand_in = ModuleType(name)
