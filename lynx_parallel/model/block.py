@@ -83,25 +83,39 @@ class LynxBlock(nn.Module):
         x = x_BLC
         shift, scale, gate, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
 
+        # Tensors are deleted once nothing reads them. On one rank each is 0.34 GB at 14B and 480p, and
+        # parallel.memory.activation_bytes counts those that are left.
         h = (self.norm1(x.float()) * (1 + scale) + shift).type_as(x)
         if features is not None:
             features.append(h)
         q, k, v = self._qkv(h)
-        out = tokens.self_attention(rotate(q, rotary), rotate(k, rotary), v, length)
+        del h
+        k = rotate(k, rotary)
+        out = tokens.self_attention(rotate(q, rotary), k, v, length)
+        del k, v
         if conditioning.reference is not None:
             # The reference attends with the queries as they were before RoPE.
             out = out + conditioning.ref_scale * tokens.attention(q, *conditioning.reference)
-        x = (x.float() + self.attn1.to_out[0](out.flatten(2)) * gate).type_as(x)
+        del q
+        out = self.attn1.to_out[0](out.flatten(2))
+        x = (x.float() + out * gate).type_as(x)
+        del out
 
+        x = x + self._cross_attention(x, conditioning, tokens)
+
+        h = (self.norm3(x.float()) * (1 + scale_ff) + shift_ff).type_as(x)
+        h = self.ffn(h)
+        return (x.float() + h.float() * gate_ff).type_as(x)
+
+    def _cross_attention(
+        self, x_BLC: torch.Tensor, conditioning: BlockConditioning, tokens: LocalTokens
+    ) -> torch.Tensor:
         attn = self.attn2
-        q = attn.norm_q(attn.to_q(self.norm2(x.float()).type_as(x))).unflatten(2, (attn.heads, -1))
+        q = attn.norm_q(attn.to_q(self.norm2(x_BLC.float()).type_as(x_BLC))).unflatten(2, (attn.heads, -1))
         out = tokens.attention(q, *conditioning.text)
         if conditioning.identity is not None:
             out = out + conditioning.ip_scale * tokens.attention(q, *conditioning.identity)
-        x = x + attn.to_out[0](out.flatten(2))
-
-        h = (self.norm3(x.float()) * (1 + scale_ff) + shift_ff).type_as(x)
-        return (x.float() + self.ffn(h).float() * gate_ff).type_as(x)
+        return attn.to_out[0](out.flatten(2))
 
     def _qkv(self, h_BLC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         attn = self.attn1

@@ -93,7 +93,7 @@ class UspTokens(LocalTokens):
         mine = x_BNC[:, start : start + shard]
         if (missing := shard - mine.shape[1]) > 0:
             mine = F.pad(mine, (0, 0) * (mine.ndim - 2) + (0, missing))
-        return mine.contiguous()
+        return mine.clone(memory_format=torch.contiguous_format)  # a view would keep all tokens alive
 
     def gather(self, x_BLC: torch.Tensor, length: int) -> torch.Tensor:
         shards = [torch.empty_like(x_BLC) for _ in range(self.layout.sequence)]

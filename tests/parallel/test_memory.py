@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import weakref
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.shapes import WAN_14B, model_shapes, resampler_shapes
 from lynx_parallel.model import projections
@@ -31,6 +28,7 @@ from lynx_parallel.parallel.memory import (
 )
 from lynx_parallel.weights import WeightFiles
 from tests.distributed.gang import run_gang
+from tests.live import LiveBytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -185,33 +183,6 @@ def test_the_guidance_axis_counts_its_fullest_rank() -> None:
 
 
 # Activations
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that are alive, those that existed before left out; ``peak`` of them."""
-
-    def __init__(self, before: list[torch.Tensor]):
-        super().__init__()
-        self.sizes = {tensor.untyped_storage().data_ptr(): 0 for tensor in before}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            # The wrapper around a running collective's result has no memory of its own.
-            if type(tensor) is not torch.Tensor:
-                continue
-            storage = tensor.untyped_storage()
-            key = storage.data_ptr()
-            if key and key not in self.sizes:
-                self.sizes[key] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._drop, key)
-        self.peak = max(self.peak, self.now)
-        return out
-
-    def _drop(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
 
 
 SIDE, TOKENS, DIM, HEAD_DIM = 60, 900, 256, 64
