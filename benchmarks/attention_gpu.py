@@ -111,7 +111,7 @@ def main() -> None:
         if name == "auto":
             continue
         try:
-            _, kernel = choose_kernel(name, device)
+            kernel = choose_kernel(name, device, torch.bfloat16).attention
         except ClusterError as error:
             print(error)
             continue
@@ -128,7 +128,7 @@ def main() -> None:
          f"{made['tflop_per_s']:.0f}", f"{made['peak_bytes'] / 1e9:.1f}"]
         for name, made in measured.items()
     ]  # fmt: skip
-    auto = choose_kernel("auto", device)[0]
+    auto = choose_kernel("auto", device, torch.bfloat16).name
     text = (
         f"# One forward of the 14B by attention kernel\n\n{describe_in_words(machine)}\n"
         f"40 blocks, {tokens} tokens, bf16, random weights, {options.repeats} forwards after two to warm up; "

@@ -67,7 +67,9 @@ def render(
     shard_weights: Annotated[
         bool, typer.Option("--shard-weights", help="Split the weights over a shot's ranks.")
     ] = False,
-    attention: Annotated[str, typer.Option(help="auto, flash3, flash, cudnn or sdpa.")] = "auto",
+    attention: Annotated[
+        str, typer.Option(help="auto (the fastest that works here), flash3, flash, cudnn or sdpa.")
+    ] = "auto",
     tiled_decode: Annotated[bool, typer.Option("--tiled-decode", help="Less memory, slightly other pixels.")] = False,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")] = None,

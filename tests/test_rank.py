@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from lynx_parallel.errors import ClusterError, RenderError, Stopped, SubjectError
 from lynx_parallel.gang.rank import Load, Rank, Rendered
 from lynx_parallel.ledger import Output
+from lynx_parallel.model.attention import Kernel, sdpa
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Shot
@@ -144,5 +146,31 @@ def test_a_picture_without_a_face(load: Load, shots: tuple[Shot, ...], tmp_path:
 
 
 def test_a_kernel_that_is_not_there(load: Load) -> None:
-    with pytest.raises(ClusterError, match=r"--attention flash3: not available on cpu here; one of sdpa"):
+    with pytest.raises(ClusterError, match=r"--attention flash3: not available on cpu in float32: runs on CUDA only"):
         Rank("cpu", 1, replace(load, attention="flash3")).hello()
+
+
+def test_a_ring_that_needs_another_kernel_says_so(
+    load: Load, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel without the log-sum-exp serves every layout but a ring."""
+    asked: list[tuple[torch.dtype, bool]] = []
+
+    def choose(name: str, device: torch.device, dtype: torch.dtype, *, need_lse: bool = False) -> Kernel:
+        asked.append((dtype, need_lse))
+        lines = ("flash3 is broken", *(["flash gives no log-sum-exp"] if need_lse else []))
+        return Kernel("sdpa" if need_lse else "flash", sdpa, lines)
+
+    monkeypatch.setattr("lynx_parallel.gang.rank.choose_kernel", choose)
+    rank = make_rank(load, shots)
+    hello = rank.hello()
+    assert (hello.attention, hello.warnings) == ("flash", ("flash3 is broken",))
+    plain = render(rank, shots[0], tmp_path / "plain")
+    assert (plain.exactness, plain.warnings) == ({}, ())
+
+    rank._kernel(need_lse=True)  # what ``join`` does for a ring
+    rank.layout = SimpleNamespace(size=1, ring=2)  # type: ignore[assignment]
+    ring = render(rank, shots[0], tmp_path / "ring")
+    assert (ring.exactness, ring.warnings) == ({"attention": "sdpa"}, ("flash gives no log-sum-exp",))
+    assert render(rank, shots[0], tmp_path / "again").warnings == ()  # once
+    assert asked == [(torch.float32, False), (torch.float32, True)]

@@ -226,12 +226,18 @@ def campaign_of(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def supervise(
-    campaign: Campaign, world: World, cluster: ClusterSpec, device: str = "cpu", stop_after: float | None = None
+    campaign: Campaign,
+    world: World,
+    cluster: ClusterSpec,
+    device: str = "cpu",
+    stop_after: float | None = None,
+    say: Callable[[str], object] = str,
 ) -> tuple[Summary, Plan, str]:
     """One run; how it ended, what was planned, and what ended it as a whole.
 
     Args:
         stop_after: seconds after which it is stopped; it must end within 12.
+        say: takes each line of progress.
     """
     weights = find_weights(campaign.pipeline.model)
     output = Output(campaign.output)
@@ -239,7 +245,7 @@ def supervise(
     todo = plan.of("render", "encode")
     journal = Journal(output.journal)
     layouts = Layouts(cluster, weights)
-    run = Run(campaign, weights, None, {}, cluster, layouts, output, journal, Summary(), str)
+    run = Run(campaign, weights, None, {}, cluster, layouts, output, journal, Summary(), say)  # type: ignore[arg-type]
     error = ""
 
     async def go() -> None:
@@ -601,3 +607,23 @@ def test_another_gang_encodes_where_the_first_died(campaign_of: Any, tmp_path: P
     assert not error
     assert len(summary.rendered) == 13
     assert set(world.encoded.values()) == {1}
+
+
+def test_a_warning_of_a_machine_is_shown_once(campaign_of: Any, tmp_path: Path) -> None:
+    """Two gangs of two ranks, one of them started again after a death: each machine's line comes once."""
+    ranks = [Hello(1, host, "gpu", "sdpa", "0", ("attention kernel flash does not work",)) for host in ("a", "b")]
+    lines: list[str] = []
+
+    class Warns(World):
+        async def start(self, *args: Any) -> FakeGang:
+            gang = await super().start(*args)
+            gang.hellos = ranks[: len(gang.ranks)]
+            return gang
+
+    world = Warns(iter(["ok", "ok", "died"]))
+    summary, _, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2, ulysses=2), say=lines.append)
+    assert not summary.failed
+    assert [line for line in lines if line.startswith("warning")] == [
+        "warning: a: attention kernel flash does not work",
+        "warning: b: attention kernel flash does not work",
+    ]

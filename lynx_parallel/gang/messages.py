@@ -20,6 +20,7 @@ class Hello:
         version: of this package.
         node: Ray's id of the machine.
         gpu: Ray's id of the GPU on its machine; empty on the CPU.
+        warnings: lines for the user about this machine.
     """
 
     pid: int
@@ -29,6 +30,7 @@ class Hello:
     version: str
     node: str = ""
     gpu: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def machine(self) -> str:

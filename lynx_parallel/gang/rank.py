@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lynx_parallel.gang.partials import PartialStates
 from lynx_parallel.gang.preparation import Preparation
 from lynx_parallel.gang.selfcheck import check_group, check_rank
 from lynx_parallel.gang.writing import logged_to, when_room, write_log
-from lynx_parallel.model.attention import Attention, choose_kernel
+from lynx_parallel.model.attention import Kernel, choose_kernel
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
@@ -63,6 +63,8 @@ class Rank:
         self.rank = 0
         self.layout = Layout()
         self.pipeline: LynxPipeline | None = None
+        self._kernels: dict[bool, Kernel] = {}
+        self._unsaid: tuple[str, ...] = ()
         self.vae: Any = None
         self._split_vae: Any = None
         self._prompts = {} if load.prompts is None else PromptFolder(load.prompts.path)
@@ -79,9 +81,9 @@ class Rank:
         """What this rank says of itself; the first thing asked, as no reason is told of a constructor that fails.
 
         Raises:
-            ClusterError: the attention kernel asked for is not to be had here.
+            ClusterError: the attention kernel asked for is not available here.
         """
-        attention, _ = self._attention
+        kernel = self._kernel()
         device, node, gpu = "cpu", "", ""
         if ray.is_initialized():
             context = ray.get_runtime_context()
@@ -89,12 +91,18 @@ class Rank:
             gpu = next(iter(context.get_accelerator_ids()["GPU"]), "")
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(0)
-        return Hello(os.getpid(), socket.gethostname(), device, attention, lynx_parallel.__version__, node, gpu)
+        version = lynx_parallel.__version__
+        return Hello(os.getpid(), socket.gethostname(), device, kernel.name, version, node, gpu, kernel.warnings)
 
-    @cached_property
-    def _attention(self) -> tuple[str, Attention]:
-        """The kernel's name and the kernel."""
-        return choose_kernel(self.what.attention, self.device)
+    def _kernel(self, *, need_lse: bool = False) -> Kernel:
+        """Returns the attention kernel. A ring needs one that gives the log-sum-exp."""
+        if need_lse not in self._kernels:
+            dtype = getattr(torch, self.what.dtype)
+            made = choose_kernel(self.what.attention, self.device, dtype, need_lse=need_lse)
+            self._kernels[need_lse] = made
+            if need_lse:  # chosen after ``hello``
+                self._unsaid = tuple(line for line in made.warnings if line not in self._kernel().warnings)
+        return self._kernels[need_lse]
 
     @ray.method(concurrency_group="ctl")
     def progress(self) -> Progress:
@@ -125,8 +133,8 @@ class Rank:
 
     def check(self, output: Path) -> list[Check]:
         """Checks in seconds what this rank needs by itself, before it loads the weights."""
-        name, kernel = self._attention
-        return check_rank(self.device, getattr(torch, self.what.dtype), name, kernel, output)
+        kernel = self._kernel()
+        return check_rank(self.device, getattr(torch, self.what.dtype), kernel.name, kernel.attention, output)
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Rank 0: makes prompt embeddings for all gangs. The text encoder is gone before the rest is loaded."""
@@ -159,15 +167,19 @@ class Rank:
 
         Returns:
             The checks of the gang's collectives, one each axis.
+
+        Raises:
+            ClusterError: the attention kernel asked for does not give the log-sum-exp that a ring needs.
         """
         self.layout, self.rank = layout, rank
         checks: list[Check] = []
         if not self.what.denoise:
             return checks
+        attention = self._kernel(need_lse=layout.ring > 1).attention
         if layout.size > 1:
             mine = self._store if rank == 0 else dist.TCPStore(*store, None, False, COLLECTIVE_TIMEOUT)
             membership = xdit.join(
-                layout, rank=rank, store=mine, device=self.device, kernel=self._attention[1],
+                layout, rank=rank, store=mine, device=self.device, kernel=attention,
                 transformer_config=transformer_config(self.what.weights), timeout=COLLECTIVE_TIMEOUT,
             )  # fmt: skip
             checks = check_group(self.device, membership.groups)
@@ -181,7 +193,7 @@ class Rank:
             if self.pipeline is None:
                 self._build(None)
             assert self.pipeline is not None
-            localize(self.pipeline, self._attention[1])
+            localize(self.pipeline, attention)
         return checks
 
     def leave(self) -> None:
@@ -272,9 +284,12 @@ class Rank:
             seconds["decode"] = time.perf_counter() - began
             if self.rank != 0:
                 return None
+            if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
+                how["attention"] = kernel.name
             made = self._write(frames, latents, shot, video, parts, seconds, how)
             conditioning = {**self.pipeline.counts, "subject kept" if self._preparation.from_cache else "subject": 1}
-            return replace(made, conditioning=conditioning, warnings=tuple(self._preparation.warnings))
+            warnings, self._unsaid = (*self._preparation.warnings, *self._unsaid), ()
+            return replace(made, conditioning=conditioning, warnings=warnings)
 
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
         """Rank 0: makes the video again from saved latents."""

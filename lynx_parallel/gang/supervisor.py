@@ -77,6 +77,7 @@ class Supervisor:
         self._began = False
         self._over = ""
         self._quarantined: dict[str, str] = {}
+        self._warned: set[str] = set()
 
     async def make_all(self) -> None:
         """Returns when every shot is done or failed, or the run is to end.
@@ -209,6 +210,10 @@ class Supervisor:
         for hello in slot.gang.hellos:
             self._machines.met(hello.machine, hello.host)
         self._tell_machines(slot.gang)
+        warnings = [f"warning: {hello.host}: {line}" for hello in slot.gang.hellos for line in hello.warnings]
+        for warning in dict.fromkeys(line for line in warnings if line not in self._warned):
+            self.run.say(warning)
+        self._warned.update(warnings)
         return None
 
     def _tell_machines(self, gang: Gang) -> None:

@@ -1,4 +1,4 @@
-"""The one attention seam: kernels by name, and how the token axis lies over ranks.
+"""The one attention seam: kernels, their choice, and how the token axis lies over ranks.
 
 Legend of tensor names: B batch, L query tokens held by this rank, N all tokens, S key tokens,
 H heads, D channels of a head, C = H·D channels.
@@ -7,47 +7,177 @@ H heads, D channels of a head, C = H·D channels.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lynx_parallel.errors import ClusterError
+from lynx_parallel.weights import one_line
 
 AttentionName = Literal["auto", "flash3", "flash", "cudnn", "sdpa"]
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 """(q_BLHD, k_BSHD, v_BSHD, need_lse) → out [B, L, H, D] and, if asked for, log-sum-exp [B, H, L] fp32."""
 
+_PACKAGES = {"flash3": "flash_attn_interface", "flash": "flash_attn"}
+_CUDNN_WITH_A_FAULT = 91500
+"""cuDNN up to 9.15.0 fails, or gives wrong results, for lengths that 128 does not divide. torch has the same rule."""
+_PROBED_KEYS = 130, 16
+"""Key counts that a kernel must get right: 128 divides neither; the second is near the ID adapter's."""
 
-def choose_kernel(name: AttentionName, device: torch.device) -> tuple[str, Attention]:
-    """The kernel of a name, or for ``auto`` the first that is installed of ``flash3``, ``flash``, ``cudnn``, ``sdpa``.
 
-    The CPU has ``sdpa`` alone.
+class Kernel(NamedTuple):
+    """A kernel that was called on the device and gave the right result.
+
+    Attributes:
+        warnings: one line for each faster kernel that is installed but does not work.
+    """
+
+    name: str
+    attention: Attention
+    warnings: tuple[str, ...]
+
+
+class Facts(NamedTuple):
+    """What the order of kernels depends on.
+
+    Attributes:
+        device: torch's device type.
+        capability: CUDA compute capability; (0, 0) without CUDA.
+        cudnn: cuDNN's version as torch gives it, 92000 for 9.20.0; 0 without cuDNN.
+        installed: kernels whose package is installed.
+    """
+
+    device: str
+    capability: tuple[int, int]
+    dtype: torch.dtype
+    cudnn: int
+    installed: frozenset[str]
+
+
+def find_facts(device: torch.device, dtype: torch.dtype) -> Facts:
+    """Returns the facts of this machine. Asks CUDA only for a CUDA device."""
+    if device.type != "cuda":
+        capability, cudnn_version = (0, 0), 0
+    else:
+        capability, cudnn_version = torch.cuda.get_device_capability(device), torch.backends.cudnn.version() or 0
+    specs = {name: importlib.util.find_spec(package) for name, package in _PACKAGES.items()}
+    # flash_attn without a file of its own is only the folder in which FlashAttention 4 lies.
+    installed = frozenset(name for name, spec in specs.items() if spec is not None and spec.origin is not None)
+    return Facts(device.type, capability, dtype, cudnn_version, installed)
+
+
+def refusal(name: str, facts: Facts) -> str | None:
+    """Returns why a kernel cannot run here, or None."""
+    if name == "sdpa":
+        return None
+    if facts.device != "cuda":
+        return f"runs on CUDA only, not on {facts.device}"
+    if facts.dtype not in (torch.bfloat16, torch.float16):
+        return f"does not take {str(facts.dtype).removeprefix('torch.')}"
+    found = "{}.{}".format(*facts.capability)
+    if facts.capability < (8, 0):
+        return f"needs compute capability 8.0 or newer, found {found}"
+    # Its instructions exist on Hopper alone. Elsewhere its launch may call exit(1), which no probe survives.
+    if name == "flash3" and facts.capability[0] != 9:
+        return f"needs compute capability 9.x (Hopper), found {found}"
+    if name == "cudnn" and facts.cudnn <= _CUDNN_WITH_A_FAULT:
+        return f"needs cuDNN newer than 9.15 for lengths that 128 does not divide, found version {facts.cudnn}"
+    if name in _PACKAGES and name not in facts.installed:
+        return f"the package {_PACKAGES[name]} is not installed"
+    return None
+
+
+def candidates(facts: Facts) -> list[str]:
+    """Returns the kernels for ``auto``, fastest first. The last one is always ``sdpa``."""
+    # cuDNN passes FlashAttention 2 from Hopper on; torch's own SDPA prefers it on the same cards.
+    order = ["flash3", "cudnn", "flash", "sdpa"] if facts.capability >= (9, 0) else ["flash", "sdpa"]
+    return [name for name in order if refusal(name, facts) is None]
+
+
+def choose_kernel(
+    name: AttentionName,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    need_lse: bool = False,
+    facts: Facts | None = None,
+    kernels: Mapping[str, Attention] | None = None,
+) -> Kernel:
+    """Returns the kernel of a name, or for ``auto`` the fastest one that works. Calls it once on the device.
+
+    Args:
+        dtype: of the tensors that it gets.
+        need_lse: it must also give the log-sum-exp, as a ring needs it.
+        facts: those of this machine by default.
+        kernels: by name; all by default.
 
     Raises:
-        ClusterError: the kernel asked for is not to be had here.
+        ClusterError: no kernel works, or not the one asked for. The message gives the reason.
     """
-    available = ["sdpa"] if device.type == "cpu" else [n for n, there in _AVAILABLE.items() if there()]
-    if name == "auto":
-        name = available[0]  # type: ignore[assignment]
-    if name not in available:
-        raise ClusterError(f"--attention {name}: not available on {device.type} here; one of {', '.join(available)}")
-    return name, _KERNELS[name]
+    facts, kernels = facts or find_facts(device, dtype), kernels or _KERNELS
+    on = f"{device.type} in {str(dtype).removeprefix('torch.')}"
+
+    def fault(one: str) -> str | None:
+        return refusal(one, facts) or probe(kernels[one], device, dtype, need_lse)
+
+    if name != "auto":
+        if (reason := fault(name)) is None:
+            return Kernel(name, kernels[name], ())
+        others = ", ".join(one for one in kernels if one != name and fault(one) is None)
+        raise ClusterError(f"--attention {name}: not available on {on}: {reason}. Available: {others or 'none'}.")
+    broken: list[str] = []
+    for one in candidates(facts):
+        if (reason := fault(one)) is None:
+            return Kernel(one, kernels[one], tuple(f"{line}. Attention uses {one} instead." for line in broken))
+        broken.append(f"attention kernel {one} does not work on {on}: {reason}")
+    raise ClusterError("; ".join(broken))
+
+
+@torch.no_grad()
+def probe(attention: Attention, device: torch.device, dtype: torch.dtype, need_lse: bool) -> str | None:
+    """Calls a kernel on small tensors and compares with attention in float64. Returns what is wrong, or None."""
+    generator = torch.Generator().manual_seed(0)  # leaves the random state of the process alone
+    for keys in _PROBED_KEYS:
+        q_BLHD, k_BSHD, v_BSHD = (
+            torch.randn(1, length, 2, 128, generator=generator).to(dtype) for length in (130, keys, keys)
+        )
+        scores_BHLS = torch.einsum("blhd,bshd->bhls", q_BLHD.double(), k_BSHD.double()) / 128**0.5
+        wanted = torch.einsum("bhls,bshd->blhd", scores_BHLS.softmax(-1), v_BSHD.double())
+        try:
+            out, lse = attention(q_BLHD.to(device), k_BSHD.to(device), v_BSHD.to(device), need_lse)
+            out = out.double().cpu()  # waits for the device: a launch fails late
+            lse = lse.double().cpu() if need_lse and lse is not None else None
+        except Exception as error:  # ImportError, OSError, RuntimeError, TypeError, … by what is broken
+            return f"{type(error).__name__}: {one_line((str(error).strip().splitlines() or ['no message'])[0])}"
+        # One lost key in 130 is an error of 0.08; rounding to bf16 is one of 0.002. NaN is not below anything.
+        tolerance = 1e-4 if dtype == torch.float32 else 0.02
+        if out.shape != wanted.shape or not (out - wanted).norm() < tolerance * wanted.norm():
+            return f"wrong result for {keys} keys"
+        if not need_lse:
+            continue
+        wanted_lse = scores_BHLS.logsumexp(-1)
+        if lse is None or lse.shape != wanted_lse.shape or not (lse - wanted_lse).abs().max() < 1e-3:
+            return f"wrong log-sum-exp for {keys} keys"
+    return None
 
 
 def sdpa(
     q_BLHD: torch.Tensor, k_BSHD: torch.Tensor, v_BSHD: torch.Tensor, need_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """torch's own choice of kernel; where the log-sum-exp is needed, its flash kernel."""
+    """torch's own choice of kernel. With the log-sum-exp its flash kernel, or for fp32 on CUDA the efficient one."""
     q, k, v = (t.transpose(1, 2) for t in (q_BLHD, k_BSHD, v_BSHD))
     if not need_lse:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2), None
-    flash = torch.ops.aten._scaled_dot_product_flash_attention
     if q.device.type == "cpu":
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, lse = flash(q, k, v)[:2]
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
+    elif q.dtype == torch.float32:
+        out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
+        lse = lse[:, :, : q.shape[2]]  # padded to a multiple of 32
+    else:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
     return out.transpose(1, 2), lse
 
 
@@ -60,7 +190,7 @@ def cudnn(
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             return F.scaled_dot_product_attention(q, k, v).transpose(1, 2), None
     out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
-    return out.transpose(1, 2), lse.squeeze(-1)
+    return out.transpose(1, 2), lse.reshape(q.shape[:3])  # torch gives [B, H, L, 1]
 
 
 def flash(
@@ -81,21 +211,12 @@ def flash3(
     """FlashAttention 3 (Hopper)."""
     from flash_attn_interface import flash_attn_func
 
+    # (out, lse); its betas lack this parameter, and the probe refuses them.
     out, lse = flash_attn_func(q_BLHD, k_BSHD, v_BSHD, return_attn_probs=True)
     return out, lse if need_lse else None
 
 
-def _hopper() -> bool:
-    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
-
-
-_KERNELS: dict[str, Attention] = {"flash3": flash3, "flash": flash, "cudnn": cudnn, "sdpa": sdpa}
-_AVAILABLE: dict[str, Callable[[], bool]] = {
-    "flash3": lambda: importlib.util.find_spec("flash_attn_interface") is not None and _hopper(),
-    "flash": lambda: importlib.util.find_spec("flash_attn") is not None,
-    "cudnn": torch.backends.cudnn.is_available,
-    "sdpa": lambda: True,
-}
+_KERNELS: dict[str, Attention] = {"flash3": flash3, "cudnn": cudnn, "flash": flash, "sdpa": sdpa}
 
 
 class LocalTokens:

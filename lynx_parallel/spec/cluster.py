@@ -26,7 +26,7 @@ class ClusterSpec:
         max_gpus: GPUs to use at most.
         device: what ranks run on.
         shard_weights: split the transformer's weights over the ranks that share a shot's tokens.
-        attention: kernel on CUDA; ``auto`` takes the best one installed.
+        attention: kernel on CUDA; ``auto`` takes the fastest that works on the GPU in the pipeline's dtype.
         tiled_decode: decode tile by tile: less memory, other pixels.
         stop_after: seconds after which the run puts its shot aside and ends.
         max_failures: so many failed shots end the run.
