@@ -78,8 +78,8 @@ def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Iden
     """The identity of one shot.
 
     In it: prompt after vars, negative prompt, seed, size, steps, guidance, scales, schedule; picture,
-    embedding and landmarks by content; weights by sha256; dtype; ``NUMERICS``. Not in it: ids, labels,
-    priority, layout, number of GPUs.
+    embedding and landmarks by content; weights by sha256; dtype; the VAE's precision unless it is the default;
+    ``NUMERICS``. Not in it: ids, labels, priority, layout, number of GPUs.
 
     Args:
         weights: of ``weights.weight_digests``.
@@ -102,7 +102,7 @@ class Identities:
     def __init__(self, campaign: Campaign, weights: Mapping[str, str]):
         self._campaign = campaign
         self._weights = weights
-        self._model = {"numerics": NUMERICS, "dtype": campaign.pipeline.model.dtype}
+        self._model = {"numerics": NUMERICS, "dtype": campaign.pipeline.model.dtype, **_vae(campaign)}
         self._files = {f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")}
         self._video = {f"video.{name}": value for name, value in digested(campaign.pipeline.video).items()}
         self._subjects: dict[str, dict[str, Any]] = {}
@@ -144,16 +144,27 @@ def _later_fields(kind: type[BaseModel]) -> tuple[str, ...]:
     return tuple(name for name in kind.model_fields if name not in _ALWAYS)
 
 
-def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> str:
+def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str], device: str = "cpu") -> str:
     """What a subject's cached data (crops, landmarks, embedding, reference latent) depends on, as one digest.
 
-    Arguments and errors as of ``identify``. The seed counts only where the reference latent is drawn with it.
+    The seed counts only where the reference latent is drawn with it. The device counts only where a network makes
+    something on it. It is left out for the CPU, so that caches from before it counted stay valid.
+
+    Args:
+        device: kind of device that makes the data, ``cpu`` or ``cuda``.
+
+    Other arguments and errors as of ``identify``.
     """
     sampling = shot.sampling
     settings = _subject_settings(campaign, shot.subject, weights)
     settings["sampling.reference"] = [sampling.reference_size, sampling.reference_latent]
     if sampling.reference_latent == "sample":
         settings["sampling.seed"] = sampling.seed
+    encodes = campaign.pipeline.model.adapters.ref is not None
+    if encodes:
+        settings |= _vae(campaign)
+    if device != "cpu" and (encodes or shot.subject.embedding is None):
+        settings["device"] = device
     vae = {name: value for name, value in weights.items() if name.startswith("base/vae/")}
     return digest({"numerics": NUMERICS, **settings, **vae})
 
@@ -168,6 +179,12 @@ def prompt_salt(weights: Mapping[str, str], dtype: str, device: str) -> str:
     """
     encoder = {k: v for k, v in weights.items() if k.startswith(("base/text_encoder/", "base/tokenizer/"))}
     return digest({"numerics": NUMERICS, "dtype": dtype, "device": device, **encoder})
+
+
+def _vae(campaign: Campaign) -> dict[str, str]:
+    """The VAE's precision, as a setting of a digest. The default stays out: what was done before it stays done."""
+    model = campaign.pipeline.model
+    return {} if model.vae_dtype == type(model).model_fields["vae_dtype"].default else {"vae_dtype": model.vae_dtype}
 
 
 def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str, str]) -> dict[str, Any]:

@@ -27,8 +27,16 @@ from lynx_parallel.model.checkpoints import (
     load_transformer,
     load_vae,
 )
+from lynx_parallel.model.precision import VAE_PRECISIONS, Fp32Precision, use_ieee
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.spec.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, parse_blocks
+from lynx_parallel.spec.pipeline import (
+    REFERENCE_PROMPT,
+    FaceSpec,
+    ModelSpec,
+    Sampling,
+    VaeDtype,
+    parse_blocks,
+)
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, make_scheduler
 from lynx_parallel.stages.face import Policy
 from lynx_parallel.stages.identify import FaceModels, Person, identify_person
@@ -82,6 +90,9 @@ class LynxPipeline:
 
     Build it with ``from_pretrained``. Conditioning that does not change between calls (a subject's
     reference features, a prompt's keys and values) is kept and reused, see ``conditioning_entries``.
+
+    fp32 arithmetic on CUDA is true fp32 from then on in the whole process, and not TF32, which torch would use for
+    convolutions. ``vae_dtype`` may ask for TF32 in the VAE.
     """
 
     conditioning_entries = 8
@@ -98,7 +109,9 @@ class LynxPipeline:
         dtype: torch.dtype,
         device: torch.device,
         faces: FaceModels | None = None,
+        vae_precision: Fp32Precision = "ieee",
     ):
+        use_ieee()
         self.base = base
         self.transformer = transformer
         self.resampler = resampler
@@ -107,6 +120,7 @@ class LynxPipeline:
         self.dtype = dtype
         self.device = device
         self.faces = faces
+        self.vae_precision = vae_precision
         self.guidance = LocalGuidance()
         self.encoded_prompts: MutableMapping[str, torch.Tensor] = {}
         self._static: OrderedDict[Hashable, Any] = OrderedDict()
@@ -122,6 +136,7 @@ class LynxPipeline:
         *,
         face: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.bfloat16,
+        vae_dtype: VaeDtype = "float32",
         device: torch.device | str = "cpu",
         keep_projections: bool = True,
     ) -> Self:
@@ -133,7 +148,8 @@ class LynxPipeline:
                 reference layout or the single-file one, or ``hub:org/repo/path``.
             face: ``detector`` and ``recognizer``, as in a pipeline file; without, calls must give the
                 embedding and the landmarks.
-            dtype: of the transformer, resampler and text encoder; the VAE stays fp32.
+            dtype: of the transformer, resampler and text encoder.
+            vae_dtype: precision of the VAE, ``float32``, ``tf32`` or ``bfloat16``, as in a pipeline file.
             keep_projections: as in ``load_transformer``.
 
         Raises:
@@ -144,7 +160,10 @@ class LynxPipeline:
             adapters={name: str(path) for name, path in adapters.items()},  # type: ignore[arg-type]
         )
         files = None if face is None else find_face_models(FaceSpec(**face))
-        return cls.from_files(find_weights(spec), files, dtype=dtype, device=device, keep_projections=keep_projections)
+        return cls.from_files(
+            find_weights(spec), files, dtype=dtype, vae_dtype=vae_dtype, device=device,
+            keep_projections=keep_projections,
+        )  # fmt: skip
 
     @classmethod
     def from_files(
@@ -153,22 +172,25 @@ class LynxPipeline:
         face: FaceFiles | None = None,
         *,
         dtype: torch.dtype,
+        vae_dtype: VaeDtype = "float32",
         device: torch.device | str = "cpu",
         shard: Callable[[LynxTransformer], None] | None = None,
         keep_projections: bool = True,
     ) -> Self:
         """``from_pretrained`` with the local files already found; ``shard`` as in ``load_transformer``."""
+        vae = VAE_PRECISIONS[vae_dtype]
         return cls(
             base=weights.base,
             transformer=load_transformer(
                 weights, dtype=dtype, device=device, shard=shard, keep_projections=keep_projections
             ),
             resampler=load_resampler(weights.resampler, dtype=dtype, device=device),
-            vae=load_vae(weights.base / "vae", device=device),
+            vae=load_vae(weights.base / "vae", dtype=vae.weights, device=device),
             scheduler_config=load_scheduler_config(weights.base / "scheduler"),
             dtype=dtype,
             device=torch.device(device),
             faces=None if face is None else FaceModels(face, device),
+            vae_precision=vae.convolutions,
         )
 
     def __call__(
@@ -200,7 +222,7 @@ class LynxPipeline:
         person = self.identify(settings, image=image, landmarks=landmarks, embedding=embedding, face=face)
         inputs = self.prepare(prompt, settings, person)
         latents = self.denoise(inputs, settings, on_step)
-        return LynxOutput(frames=to_frames(decode(self.vae, latents)), latents=latents)
+        return LynxOutput(frames=self.decode(latents), latents=latents)
 
     def identify(
         self,
@@ -277,8 +299,9 @@ class LynxPipeline:
 
     def _encode_reference(self, crop: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
         return encode_reference(
-            self.vae, crop, size=sampling.reference_size, mode=sampling.reference_latent, seed=sampling.seed
-        )
+            self.vae, crop, size=sampling.reference_size, mode=sampling.reference_latent, seed=sampling.seed,
+            precision=self.vae_precision,
+        )  # fmt: skip
 
     @torch.no_grad()
     def reference_features(self, inputs: ShotInputs, *, unconditional: bool = False) -> list[torch.Tensor]:
@@ -365,7 +388,7 @@ class LynxPipeline:
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Final latents → uint8 frames [F, H, W, 3]."""
-        return to_frames(decode(self.vae, latents))
+        return to_frames(decode(self.vae, latents, precision=self.vae_precision))
 
     def _kept(self, kind: str, source: torch.Tensor, make: Callable[[torch.Tensor], T]) -> T:
         """``make(source)``, remembered by the source's content."""

@@ -59,7 +59,7 @@ def make_sidecar(
         "sharded": sharded,
         "attempt": attempt,
         "seconds": {**made.seconds, "total": round(seconds, 3)},
-        "exactness": made.exactness,
+        "exactness": made.exactness | ({} if model.vae_dtype == "float32" else {"vae": model.vae_dtype}),
         "conditioning": made.conditioning,
         "warnings": list(made.warnings),
         "finished": now(),

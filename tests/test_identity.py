@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lynx_parallel
 import lynx_parallel.identity
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.identity import Identities, Identity, changed, identify
+from lynx_parallel.identity import Identities, Identity, changed, identify, subject_key
 from lynx_parallel.spec.pipeline import Sampling
 from tests.small import FULL, MANIFEST, WEIGHTS, load, write
 
@@ -109,6 +109,11 @@ def test_the_model_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     (folder / "full.yaml").write_text(FULL.replace("float32", "bfloat16"))
     assert changed(before.settings, of(folder).settings) == ["dtype"]
+    for vae_dtype, names in {"float32": [], "tf32": ["vae_dtype"], "bfloat16": ["vae_dtype"]}.items():
+        (folder / "full.yaml").write_text(with_vae(FULL, vae_dtype))
+        after = of(folder)
+        assert changed(before.settings, after.settings) == names
+        assert (after.latents != before.latents) == (after.video != before.video) == bool(names)
     (folder / "full.yaml").write_text(FULL)
     monkeypatch.setattr(lynx_parallel.identity, "NUMERICS", 2)
     assert changed(before.settings, of(folder).settings) == ["numerics"]
@@ -191,6 +196,45 @@ def test_a_digest_of_this_very_shot_never_changes(folder: Path) -> None:
     identity = of(folder)
     assert identity.latents == "018745b6d6484a4ea8d0507f46d742136f67175ac3554b7e9eb82e8f2388d579"
     assert identity.video == "a478dca5a9fa56d0b8909cc63826eb01cb8242183b633df810eb23a44446a86e"
+
+
+def with_vae(pipeline: str, vae_dtype: str) -> str:
+    assert "  dtype: float32\n" in pipeline
+    return pipeline.replace("  dtype: float32\n", f"  dtype: float32\n  vae_dtype: {vae_dtype}\n")
+
+
+LITE_MANIFEST = MANIFEST.replace("full.yaml", "lite.yaml")
+KEY = "8ba07d9f3e11f837e90a16c39d663528cbee509307af8bf691c98a14e368b4be"
+LITE_KEY = "5226c63ba1d08534b6dc798ecfd7bfe8cdbd9204db8780222d128a7de1ff42db"
+
+
+def key_of(folder: Path, manifest: str, *device: str) -> str:
+    campaign = load(folder, manifest)
+    return subject_key(campaign, campaign.shots[0], WEIGHTS, *device)
+
+
+def test_the_key_of_a_cached_subject_never_changes(folder: Path) -> None:
+    """As of the first release: another number finds nothing in the caches that users have."""
+    assert key_of(folder, MANIFEST) == key_of(folder, MANIFEST, "cpu") == KEY
+    assert key_of(folder, LITE_MANIFEST) == LITE_KEY
+
+
+def test_a_cached_subject_depends_on_the_device_that_made_it(folder: Path) -> None:
+    """The VAE's latents and ArcFace's embedding differ between CPU and GPU; given data does not."""
+    assert key_of(folder, MANIFEST, "cuda") != KEY
+    assert key_of(folder, LITE_MANIFEST, "cuda") == LITE_KEY
+    lite = folder / "lite.yaml"
+    lite.write_text(lite.read_text() + "face: {detector: demo:faces, recognizer: demo:faces}\n")
+    found = LITE_MANIFEST.replace("    embedding: ada.npy\n", "")
+    assert key_of(folder, found, "cuda") != key_of(folder, found, "cpu")
+
+
+def test_a_cached_subject_depends_on_the_precision_of_the_vae(folder: Path) -> None:
+    for name in ("full", "lite"):
+        pipeline = folder / f"{name}.yaml"
+        pipeline.write_text(with_vae(pipeline.read_text(), "tf32"))
+    assert key_of(folder, MANIFEST) != KEY
+    assert key_of(folder, LITE_MANIFEST) == LITE_KEY  # it encodes no reference
 
 
 def test_identities_made_together_are_those_made_one_by_one(folder: Path) -> None:

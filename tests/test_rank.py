@@ -174,3 +174,24 @@ def test_a_ring_that_needs_another_kernel_says_so(
     assert (ring.exactness, ring.warnings) == ({"attention": "sdpa"}, ("flash gives no log-sum-exp",))
     assert render(rank, shots[0], tmp_path / "again").warnings == ()  # once
     assert asked == [(torch.float32, False), (torch.float32, True)]
+
+
+def test_a_rank_runs_the_vae_as_asked(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    """Whether it renders, or encodes saved latents alone."""
+    made = render(make_rank(replace(load, vae_dtype="bfloat16"), shots), shots[0], tmp_path / "a")
+    outputs = {}
+    for vae_dtype in ("float32", "tf32", "bfloat16"):
+        torch.backends.cudnn.allow_tf32 = True  # torch's default
+        rank = Rank("cpu", 1, replace(load, denoise=False, vae_dtype=vae_dtype))  # type: ignore[arg-type]
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        rank.load()
+        seen: set[str] = set()
+        rank.vae.decoder.register_forward_pre_hook(
+            lambda *_, seen=seen: seen.add(torch.backends.cudnn.conv.fp32_precision)
+        )
+        parts = {"video": tmp_path / "again.part"}
+        latents = tmp_path / "a" / "latents.part"
+        outputs[vae_dtype] = rank.encode(shots[0], Video(), latents, parts, tmp_path / "log").outputs["video"]
+        assert seen == {"tf32" if vae_dtype == "tf32" else "ieee"}
+    assert outputs["float32"] == outputs["tf32"]  # TF32 exists on CUDA alone
+    assert outputs["bfloat16"] == made.outputs["video"] != outputs["float32"]

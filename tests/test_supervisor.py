@@ -27,6 +27,7 @@ from lynx_parallel.gang.attempt import Run
 from lynx_parallel.gang.messages import Check, Hello, Load, Rendered
 from lynx_parallel.gang.placement import Machine, NoRoom, Terms, UnfitRank
 from lynx_parallel.gang.supervisor import Supervisor
+from lynx_parallel.identity import subject_key
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output
 from lynx_parallel.parallel.layout import Layout
@@ -627,3 +628,27 @@ def test_a_warning_of_a_machine_is_shown_once(campaign_of: Any, tmp_path: Path) 
         "warning: a: attention kernel flash does not work",
         "warning: b: attention kernel flash does not work",
     ]
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", "cpu"), ("NVIDIA H200", "cuda")])
+def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
+    campaign_of: Any, tmp_path: Path, device: str, kind: str
+) -> None:
+    campaign = campaign_of(tmp_path)
+    keys: set[str] = set()
+
+    class Keys(FakeGang):
+        async def render(self, shot: Shot, key: str, *args: Any) -> Rendered:
+            keys.add(key)
+            return await super().render(shot, key, *args)
+
+    class Ranks(World):
+        async def start(self, *args: Any) -> FakeGang:
+            gang = await super().start(*args)
+            made = Keys(gang.world, len(gang.ranks), gang.load, gang.prompts)
+            made.hellos = [Hello(1, "here", device, "sdpa", "0")] * len(gang.ranks)
+            return made
+
+    supervise(campaign, Ranks(iter([])), ClusterSpec())
+    assert keys == {subject_key(campaign, shot, {}, kind) for shot in campaign.shots}
+    assert len(keys) == 2

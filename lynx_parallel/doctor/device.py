@@ -121,10 +121,12 @@ def examine(emit: Emitter, name: str, output: Path) -> None:
 
 def _choose(name: str, device: torch.device, dtype: str) -> tuple[str, Attention] | str:
     """The kernel, or the reason why it is not available."""
+    import torch
+
     from lynx_parallel.model.attention import choose_kernel
 
     try:
-        chosen = choose_kernel(name, device)  # type: ignore[arg-type]
+        chosen = choose_kernel(name, device, getattr(torch, dtype))  # type: ignore[arg-type]
     except ClusterError as error:
         return first_line(error).removeprefix(f"--attention {name}: ")
     return chosen[0], chosen[1]

@@ -115,7 +115,8 @@ class Attempt:
             if layout.size > 1:
                 count = f"{layout.size} of {len(gang.ranks)} ranks"
                 run.say(f"grouped {count}{again}: {layout}, {time.monotonic() - began:.1f} s")
-        key = subject_key(run.campaign, item.shot, run.digests)
+        device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
+        key = subject_key(run.campaign, item.shot, run.digests, device)
         return await gang.render(item.shot, key, item.identity.latents, run.output, video, parts, self.logs)
 
     def _publish(

@@ -7,6 +7,7 @@ from typing import Any
 
 from lynx_parallel.ledger import PromptFiles
 from lynx_parallel.spec.cluster import Attention
+from lynx_parallel.spec.pipeline import VaeDtype
 from lynx_parallel.weights import FaceFiles, WeightFiles
 
 
@@ -98,6 +99,7 @@ class Load:
 
     Attributes:
         dtype: torch's name of the weights' dtype.
+        vae_dtype: as in ``ModelSpec``.
         denoise: whether the transformer is needed; saved latents are encoded with the VAE alone.
         shard: whether a gang's sequence ranks share one copy of the transformer.
         attention: kernel asked for, see ``model.attention.choose_kernel``.
@@ -112,6 +114,7 @@ class Load:
     weights: WeightFiles
     dtype: str
     denoise: bool
+    vae_dtype: VaeDtype = "float32"
     shard: bool = False
     attention: Attention = "auto"
     tiled_decode: bool = False

@@ -30,6 +30,7 @@ from lynx_parallel.gang.selfcheck import check_group, check_rank
 from lynx_parallel.gang.writing import logged_to, when_room, write_log
 from lynx_parallel.model.attention import Kernel, choose_kernel
 from lynx_parallel.model.checkpoints import load_vae
+from lynx_parallel.model.precision import VAE_PRECISIONS, use_ieee
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast
@@ -57,6 +58,7 @@ class Rank:
 
     def __init__(self, device: str, sharing: int, load: Load):
         torch.set_num_threads(threads_here(sharing))
+        use_ieee()
         self.device = torch.device(device)
         self.what = load
         bind_network(ray.util.get_node_ip_address())
@@ -144,7 +146,7 @@ class Rank:
     def load(self) -> None:
         """Loads the weights; a sharded transformer waits for ``join``, which knows this rank's share."""
         if not self.what.denoise:
-            self._take_vae(load_vae(self.what.weights.base / "vae", device=self.device))
+            self._load_vae()
         elif not self.what.shard:
             self._build(None)
 
@@ -216,10 +218,15 @@ class Rank:
             keep = _has_room(self.device, weights)
         sharder = None if group is None else partial(shard, group=group, keep_projections=keep)
         self.pipeline = LynxPipeline.from_files(
-            weights, self.what.face, dtype=dtype, device=self.device, shard=sharder, keep_projections=keep
-        )
+            weights, self.what.face, dtype=dtype, vae_dtype=self.what.vae_dtype, device=self.device, shard=sharder,
+            keep_projections=keep,
+        )  # fmt: skip
         self.pipeline.encoded_prompts = self._prompts
         self._take_vae(self.pipeline.vae)
+
+    def _load_vae(self) -> None:
+        dtype = VAE_PRECISIONS[self.what.vae_dtype].weights
+        self._take_vae(load_vae(self.what.weights.base / "vae", dtype=dtype, device=self.device))
 
     def _take_vae(self, vae: AutoencoderKLWan) -> None:
         self.vae = vae
@@ -294,21 +301,24 @@ class Rank:
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
         """Rank 0: makes the video again from saved latents."""
         if self.vae is None:  # sharded weights wait for ``join``, this does not
-            self._take_vae(load_vae(self.what.weights.base / "vae", device=self.device))
+            self._load_vae()
         with logged_to(log):
             saved = load_file(latents)["latents"]
             how = {"decode": "tiled"} if self.what.tiled_decode else {}
-            return self._write(to_frames(decode(self.vae, saved)), saved, shot, video, parts, {}, how)
+            return self._write(self._frames(self.vae, saved), saved, shot, video, parts, {}, how)
 
     def _decode(self, latents: torch.Tensor) -> tuple[np.ndarray | None, dict[str, str]]:
         """Frames, on rank 0 at least, and what they owe to the way they were decoded."""
         if self.what.tiled_decode or not can_split(latents.shape[3], self.layout.size):
             how = {"decode": "tiled"} if self.what.tiled_decode else {}
-            return (to_frames(decode(self.vae, latents)) if self.rank == 0 else None), how
+            return (self._frames(self.vae, latents) if self.rank == 0 else None), how
         if self._split_vae is None:
             self._split_vae = split_decoder(self.vae)
-        frames = to_frames(decode(self._split_vae, latents))
+        frames = self._frames(self._split_vae, latents)
         return frames, {"decode": f"rows over {self.layout.size} ranks"}
+
+    def _frames(self, vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
+        return to_frames(decode(vae, latents, precision=VAE_PRECISIONS[self.what.vae_dtype].convolutions))
 
     def _write(
         self,

@@ -278,6 +278,7 @@ class Supervisor:
             run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._footprint.shard,
             attention=run.cluster.attention, tiled_decode=self._footprint.tiled_decode, face=run.face,
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=self._texts.files,
+            vae_dtype=run.campaign.pipeline.model.vae_dtype,
         )  # fmt: skip
 
     def _needed(self) -> list[Path]:

@@ -152,8 +152,13 @@ def load_resampler(path: Path, *, dtype: torch.dtype, device: torch.device | str
     return resampler.requires_grad_(False).eval()
 
 
-def load_vae(folder: Path, *, device: torch.device | str = "cpu") -> AutoencoderKLWan:
-    """Wan's VAE in fp32: its decode loses visibly in bf16.
+def load_vae(
+    folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> AutoencoderKLWan:
+    """Wan's VAE.
+
+    Args:
+        dtype: of its weights. Its decode loses visibly in bf16.
 
     Raises:
         CheckpointError: a file, key, shape or setting does not fit.
@@ -172,7 +177,7 @@ def load_vae(folder: Path, *, device: torch.device | str = "cpu") -> Autoencoder
         raise CheckpointError(f"{path}: latents_mean, latents_std: expected {vae.config.z_dim} numbers, found {known}")
     _check(vae, sources, weight_files(folder))
     files = dict.fromkeys(source.path for source in sources.values())
-    _fill(vae, ((key, tensor.float()) for file in files for key, tensor in tensors(file, device)))
+    _fill(vae, ((key, tensor.to(dtype)) for file in files for key, tensor in tensors(file, device)))
     return vae.requires_grad_(False).eval().to(device)
 
 

@@ -75,6 +75,7 @@ Blocks = Annotated[str, AfterValidator(_block_list), must('a list of transformer
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), must("a whole number from 0 to 2^63-1")]
 Schedule = Annotated[Literal["lynx", "diffusers"], must("'lynx' or 'diffusers'")]
 Reference = Annotated[Literal["mode", "sample"], must("'mode' or 'sample'")]
+VaeDtype = Annotated[Literal["float32", "tf32", "bfloat16"], must("'float32', 'tf32' or 'bfloat16'")]
 
 
 class Sampling(Strict):
@@ -187,11 +188,19 @@ class Adapters(Strict):
 
 
 class ModelSpec(Strict):
-    """Weights. ``base``: a hub id ``org/name[@revision]``, an absolute folder or ``demo:name``."""
+    """Weights and their precision.
+
+    Attributes:
+        base: a hub id ``org/name[@revision]``, an absolute folder or ``demo:name``.
+        dtype: of the transformer, the resampler and the text encoder.
+        vae_dtype: precision of the VAE: true ``float32``; ``tf32``, fp32 weights with convolutions in TF32, on CUDA
+            alone; or ``bfloat16``. The last two are faster, and lose detail.
+    """
 
     base: Text = Field(description="a hub id org/name[@revision], a folder or demo:tiny")
     adapters: Adapters = Field(description="a mapping with resampler, id and, if wanted, ref")
     dtype: Annotated[Literal["bfloat16", "float32", "float16"], must("'bfloat16', 'float32' or 'float16'")] = "bfloat16"
+    vae_dtype: VaeDtype = "float32"
 
 
 class FaceSpec(Strict):

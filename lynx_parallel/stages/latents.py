@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 
+from lynx_parallel.model.precision import Fp32Precision, convolutions_in
+
 LATENT_CHANNELS = 16
 TEMPORAL_STRIDE = 4
 SPATIAL_STRIDE = 8
@@ -33,7 +35,13 @@ def _statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def encode_reference(
-    vae: AutoencoderKLWan, crop_HW3: np.ndarray | None, *, size: int, mode: Literal["mode", "sample"], seed: int
+    vae: AutoencoderKLWan,
+    crop_HW3: np.ndarray | None,
+    *,
+    size: int,
+    mode: Literal["mode", "sample"],
+    seed: int,
+    precision: Fp32Precision = "ieee",
 ) -> torch.Tensor:
     """A face crop → normalised latents [1, 16, 1, size/8, size/8], fp32.
 
@@ -42,13 +50,15 @@ def encode_reference(
             all-zero picture *after* normalisation to [-1, 1], i.e. grey.
         mode: the posterior's mode, or a sample drawn with ``seed + 1`` as the reference does.
         seed: the shot's seed; unused for "mode".
+        precision: of convolutions of an fp32 VAE on CUDA.
     """
     if crop_HW3 is None:
         pixels = torch.zeros(1, 3, 1, size, size, device=vae.device)
     else:
         rgb = torch.from_numpy(np.ascontiguousarray(crop_HW3)).to(vae.device, torch.float32)
         pixels = (rgb / 127.5 - 1).permute(2, 0, 1)[None, :, None]
-    posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+    with convolutions_in(precision):
+        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
     latents = (
         posterior.mode() if mode == "mode" else posterior.sample(torch.Generator().manual_seed(seed + 1))
     ).float()
@@ -57,11 +67,16 @@ def encode_reference(
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKLWan, latents_BCThw: torch.Tensor) -> torch.Tensor:
-    """Normalised latents [1, 16, T, h, w] → video [1, 3, F, H, W] in [-1, 1], fp32."""
+def decode(vae: AutoencoderKLWan, latents_BCThw: torch.Tensor, *, precision: Fp32Precision = "ieee") -> torch.Tensor:
+    """Normalised latents [1, 16, T, h, w] → video [1, 3, F, H, W] in [-1, 1], fp32.
+
+    Args:
+        precision: of convolutions of an fp32 VAE on CUDA.
+    """
     mean, std = _statistics(vae)
     latents = latents_BCThw.to(vae.device, torch.float32) * std + mean
-    return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
+    with convolutions_in(precision):
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
 
 
 def to_frames(video_BCFHW: torch.Tensor) -> np.ndarray:

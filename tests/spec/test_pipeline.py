@@ -213,7 +213,7 @@ def test_wrong_adapter(folder: Path, file: str, said: str) -> None:
             [
                 "p.yaml:2: model.adapters.resampler: missing: a file, hub:org/repo/path or demo:name",
                 "p.yaml:2: model.adapters.loras: unknown key; (allowed: resampler, id, ref)",
-                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, dtype)",
+                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, dtype, vae_dtype)",
             ],
         ),
         (
@@ -243,3 +243,13 @@ def test_wrong_names(folder: Path) -> None:
     with pytest.raises(InputErrors) as caught:
         load_pipeline(Path("none.yaml"))
     assert caught.value.lines == ["none.yaml:1: missing file"]
+
+
+def test_the_precision_of_the_vae(folder: Path) -> None:
+    text = MODEL.format(base="demo:tiny", file="demo:full")
+    assert load(folder, text).model.vae_dtype == "float32"
+    for good in ("float32", "tf32", "bfloat16"):
+        assert load(folder, f"{text}  vae_dtype: {good}\n").model.vae_dtype == good
+    assert complain(folder, f"{text}  vae_dtype: float16\n") == [
+        "p.yaml:5: model.vae_dtype: 'float16': must be 'float32', 'tf32' or 'bfloat16'"
+    ]

@@ -1,0 +1,36 @@
+"""What the sidecar adds to what the rank reports."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from lynx_parallel.gang.messages import Hello, Rendered
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.plan import make_plan
+from lynx_parallel.sidecar import make_sidecar
+from tests.small import FULL, WEIGHTS, load, write
+
+
+@pytest.mark.parametrize(
+    ("vae_dtype", "exactness"),
+    [
+        ("float32", {"decode": "tiled"}),
+        ("tf32", {"decode": "tiled", "vae": "tf32"}),
+        ("bfloat16", {"decode": "tiled", "vae": "bfloat16"}),
+    ],
+)
+def test_a_coarser_vae_stands_under_exactness(tmp_path: Path, vae_dtype: str, exactness: dict[str, str]) -> None:
+    write(tmp_path)
+    (tmp_path / "full.yaml").write_text(FULL.replace("dtype: float32", f"dtype: float32\n  vae_dtype: {vae_dtype}"))
+    campaign = load(tmp_path)
+    [item, *_] = make_plan(campaign, WEIGHTS, today=date(2026, 1, 1)).items
+    ranks = [Hello(1, "here", "cpu", "sdpa", "0")]
+    sidecar = make_sidecar(
+        item, campaign.pipeline.model, Rendered({}, {}, {"decode": "tiled"}), {}, layout=Layout(), ranks=ranks,
+        sharded=False, attempt=1, seconds=1.0,
+    )  # fmt: skip
+    assert sidecar["exactness"] == exactness
+    assert sidecar["model"]["vae_dtype"] == vae_dtype
