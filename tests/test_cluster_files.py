@@ -30,6 +30,13 @@ def rayjob() -> dict[str, Any]:
     return yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())
 
 
+def with_rdma(name: str) -> dict[str, Any]:
+    """The YAML file with the lines marked RDMA uncommented."""
+    text, count = re.subn(r"^( *)# (.+) +# RDMA\b.*$", r"\1\2", (CLUSTER / name).read_text(), flags=re.M)
+    assert count == 2, f"{name}: {count} lines marked RDMA"
+    return yaml.safe_load(text)
+
+
 def constraint(package: str) -> str:
     (version,) = re.findall(rf"^{package}==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.M)
     return version
@@ -116,6 +123,16 @@ def test_the_launcher_file_is_valid() -> None:
     assert mount.endswith(":/data")
 
 
+def test_the_launcher_s_rdma_lines_give_the_container_the_devices() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    made = with_rdma("ray-cluster.yaml")
+    validate_config(prepare_config(made))
+    written = yaml.safe_load((CLUSTER / "ray-cluster.yaml").read_text())
+    added = set(made["docker"]["run_options"]) - set(written["docker"]["run_options"])
+    assert added == {"--device=/dev/infiniband", "--ulimit=memlock=-1"}
+
+
 def test_the_launcher_s_ray_commands_have_options_ray_knows() -> None:
     from ray.scripts.scripts import start
 
@@ -160,8 +177,18 @@ CONTAINERS = {
                                 ("cpu", "^\\d+$"),
                                 ("memory", "^\\d+Gi$"),
                                 ("nvidia.com/gpu", "^\\d+$"),
+                                ("rdma/hca", "^\\d+$"),
                             )
                         },
+                    }
+                },
+            },
+            "securityContext": {
+                "additionalProperties": False,
+                "properties": {
+                    "capabilities": {
+                        "additionalProperties": False,
+                        "properties": {"add": {"items": {"const": "IPC_LOCK"}}},
                     }
                 },
             },
@@ -274,6 +301,18 @@ def test_the_rayjob_shares_its_folder_and_is_not_repeated() -> None:
     )
 
 
+def test_the_rayjob_s_rdma_lines_ask_for_an_adapter() -> None:
+    made = with_rdma("rayjob.yaml")
+    jsonschema.validate(made, RAYJOB)
+    (group,) = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    assert container["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+    # Kubernetes refuses an extended resource whose request differs from its limit.
+    assert container["resources"]["limits"]["rdma/hca"] == container["resources"]["requests"]["rdma/hca"] == "1"
+    del container["securityContext"], container["resources"]["limits"]["rdma/hca"]
+    assert made == rayjob(), "the RDMA lines change something else"
+
+
 # Docker
 
 INSTRUCTIONS = ["ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "FROM", "LABEL", "RUN", "USER", "VOLUME", "WORKDIR"]
@@ -305,6 +344,13 @@ def test_the_dockerfile_reads() -> None:
     assert all("-c constraints.txt" in rest for rest in installs)
     for source in copied():
         assert (REPOSITORY / source).exists(), source
+
+
+def test_the_image_has_rdma_libraries_and_a_compiler() -> None:
+    (installs,) = [rest for name, rest in dockerfile() if name == "RUN" and "apt-get install" in rest]
+    packages = set(installs.partition("apt-get install")[2].partition("&&")[0].split())
+    # NCCL loads libibverbs.so.1 and, through it, the adapter's provider. Triton calls gcc and needs the C headers.
+    assert {"libibverbs1", "ibverbs-providers", "librdmacm1", "gcc", "libc6-dev"} <= packages
 
 
 def test_docker_is_sent_what_is_copied() -> None:
