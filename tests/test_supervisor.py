@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -652,3 +652,18 @@ def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
     supervise(campaign, Ranks(iter([])), ClusterSpec())
     assert keys == {subject_key(campaign, shot, {}, kind) for shot in campaign.shots}
     assert len(keys) == 2
+
+
+def test_ranks_are_told_the_precision_of_the_vae(campaign_of: Any, tmp_path: Path) -> None:
+    campaign = campaign_of(tmp_path)
+    model = campaign.pipeline.model.model_copy(update={"vae_dtype": "tf32"})
+    told: set[str] = set()
+
+    class Loads(World):
+        async def start(self, size: int, load: Load, *args: Any) -> FakeGang:
+            told.add(load.vae_dtype)
+            return await super().start(size, load, *args)
+
+    pipeline = campaign.pipeline.model_copy(update={"model": model})
+    supervise(replace(campaign, pipeline=pipeline), Loads(iter([])), ClusterSpec())
+    assert told == {"tf32"}
