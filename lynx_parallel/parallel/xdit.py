@@ -200,9 +200,8 @@ def _import_xfuser(device_type: str) -> SimpleNamespace:
         with _hidden_gpus():
             _answer_for_cpu()
             found = _names_of_xfuser()
-        from xfuser.model_executor.layers import usp
-        from yunchang.globals import PROCESS_GROUP
-
+            from xfuser.model_executor.layers import usp
+            from yunchang.globals import PROCESS_GROUP
         usp.PROCESS_GROUP = PROCESS_GROUP
     else:
         found = _names_of_xfuser()
