@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from lynx_parallel.cli import _load
 from lynx_parallel.converted import convert, with_converted
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.errors import CheckpointError, ClusterError
+from lynx_parallel.gang.supervisor import Supervisor
 from lynx_parallel.model import convert as converting
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.tensor_files import INDEX, stored_as
@@ -130,6 +132,14 @@ def test_what_was_done_stays_done(converted: Converted, tmp_path: Path, monkeypa
     for shot in campaign.shots:
         small.finish(campaign, shot)
     assert {item.action for item in replan().items} == {"done"}
+
+
+def test_every_machine_must_see_the_copy(converted: Converted) -> None:
+    weights = with_converted(converted.weights, converted.digests, "bfloat16")
+    supervisor = object.__new__(Supervisor)
+    supervisor.run = SimpleNamespace(weights=weights)  # type: ignore[assignment]
+    supervisor._shots = [SimpleNamespace(subject=SimpleNamespace(image=None, embedding=None))]  # type: ignore[list-item]
+    assert supervisor._needed() == [weights.base, converted.copy, weights.id, weights.ref]
 
 
 def test_again_does_nothing(converted: Converted) -> None:
