@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from lynx_parallel.cli import _load
 from lynx_parallel.converted import convert, with_converted
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.errors import CheckpointError, ClusterError
-from lynx_parallel.gang.supervisor import Supervisor
 from lynx_parallel.model import convert as converting
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.tensor_files import INDEX, stored_as
@@ -134,12 +132,10 @@ def test_what_was_done_stays_done(converted: Converted, tmp_path: Path, monkeypa
     assert {item.action for item in replan().items} == {"done"}
 
 
-def test_every_machine_must_see_the_copy(converted: Converted) -> None:
-    weights = with_converted(converted.weights, converted.digests, "bfloat16")
-    supervisor = object.__new__(Supervisor)
-    supervisor.run = SimpleNamespace(weights=weights)  # type: ignore[assignment]
-    supervisor._shots = [SimpleNamespace(subject=SimpleNamespace(image=None, embedding=None))]  # type: ignore[list-item]
-    assert supervisor._needed() == [weights.base, converted.copy, weights.id, weights.ref]
+def test_a_machine_without_the_copy_reads_the_base(converted: Converted, tmp_path: Path) -> None:
+    away = replace(converted.weights, converted=tmp_path / "not here")
+    base, other = (load_transformer(w, dtype=torch.bfloat16).state_dict() for w in (converted.weights, away))
+    assert all(torch.equal(base[key], other[key]) for key in base)
 
 
 def test_again_does_nothing(converted: Converted) -> None:

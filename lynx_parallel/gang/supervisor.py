@@ -286,7 +286,7 @@ class Supervisor:
         run, subject = self.run, self._shots[0].subject
         # What is gone for this machine as well fails its own shots, not the gang.
         weights = run.weights
-        files = [weights.base, weights.converted, weights.id, weights.ref, subject.image, subject.embedding]
+        files = [weights.base, weights.id, weights.ref, subject.image, subject.embedding]
         return [path for path in files if path is not None and path.exists()]
 
     async def _attempt(self, slot: Slot, work: Work) -> None:

@@ -72,7 +72,8 @@ def load_transformer(
     """
     folder = weights.base / "transformer"
     config = transformer_config(weights)
-    stored = weights.converted or folder
+    # A machine that does not see the copy reads the base: the values are the same.
+    stored = weights.converted if weights.converted is not None and weights.converted.is_dir() else folder
     sources = base_sources(stored)
     adapters = adapter_sources(weights, config["num_layers"])
     try:
