@@ -1,4 +1,4 @@
-"""Predicted bytes per rank of Wan2.1-T2V-14B with Lynx full at 832×480×81, by number of GPUs.
+"""Predicted memory of a rank of Wan2.1-T2V-14B with Lynx, and the cards that it fits.
 
     python -m benchmarks.memory_table
 
@@ -7,53 +7,140 @@ No measurement: ``lynx_parallel.parallel.memory`` over the real files' shapes. W
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
+from typing import NamedTuple
 
 from benchmarks.machine import RESULTS, table
-from benchmarks.shapes import WAN_14B, dim_of, model_shapes, resampler_shapes
+from benchmarks.shapes import (
+    LITE_ID_DIM,
+    TEXT_ENCODER_BYTES,
+    WAN_14B,
+    dim_of,
+    model_shapes,
+    resampler_shapes,
+)
+from lynx_parallel.parallel.decode_memory import VideoSize
 from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import predict
+from lynx_parallel.parallel.memory import ALLOWANCE_BYTES, GROUP_BYTES, Prediction, predict
+from lynx_parallel.parallel.room import MARGIN, VAE_BYTES, fits
 
-TOKENS = 21 * 30 * 52  # 81 frames of 832×480: latents of 21×60×104, patches of 1×2×2
-VAE_BYTES = 500_000_000
+SIZES = {"480p": VideoSize(832, 480, 81), "720p": VideoSize(1280, 720, 81)}
+CARDS = (24, 32, 40, 48, 80, 96, 141)
+"""GB, as a card's name says."""
+GPUS = (1, 2, 4, 8)
+GB = 10**9
 
 
-def main() -> None:
-    shapes, resampler = model_shapes(WAN_14B), resampler_shapes(dim_of(WAN_14B))
-    rows = []
-    for gpus in (1, 2, 4, 8):
-        layout = Layout(ulysses=gpus)
-        for sharded, keep in product((False, True) if gpus > 1 else (False,), (True, False)):
+class Case(NamedTuple):
+    """One way to render, and what it takes."""
+
+    variant: str
+    size: str
+    gpus: int
+    sharded: bool
+    kept: bool
+    tiled: bool
+    made: Prediction
+
+
+def cases() -> Iterator[Case]:
+    for variant, size, gpus in product(("full", "lite"), SIZES, GPUS):
+        shapes = model_shapes(WAN_14B, variant)  # type: ignore[arg-type]
+        resampler = resampler_shapes(dim_of(WAN_14B) if variant == "full" else LITE_ID_DIM)
+        for sharded, kept, tiled in product((False, True) if gpus > 1 else (False,), (True, False), (False, True)):
             made = predict(
-                shapes, layout, dtype="bfloat16", sharded=sharded, keep_projections=keep, tokens=TOKENS,
-                heads=WAN_14B["num_attention_heads"], resampler=resampler, vae_bytes=VAE_BYTES,
+                shapes, Layout(ulysses=gpus), dtype="bfloat16", sharded=sharded, keep_projections=kept,
+                size=SIZES[size], heads=WAN_14B["num_attention_heads"], resampler=resampler, vae_bytes=VAE_BYTES,
+                text_encoder_bytes=TEXT_ENCODER_BYTES, tiled_decode=tiled,
             )  # fmt: skip
-            parts = (
-                made.transformer, made.adapters, made.resampler + made.vae, made.gathered, made.static_kv,
-                made.activations, made.total,
-            )  # fmt: skip
-            rows.append([str(gpus), str(layout), _word(sharded), _word(keep), *(f"{part / 1e9:.2f}" for part in parts)])
+            yield Case(variant, size, gpus, sharded, kept, tiled, made)
+
+
+def parts(every: list[Case]) -> str:
+    """Returns the table of parts and phases of Lynx full, without tiles."""
     head = [
-        "GPUs", "layout", "sharded", "projections kept", "transformer", "adapters", "resampler, VAE", "gathered",
-        "static K/V", "activations", "total",
+        "size", "GPUs", "sharded", "projections kept", "weights", "gathered", "static K/V", "kept K/V",
+        "activations", "NCCL", "decode", "phase: denoise", "phase: decode", "total",
     ]  # fmt: skip
-    text = (
-        "# Predicted memory of a rank, 14B\n\n"
-        "Wan2.1-T2V-14B with Lynx full, bfloat16, 832×480×81 (32,760 tokens), three guidance branches;\n"
-        "GB (10⁹ bytes) on the fullest rank while it denoises. Computed by `python -m benchmarks.memory_table`,\n"
-        "not measured: weights and static K/V are exact, activations an estimate (`lynx_parallel.parallel.memory`),\n"
-        "the VAE is put at 0.5 GB. Kernels' workspace, the allocator's rounding, CUDA's context, communication\n"
-        "buffers, decoding and the static K/V kept from earlier shots come on top.\n"
-        "Projections not kept: those behind static K/V stay in the weights file (`keep_projections=False`).\n\n"
-        + table(head, rows)
-    )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "memory_14b.md").write_text(text)
-    print(text)
+    rows = []
+    for case in every:
+        if case.tiled or case.variant != "full":
+            continue
+        made = case.made
+        phases = made.phases["denoise"], made.phases["decode"]
+        sizes = (
+            made.weights, made.gathered, made.static_kv, made.kept_kv, made.activations, made.communication,
+            made.decode, *phases, made.total,
+        )  # fmt: skip
+        words = [case.size, str(case.gpus), _word(case.sharded), _word(case.kept)]
+        rows.append([*words, *(f"{size / GB:.1f}" for size in sizes)])
+    return table(head, rows)
+
+
+def cards(every: list[Case]) -> str:
+    """Returns the table of cards: the first way that fits, of those which change the least."""
+    head = ["adapters", "size", "GPUs", "`--shard-weights`", *(f"{card} GB" for card in CARDS)]
+    ways: dict[tuple[str, str, int, bool], list[Case]] = {}
+    for case in every:
+        ways.setdefault((case.variant, case.size, case.gpus, case.sharded), []).append(case)
+    rows = []
+    for (variant, size, gpus, sharded), options in ways.items():
+        # Projections left in the file cost seconds for each prompt; tiles change pixels.
+        options.sort(key=lambda case: (case.tiled, not case.kept))
+        cells = [next((_mark(case) for case in options if fits(case.made, card * GB)), "–") for card in CARDS]
+        rows.append([variant, size, str(gpus), _word(sharded), *cells])
+    return table(head, rows)
+
+
+def _mark(case: Case) -> str:
+    return ("yes" if case.kept else "file") + (", tiles" if case.tiled else "")
 
 
 def _word(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def report() -> str:
+    """Returns results/memory_14b.md."""
+    every = list(cases())
+    text = f"""# Predicted memory of a rank, 14B
+
+Wan2.1-T2V-14B with Lynx, bfloat16, 81 frames at 832×480 or 1280×720, three guidance branches, Ulysses over all GPUs.
+Computed by `python -m benchmarks.memory_table` from shapes. **No GPU has measured it.**
+
+- Exact: weights, static K/V. Derived from the code and held against traces of fake tensors: activations, decoding.
+  An upper bound: decoding rows on several ranks, K/V kept from earlier shots.
+- Estimates: {GROUP_BYTES / GB:.1f} GB of NCCL buffers for each process group, and {ALLOWANCE_BYTES / GB:.1f} GB for the
+  CUDA context, face models, workspaces and the allocator's rounding.
+- The total is the fullest phase: encode text ({TEXT_ENCODER_BYTES / GB:.1f} GB of text encoder, before the
+  transformer is loaded), denoise, decode. It includes the {ALLOWANCE_BYTES / GB:.1f} GB.
+
+## Which card is needed for what
+
+A card of N GB counts as N·10⁹ bytes, of which {MARGIN:.0%} must stay free.
+
+- yes: fits with all weights on the card.
+- file: fits where the projections behind static K/V stay in the weights file. The renderer does that by itself. Each
+  new prompt and subject then reads up to 8.4 GB again.
+- tiles: fits with `--tiled-decode`, which changes pixels slightly.
+- –: does not fit.
+
+{cards(every)}
+
+## Parts
+
+Lynx full, GB (10⁹ bytes) on the fullest rank. Decoding splits rows over all ranks. NCCL, the total and both phases hold
+estimates.
+
+{parts(every)}"""
+    return text.rstrip() + "\n"
+
+
+def main() -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "memory_14b.md").write_text(report())
+    print(report())
 
 
 if __name__ == "__main__":

@@ -34,6 +34,13 @@ WAN_14B: dict[str, Any] = {
     "rope_max_seq_len": 1024,
 }
 """``transformer/config.json`` of Wan2.1-T2V-14B."""
+UMT5_XXL = {
+    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+"""Sizes of Wan's text encoder, from its ``config.json``."""
+TEXT_ENCODER_BYTES = 11_361_820_672
+"""Of UMT5-XXL's encoder in bf16."""
 LITE_ID_DIM = 2048
 """Size of Lynx lite's ID tokens; full's are as wide as the model."""
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -125,13 +132,17 @@ def ref_shapes(config: Mapping[str, Any], layout: AdapterLayout) -> Shapes:
     return shapes
 
 
-def model_shapes(config: Mapping[str, Any]) -> Shapes:
-    """State-dict keys of the transformer with Lynx full's adapters in it."""
+def model_shapes(config: Mapping[str, Any], variant: Literal["full", "lite"] = "full") -> Shapes:
+    """State-dict keys of the transformer with Lynx's adapters in it; lite has no reference layers."""
     shapes = transformer_shapes(config)
-    for file, module in ((id_shapes(config, "full", "reference"), "id"), (ref_shapes(config, "reference"), "ref")):
+    stride = 1 if variant == "full" else 2
+    files = [(id_shapes(config, variant, "reference"), "id", stride)]
+    if variant == "full":
+        files.append((ref_shapes(config, "reference"), "ref", 1))
+    for file, module, step in files:
         for key, shape in file.items():
             block, _, parameter = key.partition(".")
-            shapes[f"blocks.{block}.{module}_adapter.{parameter}"] = shape
+            shapes[f"blocks.{int(block) * step}.{module}_adapter.{parameter}"] = shape
     return shapes
 
 

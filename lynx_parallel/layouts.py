@@ -8,7 +8,9 @@ from functools import cache
 
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.guidance import sampling_weights
+from lynx_parallel.parallel.decode_memory import VideoSize
 from lynx_parallel.parallel.layout import Layout, Needs, choose_layout
+from lynx_parallel.parallel.memory import Task
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import parse_blocks
@@ -101,6 +103,11 @@ class Layouts:
             breaks: numbers of the ranks with which another machine begins.
         """
         return self.asked or self._best(self.needs(shot), ranks, breaks)
+
+    def task(self, shot: Shot, ranks: int) -> Task:
+        """Returns a shot's size and layout, for the prediction of its memory."""
+        sampling = shot.sampling
+        return Task(VideoSize(sampling.width, sampling.height, sampling.num_frames), self.layout(shot, ranks))
 
     def most(self, device: str, available: int) -> int:
         """Ranks to use at most."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lynx_parallel.ledger import PromptFiles
+from lynx_parallel.parallel.memory import Task
 from lynx_parallel.spec.cluster import Attention
 from lynx_parallel.spec.pipeline import VaeDtype
 from lynx_parallel.weights import FaceFiles, WeightFiles
@@ -109,6 +110,7 @@ class Load:
         prompts: where prompt embeddings lie; None keeps them in the rank's memory alone.
         save_every: seconds between partial states at least.
         hung_after: as of ``ClusterSpec``.
+        tasks: what may have to be rendered; empty where it is not known.
     """
 
     weights: WeightFiles
@@ -123,3 +125,4 @@ class Load:
     prompts: PromptFiles | None = None
     save_every: float = 30.0
     hung_after: float = 60.0
+    tasks: tuple[Task, ...] = ()

@@ -35,6 +35,7 @@ from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast
 from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.parallel.room import keeps_projections
 from lynx_parallel.parallel.shard import release, shard
 from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
@@ -45,7 +46,7 @@ from lynx_parallel.stages.encode import encode_video
 from lynx_parallel.stages.latents import decode, to_frames
 from lynx_parallel.stages.partial import Partial, load_partial
 from lynx_parallel.stages.prompt import PromptFolder, encode_prompts
-from lynx_parallel.weights import WeightFiles, transformer_config
+from lynx_parallel.weights import transformer_config
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 LEASE = 1.5
@@ -215,7 +216,7 @@ class Rank:
         dtype, weights = getattr(torch, self.what.dtype), self.what.weights
         keep = self.what.keep_projections
         if keep is None:
-            keep = _has_room(self.device, weights)
+            keep = self._has_room()
         sharder = None if group is None else partial(shard, group=group, keep_projections=keep)
         self.pipeline = LynxPipeline.from_files(
             weights, self.what.face, dtype=dtype, vae_dtype=self.what.vae_dtype, device=self.device, shard=sharder,
@@ -227,6 +228,18 @@ class Rank:
     def _load_vae(self) -> None:
         dtype = VAE_PRECISIONS[self.what.vae_dtype].weights
         self._take_vae(load_vae(self.what.weights.base / "vae", dtype=dtype, device=self.device))
+
+    def _has_room(self) -> bool:
+        """Returns whether idle projections may stay on the device.
+
+        On the CPU they are left in the file: mapped again, they cost next to nothing (benchmarks/conditioning.py).
+        """
+        if self.device.type != "cuda":
+            return False
+        memory, what = torch.cuda.get_device_properties(self.device).total_memory, self.what
+        return keeps_projections(
+            what.weights, memory, dtype=what.dtype, sharded=what.shard, tiled_decode=what.tiled_decode, tasks=what.tasks
+        )
 
     def _take_vae(self, vae: AutoencoderKLWan) -> None:
         self.vae = vae
@@ -362,14 +375,3 @@ class Rank:
         if self._stop:
             what = f"put aside after step {step.index + 1} of {step.total}"
             raise Stopped(what if saved else f"{what}, which could not be saved")
-
-
-def _has_room(device: torch.device, weights: WeightFiles) -> bool:
-    """Whether idle projections may stay on the device: where all weights fill no more than half of it.
-
-    On the CPU they are left in the file: mapped again, they cost next to nothing (benchmarks/conditioning.py).
-    """
-    if device.type != "cuda":
-        return False
-    files = [*(weights.base / "transformer").glob("*.safetensors"), weights.id, *([weights.ref] if weights.ref else [])]
-    return 2 * sum(path.stat().st_size for path in files) <= torch.cuda.get_device_properties(device).total_memory

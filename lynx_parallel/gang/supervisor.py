@@ -274,11 +274,13 @@ class Supervisor:
     def _load(self) -> Load:
         """What ranks load."""
         run = self.run
+        left = [work.item for work in (*self._running, *self._queue.left()) if work.item.action == "render"]
         return Load(
             run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._footprint.shard,
             attention=run.cluster.attention, tiled_decode=self._footprint.tiled_decode, face=run.face,
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=self._texts.files,
             vae_dtype=run.campaign.pipeline.model.vae_dtype,
+            tasks=tuple({run.layouts.task(item.shot, self._footprint.ranks) for item in left}),
         )  # fmt: skip
 
     def _needed(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from math import prod
@@ -10,26 +11,41 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+import torch.distributed as dist
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import UMT5Config, UMT5EncoderModel
 
-from benchmarks.shapes import WAN_14B, model_shapes, resampler_shapes
+from benchmarks.machine import RESULTS
+from benchmarks.memory_table import report
+from benchmarks.shapes import TEXT_ENCODER_BYTES, UMT5_XXL, WAN_14B, model_shapes, resampler_shapes
 from lynx_parallel.model import projections
 from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import _stays_fp32, build_transformer, load_resampler, load_transformer
 from lynx_parallel.model.transformer import LynxTransformer
+from lynx_parallel.parallel.decode_memory import VideoSize, decode_bytes
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.parallel.memory import (
+    ALLOWANCE_BYTES,
+    GROUP_BYTES,
     KEPT_FP32,
+    KEPT_SETS,
+    TEXT_ACTIVATION_BYTES,
+    Prediction,
     activation_bytes,
     is_projection,
+    kept_kv_bytes,
     parameter_bytes,
     predict,
     static_kv_bytes,
 )
+from lynx_parallel.parallel.vae import split_decoder
+from lynx_parallel.pipeline import LynxPipeline
+from lynx_parallel.stages.latents import latent_shape
 from lynx_parallel.weights import WeightFiles
 from tests.distributed.gang import run_gang
 from tests.live import LiveBytes
 
+SMALL, P480, P720 = VideoSize(96, 96, 1), VideoSize(832, 480, 81), VideoSize(1280, 720, 81)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -72,7 +88,7 @@ def test_parameters_of_one_rank_are_exact(dtype: Any, variant: str, demo: Path) 
     transformer = load_transformer(weights, dtype=DTYPES[dtype])
     resampler = load_resampler(weights.resampler, dtype=DTYPES[dtype])
     made = predict(
-        shapes_of(transformer), Layout(), dtype=dtype, sharded=True, tokens=36,
+        shapes_of(transformer), Layout(), dtype=dtype, sharded=True, size=SMALL,
         heads=4, resampler=shapes_of(resampler), vae_bytes=7,
     )  # fmt: skip
     adapters = [module for block in transformer.blocks for module in (block.id_adapter, block.ref_adapter) if module]
@@ -89,7 +105,7 @@ def test_projections_left_in_the_file_are_not_counted(variant: str, demo: Path) 
     shapes = shapes_of(transformer)
     assert {key for key in shapes if projections.is_projection(key)} == {key for key in shapes if is_projection(key)}
     made = predict(
-        shapes, Layout(), dtype="bfloat16", sharded=False, keep_projections=False, tokens=36, heads=4
+        shapes, Layout(), dtype="bfloat16", sharded=False, keep_projections=False, size=SMALL, heads=4
     )  # fmt: skip
     held = [parameter for parameter in transformer.parameters() if not parameter.is_meta]
     assert made.transformer == made.weights == sum(tensor.numel() * tensor.element_size() for tensor in held)
@@ -126,7 +142,7 @@ def test_parameters_of_every_rank_are_exact_when_sharded(dtype: Any, sharded: li
     shapes, width = sharded[0]["shapes"], DTYPES[dtype].itemsize
     for rank, made in enumerate(sharded):
         assert parameter_bytes(shapes, width, rank=rank, ranks=2) == made["held"][dtype]
-    made = predict(shapes, Layout(ulysses=2), dtype=dtype, sharded=True, tokens=36, heads=4)
+    made = predict(shapes, Layout(ulysses=2), dtype=dtype, sharded=True, size=SMALL, heads=4)
     assert made.transformer + made.adapters == max(result["held"][dtype] for result in sharded)
 
 
@@ -141,7 +157,7 @@ def test_the_ranks_hold_everything_once_and_the_first_most(ranks: int) -> None:
 def test_the_14b_in_round_figures() -> None:
     """14.3 billion numbers in the base; full's ID and reference layers 4.2 GB each; the resampler, in fp32, 0.33 GB."""
     made = predict(
-        model_shapes(WAN_14B), Layout(), dtype="bfloat16", sharded=False, tokens=32760,
+        model_shapes(WAN_14B), Layout(), dtype="bfloat16", sharded=False, size=P480,
         heads=40, resampler=resampler_shapes(5120),
     )  # fmt: skip
     assert made.transformer / 1e9 == pytest.approx(28.6, abs=0.1)
@@ -177,9 +193,52 @@ def test_the_guidance_axis_counts_its_fullest_rank() -> None:
 
     def static(guidance: int) -> int:
         layout = Layout(guidance=guidance)
-        return predict(shapes, layout, dtype="bfloat16", sharded=False, tokens=32760, heads=40).static_kv
+        return predict(shapes, layout, dtype="bfloat16", sharded=False, size=P480, heads=40).static_kv
 
     assert static(1) == static(2) == static_kv_bytes(shapes, "cu", 2) == 2 * static(3)
+
+
+def test_the_pipeline_keeps_as_many_sets_as_are_counted() -> None:
+    assert LynxPipeline.conditioning_entries == KEPT_SETS
+    shapes = model_shapes(WAN_14B)
+    text = 40 * 2 * 512 * 5120 * 2
+    assert kept_kv_bytes(shapes, "ciu", 2) == 2 * text  # six in use: two texts, two people's identity and reference
+    assert kept_kv_bytes(shapes, "i", 2) == 5 * text
+    lite = {key: shape for key, shape in shapes.items() if "ref_adapter" not in key}
+    assert kept_kv_bytes(lite, "ciu", 2) == 4 * text
+
+
+# Phases
+
+
+def test_the_fullest_phase_decides() -> None:
+    shapes = model_shapes(WAN_14B)
+
+    def made(layout: Layout, size: VideoSize, **settings: Any) -> Prediction:
+        return predict(
+            shapes, layout, dtype="bfloat16", size=size, heads=40, text_encoder_bytes=TEXT_ENCODER_BYTES,
+            **{"sharded": False, **settings},
+        )  # fmt: skip
+
+    def fullest(prediction: Prediction) -> str:
+        return max(prediction.phases, key=lambda phase: prediction.phases[phase])
+
+    one, tiled = made(Layout(), P720), made(Layout(), P720, tiled_decode=True)
+    assert fullest(one) == "decode"
+    assert one.total == one.weights + one.static_kv + one.kept_kv + one.decode + ALLOWANCE_BYTES
+    assert fullest(tiled) == "denoise"
+    assert tiled.total == one.total - one.decode + tiled.activations
+    assert tiled.communication == 0
+    eight = made(Layout(ulysses=8), P480, sharded=True, keep_projections=False)
+    assert fullest(eight) == "encode text"
+    assert eight.total == TEXT_ENCODER_BYTES + TEXT_ACTIVATION_BYTES + ALLOWANCE_BYTES
+    assert eight.communication == 3 * GROUP_BYTES  # the gang, its sequence axis, its Ulysses axis
+
+
+def test_the_text_encoder_is_umt5_xxls() -> None:
+    with torch.device("meta"):
+        encoder = UMT5EncoderModel(UMT5Config(**UMT5_XXL))
+    assert sum(parameter.numel() for parameter in encoder.parameters()) * 2 == TEXT_ENCODER_BYTES
 
 
 # Activations
@@ -212,6 +271,7 @@ def peak_of_a_forward(transformer: LynxTransformer, dtype: torch.dtype) -> int:
 
 CASES = [(name, ffn_dim) for name in DTYPES for ffn_dim in (256, 700)]
 LAYOUTS = [Layout(ulysses=2), Layout(ring=2)]
+BANDS, VAE_DIM = [VideoSize(64, 64, 9), VideoSize(64, 128, 9)], 8
 
 
 def peaks_on_a_gang(rank: int, store: Any) -> dict[Any, int]:
@@ -231,7 +291,19 @@ def peaks_on_a_gang(rank: int, store: Any) -> dict[Any, int]:
             transformer.tokens = membership.tokens
             peaks[layout, name, ffn_dim] = min(peak_of_a_forward(transformer, DTYPES[name]) for _ in range(3))
         xdit.leave()
+    dist.init_process_group("gloo", store=PrefixStore("rows", store), rank=rank, world_size=2)
+    split = split_decoder(AutoencoderKLWan(base_dim=VAE_DIM).eval().requires_grad_(False))
+    for size in BANDS:
+        peaks[size] = peak_of_decoding(split, size)
+    dist.destroy_process_group()
     return peaks
+
+
+def peak_of_decoding(vae: AutoencoderKLWan, size: VideoSize) -> int:
+    latents = torch.randn(latent_shape(*size))
+    with torch.no_grad(), LiveBytes([*vae.parameters(), *vae.buffers(), latents]) as live:
+        vae.decode(latents, return_dict=False)
+    return live.peak
 
 
 @pytest.fixture(scope="module")
@@ -257,9 +329,15 @@ def test_activations_on_a_gang_are_close(layout: Layout, dtype: str, ffn_dim: in
     assert estimate(layout, dtype, ffn_dim) == pytest.approx(gang_peaks[layout, dtype, ffn_dim], rel=0.08)
 
 
+@pytest.mark.parametrize("size", BANDS, ids=str)
+def test_decoding_rows_on_a_gang_stays_below_its_bound(size: VideoSize, gang_peaks: dict[Any, int]) -> None:
+    bound = decode_bytes(size, ranks=2, base_dim=VAE_DIM)
+    assert 0.8 * bound <= gang_peaks[size] <= bound < decode_bytes(size, base_dim=VAE_DIM)
+
+
 def test_what_sharding_gathers_is_a_block_twice_and_all_outside_the_blocks() -> None:
     shapes = model_shapes(WAN_14B)
-    made = predict(shapes, Layout(ulysses=8), dtype="bfloat16", sharded=True, tokens=32760, heads=40)
+    made = predict(shapes, Layout(ulysses=8), dtype="bfloat16", sharded=True, size=P480, heads=40)
     used = {key: shape for key, shape in shapes.items() if not is_projection(key)}
     block = {key: shape for key, shape in used.items() if key.startswith("blocks.7.")}
     outside = {key: shape for key, shape in used.items() if not key.startswith("blocks.")}
@@ -271,3 +349,14 @@ def test_built_on_the_meta_device_the_model_has_these_shapes() -> None:
     shapes = model_shapes(WAN_14B)
     adapters = {key: shape for key, shape in shapes.items() if "_adapter." in key}
     assert shapes_of(build_transformer(WAN_14B, adapters)) == shapes
+
+
+def test_the_published_table_is_the_prediction() -> None:
+    """Else run ``python -m benchmarks.memory_table``, and update the figures in the README."""
+    published = (RESULTS / "memory_14b.md").read_text()
+    assert published == report()
+    readme = (RESULTS.parents[1] / "README.md").read_text()
+    section = readme.partition("**Which card is needed for what.**")[2].partition("memory_14b.md")[0]
+    totals = set(re.findall(r"\b\d+\.\d\b", section)) - {"12.6"}
+    assert len(totals) > 8
+    assert all(f" {total} |\n" in published for total in totals)
