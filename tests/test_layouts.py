@@ -8,7 +8,9 @@ import pytest
 
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.layouts import Layouts
+from lynx_parallel.parallel.decode_memory import VideoSize
 from lynx_parallel.parallel.layout import Layout, Needs, choose_layout
+from lynx_parallel.parallel.memory import Task
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Shot
@@ -75,6 +77,12 @@ def files(demo: Path) -> WeightFiles:
 
 def test_needs_of_a_shot(demo: Path, shots: tuple[Shot, ...]) -> None:
     assert Layouts(ClusterSpec(), files(demo)).needs(shots[0]) == DEMO
+
+
+def test_what_memory_is_predicted_from(demo: Path, shots: tuple[Shot, ...]) -> None:
+    task = Layouts(ClusterSpec(), files(demo)).task(shots[0], 4)
+    assert task == Task(VideoSize(64, 48, 9), Layout(ulysses=4))
+    assert task.size.tokens == DEMO.tokens
 
 
 def test_shots_of_other_sizes_get_other_layouts(demo: Path, campaign: Path) -> None:

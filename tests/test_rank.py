@@ -16,7 +16,9 @@ from lynx_parallel.errors import ClusterError, RenderError, Stopped, SubjectErro
 from lynx_parallel.gang.rank import Load, Rank, Rendered
 from lynx_parallel.ledger import Output
 from lynx_parallel.model.attention import Kernel, sdpa
+from lynx_parallel.parallel.decode_memory import VideoSize
 from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.parallel.memory import Task
 from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
@@ -195,3 +197,17 @@ def test_a_rank_runs_the_vae_as_asked(load: Load, shots: tuple[Shot, ...], tmp_p
         assert seen == {"tf32" if vae_dtype == "tf32" else "ieee"}
     assert outputs["float32"] == outputs["tf32"]  # TF32 exists on CUDA alone
     assert outputs["bfloat16"] == made.outputs["video"] != outputs["float32"]
+
+
+def test_projections_stay_where_the_card_has_room(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the card's size is invented: no GPU is asked."""
+    rank = Rank("cpu", 1, replace(load, tasks=(Task(VideoSize(64, 48, 9), Layout()),)))
+    assert not rank._has_room()  # on the CPU they are mapped again
+    rank.device = torch.device("cuda")
+    for memory, room in ((8 * 10**9, True), (10**9, False)):
+        card = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        assert rank._has_room() is room
+    card.total_memory = 8 * 10**9
+    rank.what = load  # without tasks, the largest video counts, whose decoding takes 19 GB
+    assert not rank._has_room()

@@ -332,15 +332,18 @@ def test_a_bad_subject_costs_its_own_shots_alone(campaign_of: Any, tmp_path: Pat
 
 def test_out_of_memory_makes_gangs_larger_and_fewer(campaign_of: Any, tmp_path: Path) -> None:
     started: list[tuple[int, bool, bool]] = []
+    told: list[set[int]] = []
     world = World(iter([*["done"] * 2, *["memory"] * 2] * 2))  # both start, both fail
     start = world.start
 
     async def noting(size: int, load: Load, *rest: Any) -> FakeGang:
         started.append((size, load.shard, load.tiled_decode))
+        told.append({task.layout.size for task in load.tasks})
         return await start(size, load, *rest)
 
     world.start = noting  # type: ignore[method-assign]
     summary, _, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2))
+    assert told == [{2}, {2}, {2}, {2}, {4}]  # what ranks predict their memory from
     assert not summary.failed
     assert started == [(2, False, False), (2, False, False), (2, True, False), (2, True, False), (4, True, False)]
     sidecars = dict(Output(tmp_path).sidecars())
