@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: install demo test chaos check format wheel clean
+.PHONY: install demo test gpu chaos check format wheel clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -22,6 +22,19 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+# Tests and benchmark of one GPU, at most 10 minutes beside the installation. REAL=1 takes the published weights, where
+# they are installed, and adds a contact sheet. The first line stands before the installation, which takes minutes. A
+# test that fails does not keep the benchmark from running.
+gpu:
+	@nvidia-smi -L >/dev/null 2>&1 || test -e /dev/nvidiactl || { echo "make gpu: no CUDA device on this machine. Nothing was run." >&2; exit 1; }
+	$(MAKE) install
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu: torch " + torch.__version__ + " sees no CUDA device. Nothing was run.")'
+	status=0; \
+	$(BIN)/python -m pytest -q -m gpu tests/gpu || status=1; \
+	$(BIN)/python -m benchmarks.gpu $(if $(REAL),--real lynx-full) || status=1; \
+	$(if $(REAL),$(BIN)/python -m benchmarks.contact_sheet || status=1;) \
+	exit $$status
 
 # The long storm of faults, half an hour; its figures replace those of the last one.
 chaos: install

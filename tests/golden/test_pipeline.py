@@ -6,6 +6,7 @@ From case.json, the picture, its landmarks, the embedding, the adapters and the 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,11 +27,19 @@ TOLERANCE = 1e-5
 DECODED_TOLERANCE = 1e-4
 
 
-def load_pipeline(case: Case, *, keep_projections: bool = True) -> LynxPipeline:
-    """The case's adapters on the tiny Wan, fp32."""
+def load_pipeline(
+    case: Case,
+    *,
+    keep_projections: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> LynxPipeline:
+    """The case's adapters on the tiny Wan."""
     names = {"resampler": "resampler", "ip_layers": "id", "ref_layers": "ref"}
     adapters: dict[str, str | Path] = {names[stem]: path for stem, path in case.adapters.items()}
-    return LynxPipeline.from_pretrained(case.base, adapters, dtype=torch.float32, keep_projections=keep_projections)
+    return LynxPipeline.from_pretrained(
+        case.base, adapters, dtype=dtype, device=device, keep_projections=keep_projections
+    )
 
 
 def case_sampling(case: Case) -> Sampling:
@@ -52,9 +61,9 @@ def prepare(case: Case, pipeline: LynxPipeline) -> ShotInputs:
     return pipeline.prepare(case.settings["prompt"], sampling, person)
 
 
-def run_case(case: Case, *, keep_projections: bool = True) -> dict[str, torch.Tensor]:
-    """Every tensor a case may hold, made by the product."""
-    pipeline, sampling = load_pipeline(case, keep_projections=keep_projections), case_sampling(case)
+def run_case(case: Case, **loading: Any) -> dict[str, torch.Tensor]:
+    """Every tensor a case may hold, made by the product; ``loading``: of ``load_pipeline``."""
+    pipeline, sampling = load_pipeline(case, **loading), case_sampling(case)
     inputs = prepare(case, pipeline)
     made = {
         "id_tokens": inputs.id_tokens,

@@ -61,6 +61,7 @@ def generate(
     sigma_schedule: str = "lynx",
     flow_shift: float = 3.0,
     decode: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """The whole generation, and what it went through on the way.
 
@@ -72,6 +73,7 @@ def generate(
     face_crop: [256, 256, 3], uint8 RGB. Unused without `ref_layers`.
     reference_latent: `sample` draws from the VAE's posterior with seed + 1; `mode` takes its mode.
     sigma_schedule: `lynx` or `diffusers`.
+    dtype: of the text encoder, the transformer and the adapters; VAE and sampler stay in fp32.
 
     Returns, with d for whatever the files say:
         id_tokens, id_tokens_uncond                 [1, 16, d]
@@ -82,12 +84,12 @@ def generate(
         noise_cond, noise_uncond, noise_image_only  [1, 16, T, Y, X], first step, of what branches there are
         decoded_video                               [1, 3, frames, height, width] in [-1, 1], if `decode`
     """
-    wan = load_wan(base / "transformer")
+    wan = load_wan(base / "transformer", dtype)
     vae = AutoencoderKLWan.from_pretrained(base / "vae", torch_dtype=torch.float32).eval()
-    lynx = load_adapters(adapters)
+    lynx = load_adapters(adapters, dtype)
     out: dict[str, Tensor] = {}
 
-    text, negative, reference_text = encode_texts(base, [prompt, negative_prompt, REFERENCE_TEXT])
+    text, negative, reference_text = encode_texts(base, [prompt, negative_prompt, REFERENCE_TEXT], dtype)
     out |= {"prompt_embeds": text, "negative_prompt_embeds": negative}
 
     tokens, no_tokens = face_tokens(lynx.resampler, face_embedding), no_face_tokens(lynx.resampler)
@@ -107,7 +109,7 @@ def generate(
     branches = guidance_branches(text, negative, somebody, nobody, guidance_scale, guidance_scale_i)
 
     def velocity(x_BCTYX: Tensor, timestep: int) -> Tensor:
-        v = {name: forward(wan, x_BCTYX, timestep, *branch)[0] for name, branch in branches.items()}
+        v = {name: forward(wan, x_BCTYX, timestep, *branch)[0].float() for name, branch in branches.items()}
         for name in v:
             out.setdefault(f"noise_{name}", v[name])  # keeps the first step's
         return guide(v, guidance_scale, guidance_scale_i)
@@ -122,32 +124,32 @@ def generate(
     return out
 
 
-def load_adapters(files: Mapping[str, Path]) -> Adapters:
+def load_adapters(files: Mapping[str, Path], dtype: torch.dtype = torch.float32) -> Adapters:
     """Sorts the files' tensors by block. Lite is told by having no registers; its adapter i is block 2i's."""
-    ids = by_number(load_file(files["ip_layers"]))
+    ids = by_number(load_file(files["ip_layers"]), dtype)
     if "registers" not in ids[0]:
         ids = {2 * i: layer for i, layer in ids.items()}
-    refs = by_number(load_file(files["ref_layers"])) if "ref_layers" in files else {}
-    resampler = {name: tensor.float() for name, tensor in load_file(files["resampler"]).items()}
+    refs = by_number(load_file(files["ref_layers"]), dtype) if "ref_layers" in files else {}
+    resampler = {name: tensor.to(dtype) for name, tensor in load_file(files["resampler"]).items()}
     return Adapters(resampler=resampler, id_layers=ids, ref_layers=refs)
 
 
-def by_number(w: Weights) -> dict[int, Weights]:
-    """Tensors named `{i}.…` → i → tensors."""
+def by_number(w: Weights, dtype: torch.dtype | None = None) -> dict[int, Weights]:
+    """Tensors named `{i}.…` → i → tensors, converted if a type is given."""
     layers: dict[int, Weights] = {}
     for key, tensor in w.items():
         number, name = key.split(".", 1)
-        layers.setdefault(int(number), {})[name] = tensor.float()
+        layers.setdefault(int(number), {})[name] = tensor.to(dtype)
     return layers
 
 
-def encode_texts(base: Path, texts: list[str]) -> list[Tensor]:
+def encode_texts(base: Path, texts: list[str], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Each text → [1, 512, d], zeros beyond its own tokens.
 
     Only a text's own tokens go through the encoder: the same as padding to 512 under an attention mask.
     """
     tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
-    encoder = UMT5EncoderModel.from_pretrained(base / "text_encoder", dtype=torch.float32).eval()
+    encoder = UMT5EncoderModel.from_pretrained(base / "text_encoder", dtype=dtype).eval()
     encoded = []
     for text in texts:
         ids_BS = tokenizer(clean_text(text), max_length=TEXT_TOKENS, truncation=True, return_tensors="pt").input_ids

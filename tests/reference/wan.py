@@ -26,11 +26,13 @@ Weights = dict[str, Tensor]
 
 ROPE_THETA = 10000.0
 LITE_KEY_EPS = 1e-5
+KEPT_FP32 = {"time_embedder", "scale_shift_table", "norm2"}
+"""Weights that stay in fp32 in a bf16 model, as in diffusers. Norms without weights are computed in fp32 too."""
 
 
 @dataclass(frozen=True)
 class Wan:
-    """The base model: its tensors in fp32 and the few numbers its shapes do not tell."""
+    """The base model: its tensors and the few numbers its shapes do not tell."""
 
     weights: Weights
     heads: int
@@ -58,12 +60,17 @@ class Identity:
 NOBODY = Identity()
 
 
-def load_wan(folder: Path) -> Wan:
+def load_wan(folder: Path, dtype: torch.dtype = torch.float32) -> Wan:
     """Reads `folder`, the `transformer` part of a diffusers-layout Wan: one file or many."""
+
+    def kept(name: str) -> bool:
+        return bool(KEPT_FP32 & set(name.split(".")))
+
     config = json.loads((folder / "config.json").read_text())
     weights: Weights = {}
     for file in sorted(folder.glob("*.safetensors")):
-        weights |= {name: tensor.float() for name, tensor in load_file(file).items()}
+        tensors = load_file(file).items()
+        weights |= {name: tensor.float() if kept(name) else tensor.to(dtype) for name, tensor in tensors}
     return Wan(
         weights=weights,
         heads=config["num_attention_heads"],
@@ -108,13 +115,13 @@ def block(
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (w["scale_shift_table"] + modulation_B6D).split(1, 1)
 
     attention_input_BLD = layer_norm(x_BLD, wan.eps) * (1 + scale) + shift
-    x_BLD = x_BLD + gate * self_attention(wan, index, attention_input_BLD, turn_LE, identity)
+    x_BLD = (x_BLD + gate * self_attention(wan, index, attention_input_BLD, turn_LE, identity)).type_as(x_BLD)
 
     normed_BLD = layer_norm(x_BLD, wan.eps, scope(w, "norm2"))
     x_BLD = x_BLD + cross_attention(wan, index, normed_BLD, text_BSD, identity)
 
     normed_BLD = layer_norm(x_BLD, wan.eps) * (1 + ffn_scale) + ffn_shift
-    x_BLD = x_BLD + ffn_gate * feed_forward(scope(w, "ffn.net"), normed_BLD)
+    x_BLD = (x_BLD + ffn_gate * feed_forward(scope(w, "ffn.net"), normed_BLD)).type_as(x_BLD)
     return x_BLD, attention_input_BLD
 
 
@@ -178,9 +185,10 @@ def attend(q_BLHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor) -> Tensor:
 
     In fp64: an even softmax over hundreds of values that cancel is where a plain fp32 sum would lose most.
     """
+    dtype = q_BLHE.dtype
     q_BLHE, k_BSHE, v_BSHE = q_BLHE.double(), k_BSHE.double(), v_BSHE.double()
     scores_BHLS = torch.einsum("blhe,bshe->bhls", q_BLHE, k_BSHE) / math.sqrt(q_BLHE.shape[-1])
-    return torch.einsum("bhls,bshe->blhe", scores_BHLS.softmax(dim=-1), v_BSHE).flatten(2).float()
+    return torch.einsum("bhls,bshe->blhe", scores_BHLS.softmax(dim=-1), v_BSHE).flatten(2).to(dtype)
 
 
 def rotation(grid_tyx: tuple[int, int, int], head_dim: int) -> Tensor:
@@ -202,8 +210,8 @@ def rotation(grid_tyx: tuple[int, int, int], head_dim: int) -> Tensor:
 
 def rotate(x_BLHE: Tensor, turn_LE: Tensor) -> Tensor:
     """Turns every pair of neighbouring channels, read as one complex number, by its token's angle."""
-    pairs = torch.view_as_complex(x_BLHE.unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * turn_LE[None, :, None]).flatten(-2)
+    pairs = torch.view_as_complex(x_BLHE.float().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * turn_LE[None, :, None]).flatten(-2).type_as(x_BLHE)
 
 
 def embed_time(wan: Wan, timestep: int) -> tuple[Tensor, Tensor]:
@@ -231,7 +239,7 @@ def feed_forward(w: Weights, x_BLD: Tensor) -> Tensor:
 def patchify(wan: Wan, latents_BCTYX: Tensor) -> Tensor:
     """Every 1x2x2 patch becomes one token; tokens run over columns first, then rows, then frames."""
     w = scope(wan.weights, "patch_embedding")
-    return F.conv3d(latents_BCTYX, w["weight"], w["bias"], stride=wan.patch).flatten(2).mT
+    return F.conv3d(latents_BCTYX.type_as(w["weight"]), w["weight"], w["bias"], stride=wan.patch).flatten(2).mT
 
 
 def project_out(wan: Wan, x_BLD: Tensor, time_BD: Tensor) -> Tensor:
@@ -252,20 +260,21 @@ def heads(wan: Wan, x_BLD: Tensor) -> Tensor:
 
 
 def layer_norm(x: Tensor, eps: float, w: Weights | None = None) -> Tensor:
-    """Over the last dimension; without weights where AdaLN's shift and scale take their place."""
-    w = w or {}
-    return F.layer_norm(x, x.shape[-1:], w.get("weight"), w.get("bias"), eps)
+    """Over the last dimension, in fp32; without weights where AdaLN's shift and scale take their place."""
+    w = {name: tensor.float() for name, tensor in (w or {}).items()}
+    return F.layer_norm(x.float(), x.shape[-1:], w.get("weight"), w.get("bias"), eps)
 
 
 def rms_norm(x_BLD: Tensor, eps: float, weight_D: Tensor | None = None) -> Tensor:
     """Over all of D, that is across the heads: Wan normalises q and k before it cuts them into heads."""
-    normed_BLD = x_BLD * torch.rsqrt(x_BLD.square().mean(-1, keepdim=True) + eps)
+    normed_BLD = x_BLD * torch.rsqrt(x_BLD.float().square().mean(-1, keepdim=True) + eps).type_as(x_BLD)
     return normed_BLD if weight_D is None else normed_BLD * weight_D
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    """x Wᵀ, plus the bias where the file has one."""
-    return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+    """x Wᵀ, plus the bias where the file has one, in the weights' type."""
+    weight = w[f"{name}.weight"]
+    return F.linear(x.type_as(weight), weight, w.get(f"{name}.bias"))
 
 
 def scope(w: Weights, name: str) -> Weights:

@@ -1,0 +1,229 @@
+"""The parts of ``benchmarks.gpu``, each a function that measures one thing and returns what it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.flops import forward_flops
+from benchmarks.gpu_files import STEPS, NoRoom, write_manifest, write_pipeline
+from benchmarks.gpu_model import (
+    KERNELS,
+    Sizes,
+    attention_kernel,
+    decode_in,
+    median,
+    peak_of,
+    predicted_bytes,
+    random_branch,
+    random_transformer,
+    random_vae,
+    reset_peak,
+    seconds_of,
+    tokens_of,
+)
+from benchmarks.gpu_prepare import time_preparation
+from lynx_parallel.errors import ClusterError
+from lynx_parallel.model.attention import LocalTokens
+from lynx_parallel.model.checkpoints import load_transformer
+from lynx_parallel.model.transformer import LynxTransformer
+from lynx_parallel.stages.latents import latent_shape
+from lynx_parallel.weights import WeightFiles, find_weights
+
+
+class LeftOut(Exception):
+    """A part is not measured; says why."""
+
+
+class Bench:
+    """One run: what it measures with, and what it found.
+
+    Args:
+        folder: for weights files, manifest and renders.
+        real: name of a shipped pipeline whose published weights are used.
+    """
+
+    def __init__(self, sizes: Sizes, device: torch.device, budget: float, folder: Path, real: str | None = None):
+        self.sizes, self.device, self.folder, self.real = sizes, device, folder, real
+        self.end = time.monotonic() + budget
+        self.part_end = self.end
+        self.found: dict[str, Any] = {}
+        self._transformer: LynxTransformer | None = None
+        self._weights: WeightFiles | None = None
+        self._no_room: NoRoom | None = None
+        self._pipeline = real
+
+    def weights(self) -> WeightFiles:
+        """The weights files; random ones are written at the first call.
+
+        Raises:
+            NoRoom: no disk or no time for them.
+            CheckpointError: the published weights are not installed.
+        """
+        if self._no_room is not None:
+            raise self._no_room
+        if self._weights is None:
+            self.release()
+            if self._pipeline is None:
+                try:
+                    self._pipeline = str(write_pipeline(self.folder, self.sizes, self.device, self.part_end))
+                except NoRoom as reason:
+                    self._no_room = reason  # asked once: writing takes long
+                    raise
+            from lynx_parallel.spec.load import load_campaign
+
+            self._weights = find_weights(load_campaign(self.manifest()).pipeline.model)
+        return self._weights
+
+    def manifest(self) -> Path:
+        """A campaign of one shot with these weights."""
+        assert self._pipeline is not None
+        return write_manifest(self.folder, self._pipeline, self.sizes.videos["480p"])
+
+    def transformer(self) -> LynxTransformer:
+        """The transformer on the device, made or loaded at the first call."""
+        if self._transformer is None:
+            if self.real:
+                self._transformer = load_transformer(self.weights(), dtype=torch.bfloat16, device=self.device)
+            else:
+                self._transformer = random_transformer(self.sizes.transformer, self.device)
+        return self._transformer
+
+    def release(self) -> None:
+        """Frees the transformer's memory."""
+        self._transformer = None
+        reset_peak(self.device)
+
+
+def matmul(bench: Bench, repeats: int) -> dict[str, Any]:
+    """TFLOP/s of large bf16 matrix products."""
+    found = {}
+    for rows, inputs, outputs in bench.sizes.gemms:
+        a = torch.randn(rows, inputs, device=bench.device, dtype=torch.bfloat16)
+        b = torch.randn(outputs, inputs, device=bench.device, dtype=torch.bfloat16)
+        product = partial(torch.nn.functional.linear, a, b)
+        seconds = seconds_of(product, bench.device, repeats=20 * repeats, warm_up=10, until=bench.part_end)
+        rate = 2 * rows * inputs * outputs / median(seconds) / 1e12
+        found[f"{rows}×{inputs}×{outputs}"] = {"seconds": median(seconds), "repeats": len(seconds), "tflop_per_s": rate}
+    return found
+
+
+def forwards(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
+    """One forward of one branch by attention kernel; the kernel that ``auto`` takes comes first."""
+    config, device = bench.sizes.transformer, bench.device
+    auto, _ = attention_kernel("auto", device, torch.bfloat16)
+    names = sorted(KERNELS, key=lambda name: name != auto)
+    transformer, branch = bench.transformer(), random_branch(config, device)
+    latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=device, dtype=torch.bfloat16)
+    timestep = torch.tensor([500.0], device=device)
+    tokens = tokens_of(bench.sizes.videos[video])
+    flop = sum(forward_flops(config, tokens).values())
+    found: dict[str, Any] = {
+        "tokens": tokens, "tflop": flop / 1e12, "auto": auto, "kernels": {},
+        "predicted_bytes": predicted_bytes(config, bench.sizes.videos[video]),
+    }  # fmt: skip
+    for number, name in enumerate(names):
+        try:
+            _, kernel = attention_kernel(name, device, torch.bfloat16)  # type: ignore[arg-type]
+        except ClusterError as error:
+            found["kernels"][name] = {"missing": str(error)}
+            continue
+        transformer.tokens = LocalTokens(kernel)
+        until = time.monotonic() + (bench.part_end - time.monotonic()) / (len(names) - number)
+        try:
+            made = time_forward(partial(transformer, latents, timestep, branch), device, repeats, until)
+        except Exception as error:  # one kernel that fails must not cost the others
+            found["kernels"][name] = {"failed": in_one_line(error)}
+            continue
+        found["kernels"][name] = {**made, "tflop_per_s": flop / made["median"] / 1e12}
+    return found
+
+
+def time_forward(
+    forward: Callable[[], torch.Tensor], device: torch.device, repeats: int, until: float
+) -> dict[str, Any]:
+    """Seconds of a forward, its peak of allocated memory, and whether its last result is finite."""
+    last: list[torch.Tensor] = []
+
+    def work() -> None:
+        last[:] = [forward()]
+
+    reset_peak(device)
+    seconds = seconds_of(work, device, repeats=repeats, until=until)
+    return {
+        "seconds": seconds, "median": median(seconds), "peak_bytes": peak_of(device),
+        "finite": bool(last[0].isfinite().all()),
+    }  # fmt: skip
+
+
+def decodes(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
+    """Decoding on one rank, convolutions in tf32 and in fp32."""
+    bench.release()
+    vae = random_vae(bench.sizes.vae, bench.device)
+    latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=bench.device)
+    found: dict[str, Any] = {}
+    precisions: dict[str, Literal["tf32", "ieee"]] = {"tf32": "tf32", "fp32": "ieee"}
+    for number, (name, precision) in enumerate(precisions.items()):
+        reset_peak(bench.device)
+        share = (bench.part_end - time.monotonic()) / (len(precisions) - number)
+        work = partial(decode_in, precision, vae, latents)
+        seconds = seconds_of(work, bench.device, repeats=repeats, until=time.monotonic() + share)
+        found[name] = {"seconds": seconds, "median": median(seconds), "peak_bytes": peak_of(bench.device)}
+    return found
+
+
+def prepare(bench: Bench, repeats: int, *, files: bool) -> dict[str, Any]:
+    """Loading, and the fixed seconds of a new prompt and a new subject; without files, with random weights kept."""
+    try:
+        if not files and not bench.real:
+            raise NoRoom("--no-files")
+        weights = bench.weights()
+    except NoRoom as reason:
+        found = time_preparation(bench.sizes, bench.device, {"kept": bench.transformer}, repeats)
+        return {**found, "left out": f"loading, and projections borrowed from files: {reason}"}
+    bench.release()
+
+    def loaded(keep: bool) -> LynxTransformer:
+        return load_transformer(weights, dtype=torch.bfloat16, device=bench.device, keep_projections=keep)
+
+    modes = {"kept": partial(loaded, True), "borrowed": partial(loaded, False)}
+    return time_preparation(bench.sizes, bench.device, modes, repeats)
+
+
+def shot(bench: Bench, repeats: int) -> dict[str, Any]:
+    """One shot through the command line, once."""
+    bench.weights()
+    bench.release()
+    command = [sys.executable, "-m", "lynx_parallel.cli", str(bench.manifest()), "--device", bench.device.type]
+    began = time.perf_counter()
+    try:
+        run = subprocess.run(
+            [*command, "--ulysses", "1"], env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+            capture_output=True, text=True, timeout=max(bench.end - time.monotonic(), 1), check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise LeftOut("the shot did not end within the budget") from None
+    seconds = time.perf_counter() - began
+    if run.returncode:
+        raise RuntimeError(f"lynx-render: exit {run.returncode}: {(run.stdout + run.stderr).strip().splitlines()[-1]}")
+    (path,) = (bench.folder / "renders").glob("*/*.json")
+    sidecar = json.loads(path.read_text())
+    branches = 3
+    return {
+        "wall": seconds, "steps": STEPS, "attention": sidecar["attention"], "seconds": sidecar["seconds"],
+        "forward": sidecar["seconds"]["denoise"] / (STEPS * branches),
+    }  # fmt: skip
+
+
+def in_one_line(error: Exception) -> str:
+    """Returns type and message of an error."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
