@@ -132,7 +132,8 @@ def random_branch(config: dict[str, Any], device: torch.device) -> Branch:
 
 def random_vae(config: dict[str, Any], device: torch.device) -> AutoencoderKLWan:
     """Returns the VAE in fp32 as diffusers initialises it."""
-    return AutoencoderKLWan(**config).requires_grad_(False).eval().to(device)
+    with device:
+        return AutoencoderKLWan(**config).requires_grad_(False).eval()
 
 
 def decode_in(precision: Literal["ieee", "tf32"], vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:

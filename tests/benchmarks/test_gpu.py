@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -240,3 +241,36 @@ def test_make_gpu_without_a_device_ends_before_installing(tmp_path: Path) -> Non
     assert made.stderr.splitlines()[0] == "make gpu: no CUDA device on this machine. Nothing was run."
     assert made.stdout == ""
     assert not (tmp_path / "venv").exists()
+
+
+STUB = """#!/bin/sh
+echo "$*" >> {log}
+case "$*" in *{fails}*) exit 1 ;; esac
+"""
+
+
+@pytest.mark.parametrize(("real", "fails", "code"), [("", "nothing", 0), ("", "pytest", 2), ("1", "benchmarks.gpu", 2)])
+def test_make_gpu_runs_all_parts_and_reports_any_failure(tmp_path: Path, real: str, fails: str, code: int) -> None:
+    """With stand-ins for nvidia-smi and Python, which log what they are asked and fail at one part."""
+    log, programs = tmp_path / "log", tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, fails_at in (("python", fails), ("nvidia-smi", "nothing")):
+        (programs / name).write_text(STUB.format(log=log, fails=fails_at))
+        (programs / name).chmod(0o755)
+    (tmp_path / "venv" / ".installed").touch()
+    made = subprocess.run(
+        ["make", "gpu", f"VENV={tmp_path / 'venv'}", f"REAL={real}"],
+        cwd=REPOSITORY, env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == code, made.stderr
+    listed, check, *calls = log.read_text().splitlines()
+    assert listed == "-L"
+    assert "torch.cuda.is_available()" in check
+    tests, plain, with_weights, contact_sheet = (
+        "-m pytest -q -m gpu tests/gpu",
+        "-m benchmarks.gpu",
+        "-m benchmarks.gpu --real lynx-full",
+        "-m benchmarks.contact_sheet",
+    )
+    assert calls == ([tests, with_weights, contact_sheet] if real else [tests, plain])
