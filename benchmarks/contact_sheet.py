@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from benchmarks.gpu_files import stay_offline
 from benchmarks.gpu_model import attention_kernel
 from benchmarks.gpu_report import describe_gpu, slug
 from benchmarks.machine import RESULTS
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=6, help="frames shown of each video")
     parser.add_argument("--out", type=Path, help="default: results/contact_sheet_<card>.png")
     options = parser.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    stay_offline()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ Measures one part after the other within ``--budget`` seconds and writes results
 
 - the rate of large bf16 matrix products;
 - one forward at 480p and at 720p by attention kernel: seconds, TFLOP/s, share of that rate, peak memory beside the
-  prediction. Weights are random bf16, made on the device (``--real PIPELINE``: the pipeline's own);
+  prediction. Weights are random bf16, made on the device (``--real lynx-full``: the published ones);
 - decoding at 480p and 720p, the VAE's convolutions in tf32 and in fp32 (ieee);
 - loading from files, then the fixed seconds of a new prompt and of a new subject, with the projections kept on the
   device and borrowed from the files. The files are written to ``--folder`` first: 37 GB;
@@ -32,11 +32,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_files import NoRoom
+from benchmarks.gpu_files import NoRoom, stay_offline
 from benchmarks.gpu_model import FULL, TINY
 from benchmarks.gpu_parts import Bench, LeftOut, decodes, forwards, in_one_line, matmul, prepare, shot
 from benchmarks.gpu_report import describe_gpu, report, slug
 from benchmarks.machine import record
+from lynx_parallel.errors import LynxError
 
 NO_DEVICE = "benchmarks.gpu: no CUDA device here (torch.cuda.is_available() is false). Nothing was measured."
 
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary folder")
     parser.add_argument("--no-files", action="store_true", help="write no weights files")
     parser.add_argument("--no-shot", action="store_true", help="leave out the shot through the command line")
-    parser.add_argument("--real", metavar="PIPELINE", help="a shipped pipeline whose weights are installed: lynx-full")
+    parser.add_argument("--real", choices=["lynx-full"], help="use this pipeline's weights, which must be installed")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on any device: checks the code alone")
     options = parser.parse_args()
     device = find_device(tiny=options.tiny)
@@ -105,7 +106,7 @@ def main() -> None:
         print(NO_DEVICE, file=sys.stderr)
         sys.exit(3)
     if options.real:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # installed or not: nothing is downloaded here
+        stay_offline()
     machine = describe_gpu()
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +114,12 @@ def main() -> None:
         if not options.real:
             os.environ["LYNX_CACHE"] = f"{folder}/cache"
         bench = Bench(TINY if options.tiny else FULL, device, options.budget, Path(folder), options.real)
+        if options.real:
+            try:
+                bench.weights()
+            except LynxError as error:
+                print(f"--real {options.real}: {error}", file=sys.stderr)
+                sys.exit(3)
         configuration = {
             "model": bench.sizes.transformer, "videos": bench.sizes.videos, "weights": options.real or "random bf16",
             "budget": options.budget, "repeats": options.repeats,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from math import prod
 from pathlib import Path
 
+import huggingface_hub.constants
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -103,6 +105,12 @@ def _write_pipeline_file(folder: Path) -> Path:
         yaml.safe_dump({"version": 1, "model": {"base": "./wan", "adapters": adapters, "dtype": "bfloat16"}})
     )
     return path
+
+
+def stay_offline() -> None:
+    """Keeps this process and those that it starts from downloading. Only installed weights are used."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # the variable was read when the hub's library was imported
 
 
 def write_manifest(folder: Path, pipeline: str, video: tuple[int, int, int]) -> Path:

@@ -49,7 +49,7 @@ class Bench:
 
     Args:
         folder: for weights files, manifest and renders.
-        real: name of a shipped pipeline whose published weights are used.
+        real: name of the shipped pipeline whose published weights are used.
     """
 
     def __init__(self, sizes: Sizes, device: torch.device, budget: float, folder: Path, real: str | None = None):
@@ -217,7 +217,7 @@ def shot(bench: Bench, repeats: int) -> dict[str, Any]:
         raise RuntimeError(f"lynx-render: exit {run.returncode}: {(run.stdout + run.stderr).strip().splitlines()[-1]}")
     (path,) = (bench.folder / "renders").glob("*/*.json")
     sidecar = json.loads(path.read_text())
-    branches = 3
+    branches = 3  # of Lynx full
     return {
         "wall": seconds, "steps": STEPS, "attention": sidecar["attention"], "seconds": sidecar["seconds"],
         "forward": sidecar["seconds"]["denoise"] / (STEPS * branches),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import is_offline_mode
 from PIL import Image
 
 from benchmarks import contact_sheet
@@ -27,7 +28,8 @@ def test_rows_and_columns() -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(sys, "argv", ["benchmarks.contact_sheet", *arguments])
     contact_sheet.main()
 
@@ -43,11 +45,11 @@ def test_a_pipeline_is_rendered(demo: Path, tmp_path: Path, monkeypatch: pytest.
 def test_weights_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, "--pipelines", "lynx-lite", "--out", str(tmp_path / "sheet.png"))
     assert ended.value.code == 3
+    assert is_offline_mode()
     left_out, none = capsys.readouterr().err.splitlines()
     assert left_out.startswith("lynx-lite: left out: ")
     assert none.startswith("no contact sheet: ")

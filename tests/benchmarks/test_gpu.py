@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from huggingface_hub import is_offline_mode
 
 from benchmarks import gpu, gpu_model, gpu_parts, machine
 from benchmarks.gpu_files import NoRoom, write_pipeline
@@ -31,6 +32,7 @@ PARTS = ("matmul", "forward 480p", "forward 720p", "decode 480p", "decode 720p",
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for results, and the user's environment restored after ``main``."""
     monkeypatch.setattr(machine, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     for name in ("LYNX_CACHE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
@@ -106,6 +108,16 @@ def test_without_a_device_nothing_is_measured(
     assert run(monkeypatch) == 3
     assert capsys.readouterr().err == f"{gpu.NO_DEVICE}\n"
     assert not results.exists()
+
+
+def test_published_weights_that_are_not_installed(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert run(monkeypatch, "--tiny", "--real", "lynx-full") == 3
+    assert is_offline_mode()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--real lynx-full: Wan-AI/Wan2.1-T2V-14B-Diffusers: ")
 
 
 class Options(NamedTuple):
