@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -16,11 +16,11 @@ from benchmarks.shapes import WAN_14B, dim_of, model_shapes
 from lynx_parallel.demo import tiny
 from lynx_parallel.model.attention import Attention, AttentionName, choose_kernel
 from lynx_parallel.model.block import KV, BlockConditioning
-from lynx_parallel.model.checkpoints import _stays_fp32, build_transformer
+from lynx_parallel.model.checkpoints import build_transformer, loaded_dtype
 from lynx_parallel.model.transformer import Branch, LynxTransformer
+from lynx_parallel.parallel.decode_memory import VideoSize
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.parallel.memory import predict
-from lynx_parallel.stages.latents import decode, latent_shape
 
 KERNELS = tuple(name for name in get_args(AttentionName) if name != "auto")
 TEXT_TOKENS, ID_TOKENS, REF_TOKENS = 512, 32, 256
@@ -83,22 +83,16 @@ def attention_kernel(
     Raises:
         ClusterError: the kernel is not available.
     """
-    return choose_kernel(name, device)[:2]
+    return choose_kernel(name, device, dtype, need_lse=need_lse)[:2]
 
 
 def predicted_bytes(config: dict[str, Any], video: tuple[int, int, int]) -> int:
     """Returns the predicted peak of one branch's forward on one rank, the adapters' projections kept."""
     made = predict(
-        model_shapes(config), Layout(), dtype="bfloat16", sharded=False, tokens=tokens_of(video),
+        model_shapes(config), Layout(), dtype="bfloat16", sharded=False, size=VideoSize(*video),
         heads=config["num_attention_heads"], branches=("c",),
     )  # fmt: skip
     return made.weights + made.static_kv + made.activations
-
-
-def tokens_of(video: tuple[int, int, int]) -> int:
-    """Returns the number of the transformer's tokens of a video, with patches of 1×2×2."""
-    _, _, frames, height, width = latent_shape(*video)
-    return frames * (height // 2) * (width // 2)
 
 
 def random_transformer(config: dict[str, Any], device: torch.device) -> LynxTransformer:
@@ -109,7 +103,7 @@ def random_transformer(config: dict[str, Any], device: torch.device) -> LynxTran
     transformer = build_transformer(config, adapters)
     state = {}
     for name, empty in transformer.state_dict().items():
-        dtype = torch.float32 if _stays_fp32(name) else torch.bfloat16
+        dtype = loaded_dtype(name, torch.bfloat16)
         state[name] = torch.empty(empty.shape, dtype=dtype, device=device).normal_(0, 0.02)
     transformer.load_state_dict(state, strict=True, assign=True)
     transformer.rope = WanRotaryPosEmbed(
@@ -134,16 +128,6 @@ def random_vae(config: dict[str, Any], device: torch.device) -> AutoencoderKLWan
     """Returns the VAE in fp32 as diffusers initialises it."""
     with device:
         return AutoencoderKLWan(**config).requires_grad_(False).eval()
-
-
-def decode_in(precision: Literal["ieee", "tf32"], vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Decodes with the VAE's convolutions in this precision."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = precision
-    try:
-        return decode(vae, latents)
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = before
 
 
 def random_text_encoder(config: dict[str, Any], device: torch.device) -> UMT5EncoderModel:

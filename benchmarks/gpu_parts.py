@@ -20,7 +20,6 @@ from benchmarks.gpu_model import (
     KERNELS,
     Sizes,
     attention_kernel,
-    decode_in,
     median,
     peak_of,
     predicted_bytes,
@@ -29,14 +28,14 @@ from benchmarks.gpu_model import (
     random_vae,
     reset_peak,
     seconds_of,
-    tokens_of,
 )
 from benchmarks.gpu_prepare import time_preparation
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.stages.latents import latent_shape
+from lynx_parallel.parallel.decode_memory import VideoSize
+from lynx_parallel.stages.latents import decode, latent_shape
 from lynx_parallel.weights import WeightFiles, find_weights
 
 
@@ -125,7 +124,7 @@ def forwards(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
     transformer, branch = bench.transformer(), random_branch(config, device)
     latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=device, dtype=torch.bfloat16)
     timestep = torch.tensor([500.0], device=device)
-    tokens = tokens_of(bench.sizes.videos[video])
+    tokens = VideoSize(*bench.sizes.videos[video]).tokens
     flop = sum(forward_flops(config, tokens).values())
     found: dict[str, Any] = {
         "tokens": tokens, "tflop": flop / 1e12, "auto": auto, "kernels": {},
@@ -175,7 +174,7 @@ def decodes(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
     for number, (name, precision) in enumerate(precisions.items()):
         reset_peak(bench.device)
         share = (bench.part_end - time.monotonic()) / (len(precisions) - number)
-        work = partial(decode_in, precision, vae, latents)
+        work = partial(decode, vae, latents, precision=precision)
         seconds = seconds_of(work, bench.device, repeats=repeats, until=time.monotonic() + share)
         found[name] = {"seconds": seconds, "median": median(seconds), "peak_bytes": peak_of(bench.device)}
     return found

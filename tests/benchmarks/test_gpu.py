@@ -17,11 +17,12 @@ import pytest
 import torch
 from huggingface_hub import is_offline_mode
 
-from benchmarks import gpu, gpu_model, gpu_parts, machine
+from benchmarks import gpu, gpu_parts, machine
 from benchmarks.gpu_files import NoRoom, write_pipeline
-from benchmarks.gpu_model import FULL, KERNELS, TINY, predicted_bytes, random_text_encoder, tokens_of
+from benchmarks.gpu_model import FULL, KERNELS, TINY, predicted_bytes, random_text_encoder
 from benchmarks.gpu_parts import Bench, forwards, prepare, shot
 from benchmarks.gpu_report import describe_gpu, report, slug
+from lynx_parallel.parallel.decode_memory import VideoSize
 from tests.conftest import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -54,15 +55,15 @@ def test_every_part_runs_tiny(
 ) -> None:
     """The weights files and the shot through the command line included."""
     seen: list[dict[str, Any]] = []
-    original, decode = gpu.measure, gpu_model.decode
+    original, decode = gpu.measure, gpu_parts.decode
     monkeypatch.setattr(gpu, "measure", lambda bench, *rest: seen.append(bench.found) or original(bench, *rest))
     precisions: list[str] = []
 
-    def seen_decode(*arguments: Any) -> torch.Tensor:
-        precisions.append(torch.backends.cudnn.conv.fp32_precision)
-        return decode(*arguments)
+    def seen_decode(*arguments: Any, **options: Any) -> torch.Tensor:
+        precisions.append(options["precision"])
+        return decode(*arguments, **options)
 
-    monkeypatch.setattr(gpu_model, "decode", seen_decode)
+    monkeypatch.setattr(gpu_parts, "decode", seen_decode)
     code = run(monkeypatch, "--tiny", "--repeats", "1", "--budget", "600")
     said = capsys.readouterr().out
     assert code == 0, said
@@ -203,7 +204,7 @@ def test_files_that_take_too_long_are_given_up(tmp_path: Path) -> None:
 
 
 def test_the_full_sizes_are_wan_s() -> None:
-    assert {name: tokens_of(video) for name, video in FULL.videos.items()} == {"480p": 32760, "720p": 75600}
+    assert {name: VideoSize(*video).tokens for name, video in FULL.videos.items()} == {"480p": 32760, "720p": 75600}
     small, large = (predicted_bytes(FULL.transformer, video) for video in FULL.videos.values())
     assert 37e9 < small < large < 60e9
     encoder = random_text_encoder(FULL.text_encoder, torch.device("meta"))

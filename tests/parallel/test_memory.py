@@ -20,7 +20,7 @@ from benchmarks.memory_table import report
 from benchmarks.shapes import TEXT_ENCODER_BYTES, UMT5_XXL, WAN_14B, model_shapes, resampler_shapes
 from lynx_parallel.model import projections
 from lynx_parallel.model.block import KV, BlockConditioning
-from lynx_parallel.model.checkpoints import _stays_fp32, build_transformer, load_resampler, load_transformer
+from lynx_parallel.model.checkpoints import build_transformer, load_resampler, load_transformer, loaded_dtype
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.parallel.decode_memory import VideoSize, decode_bytes
 from lynx_parallel.parallel.layout import Layout
@@ -254,7 +254,7 @@ def small(ffn_dim: int, dtype: torch.dtype) -> LynxTransformer:
     }  # fmt: skip
     made = WanTransformer3DModel.from_config(config)
     for name, parameter in made.named_parameters():
-        parameter.data = parameter.data if _stays_fp32(name) else parameter.data.to(dtype)
+        parameter.data = parameter.data.to(loaded_dtype(name, dtype))
     return LynxTransformer(made)
 
 
