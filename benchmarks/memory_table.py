@@ -22,7 +22,7 @@ from benchmarks.shapes import (
 )
 from lynx_parallel.parallel.decode_memory import VideoSize
 from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import ALLOWANCE_BYTES, GROUP_BYTES, Prediction, predict
+from lynx_parallel.parallel.memory import ALLOWANCE_BYTES, GROUP_BYTES, TEXT_ACTIVATION_BYTES, Prediction, predict
 from lynx_parallel.parallel.room import MARGIN, VAE_BYTES, fits
 
 SIZES = {"480p": VideoSize(832, 480, 81), "720p": VideoSize(1280, 720, 81)}
@@ -111,8 +111,9 @@ Computed by `python -m benchmarks.memory_table` from shapes. **No GPU has measur
 
 - Exact: weights, static K/V. Derived from the code and held against traces of fake tensors: activations, decoding.
   An upper bound: decoding rows on several ranks, K/V kept from earlier shots.
-- Estimates: {GROUP_BYTES / GB:.1f} GB of NCCL buffers for each process group, and {ALLOWANCE_BYTES / GB:.1f} GB for the
-  CUDA context, face models, workspaces and the allocator's rounding.
+- Estimates: {GROUP_BYTES / GB:.1f} GB of NCCL buffers for each process group, {TEXT_ACTIVATION_BYTES / GB:.1f} GB of
+  the text encoder's activations, and {ALLOWANCE_BYTES / GB:.1f} GB for the CUDA context, face models, workspaces and
+  the allocator's rounding.
 - The total is the fullest phase: encode text ({TEXT_ENCODER_BYTES / GB:.1f} GB of text encoder, before the
   transformer is loaded), denoise, decode. It includes the {ALLOWANCE_BYTES / GB:.1f} GB.
 
