@@ -170,9 +170,9 @@ def check_sizes(path: Path, config: Mapping[str, Any], largest: Mapping[str, int
         CheckpointError: one is not; names it.
     """
     for key, top in largest.items():
-        if key not in config and not required:
-            continue
         size = config.get(key)
+        if size is None and not required:  # diffusers writes null for what it works out by itself
+            continue
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= top:
             raise CheckpointError(f"{path}: {key}: {one_line(size)}: expected a whole number from 1 to {top}")
 
