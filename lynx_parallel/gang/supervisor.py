@@ -159,7 +159,7 @@ class Supervisor:
 
     def _fail_stranded(self) -> None:
         """Fails shots that were to be tried on another machine, once no gang is left to do it."""
-        machines = [slot.machine for slot in self._slots if slot.error is None]
+        machines = [slot.machine for slot in self._slots if self._open(slot) and self._has_room(slot)]
         for work in self._queue.take_stranded(machines):
             self._fail(work.item, work.reason)
 
@@ -181,7 +181,7 @@ class Supervisor:
         self._running.add(work)
         try:
             slot.subject = work.subject
-            error = await self._start(slot)
+            error = await self._start(slot, work)
             if error is None and not self._stopping and work.not_on != slot.machine:
                 await self._attempt(slot, work)
             else:
@@ -191,13 +191,15 @@ class Supervisor:
         if error is not None and (seconds := await self._start_again(slot, error)) is not None:
             await asyncio.sleep(seconds)
 
-    async def _start(self, slot: Slot) -> LynxError | None:
+    async def _start(self, slot: Slot, work: Work) -> LynxError | None:
         """Starts a slot's gang where there is none; what came in the way, if something did."""
         if slot.gang is not None:
             return None
         slot.ranks, slot.footprint = self._size, self._footprint
         try:
             terms = replace(self._machines.terms, gangs=self._gangs)
+            if work.not_on and not any(other.gang for other in self._slots):
+                terms = replace(terms, excluded=terms.excluded | {work.not_on})  # else it would go there again
             with told_every(PROGRESS_EVERY_S, self._still_starting), self._texts.claimed() as prompts:
                 slot.gang = await self._start_gang(
                     self._size, self._load(), prompts, terms, self.run.output, self._needed()
