@@ -23,7 +23,7 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
-# Tests and benchmark of one GPU, at most 10 minutes beside the installation. REAL=1 takes the published weights, where
+# Tests and benchmark of one GPU; budget 10 minutes beside the installation. REAL=1 takes the published weights, where
 # they are installed, and adds a contact sheet. The first line stands before the installation, which takes minutes. A
 # test that fails does not keep the benchmark from running.
 gpu:
