@@ -624,7 +624,8 @@ def test_another_gang_encodes_where_the_first_died(campaign_of: Any, tmp_path: P
 
 def test_a_warning_of_a_machine_is_shown_once(campaign_of: Any, tmp_path: Path) -> None:
     """Two gangs of two ranks, one of them started again after a death: each machine's line comes once."""
-    ranks = [Hello(1, host, "gpu", "sdpa", "0", warnings=("attention kernel flash does not work",)) for host in ("a", "b")]
+    line = "attention kernel flash does not work"
+    ranks = [Hello(1, host, "gpu", "sdpa", "0", warnings=(line,)) for host in ("a", "b")]
     lines: list[str] = []
 
     class Warns(World):

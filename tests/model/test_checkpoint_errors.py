@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.model.checkpoints import load_resampler, load_transformer
+from lynx_parallel.model.checkpoints import load_resampler, load_transformer, load_vae
 from lynx_parallel.weights import WeightFiles
 
 
@@ -180,3 +181,11 @@ def test_without_a_mistake_all_load(files: Files) -> None:
 def load_both(weights: WeightFiles) -> None:
     load_resampler(weights.resampler, dtype=torch.float32)
     load_transformer(weights, dtype=torch.float32)
+
+
+def test_a_vae_as_diffusers_saves_it_loads(demo: Path, tmp_path: Path) -> None:
+    """diffusers 0.42 writes null for sizes that it derives from others."""
+    folder = tmp_path / "vae"
+    load_vae(demo / "wan" / "vae").save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["decoder_base_dim"] is None
+    load_vae(folder)
