@@ -13,11 +13,11 @@ class LynxError(Exception):
     """Base of all errors a user can act on. ``str(error)`` is one line (several for InputErrors).
 
     Attributes:
-        machine: id of the machine on which it happened; empty where that is not known.
+        place: where it happened, as ``Hello.place``; empty where that is not known.
     """
 
     exit_code = 1
-    machine = ""
+    place = ""
 
 
 class InputErrors(LynxError):

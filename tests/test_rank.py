@@ -21,7 +21,7 @@ from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.parallel.memory import Task
 from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Shot
-from lynx_parallel.spec.pipeline import Video
+from lynx_parallel.spec.pipeline import REFERENCE_PROMPT, Video
 from lynx_parallel.stages.encode import probe
 from lynx_parallel.stages.partial import load_partial
 from lynx_parallel.weights import find_face_models, find_weights
@@ -211,3 +211,62 @@ def test_projections_stay_where_the_card_has_room(load: Load, monkeypatch: pytes
     card.total_memory = 8 * 10**9
     rank.what = load  # without tasks, the largest video counts, whose decoding takes 19 GB
     assert not rank._has_room()
+
+
+def test_prompts_that_one_rank_encoded_are_read_by_another(
+    load: Load, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Output(tmp_path / "shared").prompts("salt")
+    load = replace(load, prompts=files)
+    texts = [shots[0].text, shots[0].sampling.negative_prompt, REFERENCE_PROMPT]
+    assert files.missing(texts) == texts
+    alone = render(make_rank(replace(load, prompts=None), shots), shots[0], tmp_path / "alone")
+    Rank("cpu", 1, load).encode_prompts(texts)
+    assert files.missing(texts) == []
+
+    class Loaded(Exception):
+        pass
+
+    def refuse(*_: object, **__: object) -> None:
+        raise Loaded
+
+    monkeypatch.setattr("lynx_parallel.stages.prompt.TextEncoder.__init__", refuse)
+    other = Rank("cpu", 1, load)
+    other.load()
+    other.join(Layout(), 0, ("", 0))
+    made = render(other, shots[0], tmp_path / "other")
+    assert made.outputs["latents"]["sha256"] == alone.outputs["latents"]["sha256"]
+
+    files.path(texts[0]).write_bytes(b"damaged")  # counts as missing
+    with pytest.raises(Loaded):
+        other.prepare(shots[0], "0" * 64, tmp_path / "other")
+
+
+def test_prompts_that_cannot_be_written_stay_in_memory(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    (tmp_path / ".lynx").write_text("a file in the folder's place")
+    load = replace(load, prompts=Output(tmp_path).prompts("salt"))
+    assert render(make_rank(load, shots), shots[0], tmp_path / "out").outputs
+
+
+def test_a_rank_checks_itself(load: Load, tmp_path: Path) -> None:
+    checks = Rank("cpu", 1, load).check(tmp_path)
+    assert [(check.name, check.ok) for check in checks] == [
+        ("memory", True), ("attention", True), ("decode", True), ("output", True)
+    ]  # fmt: skip
+
+
+def test_a_broken_gpu_is_told_by_the_check_and_not_by_hello(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One GPU of many must not end the run, as an error of ``hello`` would."""
+
+    def broken(*_: object, **__: object) -> Kernel:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr("lynx_parallel.gang.rank.choose_kernel", broken)
+    rank = Rank("cpu", 1, load)
+    assert rank.hello().attention == "none"
+    [check] = rank.check(tmp_path)
+    assert not check.ok
+    assert check.detail.startswith("CUDA error: no kernel image")
+    assert check.remedy.startswith("This torch build has no code for this GPU.")

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import itertools
 import json
+import re
 import selectors
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -84,9 +85,10 @@ class World:
 
     Attributes:
         machines: names; each holds an equal part of the ranks.
-        faults: what every shot fails with, by machine.
+        faults: what every shot fails with, by place: a machine, or one of its GPUs.
         unfit: GPUs that fail their self-check, by machine; empty for the machine itself.
         held: GPUs that were taken out of the run.
+        on: GPUs in use, by machine; on the CPU, they only count the ranks.
     """
 
     outcomes: Iterator[str]
@@ -94,7 +96,7 @@ class World:
     faults: dict[str, str] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     held: list[tuple[str, str]] = field(default_factory=list)
-    on: Counter[str] = field(default_factory=Counter)
+    on: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     ranks: int = 0
     at_work: set[str] = field(default_factory=set)
     attempts: Counter[str] = field(default_factory=Counter)
@@ -110,33 +112,35 @@ class World:
         assert all(path.exists() for path in needed)
         if self.ranks + size > RANKS:
             raise AssertionError(f"{self.ranks} ranks live, {size} more started")
-        free = [
-            m for m in self.machines if m not in terms.excluded and self.on[m] + size <= RANKS // len(self.machines)
-        ]
-        if not free:
+        each = RANKS // len(self.machines)
+        usable = [name for name in self.machines if name not in terms.excluded]
+        machine = next((name for name in usable if len(self.on[name]) + size <= each), None)
+        if machine is None:
             raise NoRoom("no room")
-        machine = free[0]
-        self.on[machine] += size
+        gpus = [str(n) for n in range(each) if str(n) not in self.on[machine]][:size]
+        self.on[machine].update(gpus)
         try:
             await asyncio.sleep(5)
-            self._check_start(machine)
+            self._check_start(machine, gpus)
         except BaseException:
-            self.on[machine] -= size
+            self.on[machine].difference_update(gpus)
             raise
         self.ranks += size
-        return FakeGang(self, size, load, prompts, machine)
+        return FakeGang(self, load, prompts, machine, gpus, terms.device)
 
-    def _check_start(self, machine: str) -> None:
+    def _check_start(self, machine: str, gpus: list[str]) -> None:
         match self.next():
             case "no room":
                 raise NoRoom("no room")
             case "died starting":
                 raise RenderError("a rank died", "died")
-        if machine in self.unfit and (machine, self.unfit[machine]) not in self.held:
+        if self.unfit.get(machine) in ["", *gpus]:
             hello = Hello(1, machine, "H100", "flash3", "0", machine, self.unfit[machine])
             raise UnfitRank(hello, Check("attention", False, 0.1, "wrong by 3e-01", "Leave it out."))
 
     async def hold(self, machine: str, gpu: str) -> object:
+        assert gpu not in self.on[machine]
+        self.on[machine].add(gpu)
         self.held.append((machine, gpu))
         return object()
 
@@ -144,18 +148,20 @@ class World:
 class FakeGang:
     """As ``Gang``, without ranks."""
 
-    def __init__(self, world: World, size: int, load: Load, prompts: list[str], machine: str):
+    def __init__(self, world: World, load: Load, prompts: list[str], machine: str, gpus: list[str], device: str):
         self.world, self.load = world, load
         self._encode(prompts)
         self.layout: Layout | None = None
-        self.ranks = [None] * size
+        self.ranks = [None] * len(gpus)
+        self.gpus = gpus
         self.machine = machine
-        self.hellos = [Hello(1, machine, "cpu", "sdpa", "0", machine)] * size
+        named = gpus if device == "cuda" else [""] * len(gpus)
+        self.hellos = [Hello(1, machine, device, "sdpa", "0", machine, gpu) for gpu in named]
         self.breaks = ()
 
     def kill(self) -> None:
         self.world.ranks -= len(self.ranks)
-        self.world.on[self.machine] -= len(self.ranks)
+        self.world.on[self.machine].difference_update(self.gpus)
 
     def _encode(self, prompts: list[str]) -> None:
         files = self.load.prompts
@@ -193,7 +199,7 @@ class FakeGang:
         logs.mkdir(parents=True)
         try:
             await asyncio.sleep(60)
-            if fault := world.faults.get(self.machine):
+            if fault := world.faults.get(self.machine, world.faults.get(self.hellos[0].place)):
                 raise RenderError(fault, "raised")
             match outcome := world.next():
                 case "subject":
@@ -516,7 +522,7 @@ def test_starts_are_tried_again_but_not_for_ever(campaign_of: Any, tmp_path: Pat
     assert not error
     assert len(summary.rendered) == 13
     _, _, error = run_with(campaign_of, tmp_path / "many", ["died starting"] * 30)
-    assert error == "a rank died"
+    assert error == "no ranks could be started: a rank died. Run lynx-render doctor on this machine."
 
 
 NO_DRIVER = "RuntimeError: Found no NVIDIA driver on your system."
@@ -558,9 +564,11 @@ def test_one_bad_machine_is_left_out_and_the_rest_works(campaign_of: Any, tmp_pa
     assert not error
     assert sorted(summary.rendered) == sorted(item.shot.name for item in plan.items)
     assert summary.exit_code == 0
-    [line] = summary.left_out
-    assert line.startswith(f"bad: shots fail there in the same way: {NO_DRIVER}")
-    assert world.on["bad"] == 0
+    assert summary.left_out
+    assert all(
+        re.match(rf"bad(, GPU \d)?: shots fail there in the same way: {NO_DRIVER}", line) for line in summary.left_out
+    )
+    assert not world.on["bad"] - {gpu for _, gpu in world.held}
 
 
 def test_a_fault_of_all_machines_ends_the_run(campaign_of: Any, tmp_path: Path) -> None:
@@ -572,6 +580,25 @@ def test_a_fault_of_all_machines_ends_the_run(campaign_of: Any, tmp_path: Path) 
     assert not summary.rendered
     assert sum(world.attempts.values()) <= 12
     assert len(summary.failed) == len(plan.items)
+
+
+def test_one_bad_gpu_is_left_out_while_others_are_at_their_first_shot(campaign_of: Any, tmp_path: Path) -> None:
+    """It fails at once, long before any of the others has made a shot."""
+    world = World(iter(()), faults={"here/1": NO_DRIVER})
+    render = FakeGang.render
+
+    async def quick(gang: FakeGang, *arguments: Any) -> Rendered:
+        if gang.hellos[0].place not in world.faults:
+            await asyncio.sleep(600)
+        return await render(gang, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeGang, "render", quick)
+        summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(), "cuda")
+    assert not error
+    assert len(summary.rendered) == len(plan.items)
+    assert world.held == [("here", "1")]
+    assert summary.left_out == [f"here, GPU 1: shots fail there in the same way: {NO_DRIVER}"]
 
 
 def test_machines_that_fail_differently_are_left_out_one_by_one(campaign_of: Any, tmp_path: Path) -> None:
@@ -658,9 +685,9 @@ def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
     class Ranks(World):
         async def start(self, *args: Any) -> FakeGang:
             gang = await super().start(*args)
-            made = Keys(gang.world, len(gang.ranks), gang.load, gang.prompts)
-            made.hellos = [Hello(1, "here", device, "sdpa", "0")] * len(gang.ranks)
-            return made
+            gang.__class__ = Keys
+            gang.hellos = [Hello(1, "here", device, "sdpa", "0")] * len(gang.ranks)
+            return gang
 
     supervise(campaign, Ranks(iter([])), ClusterSpec())
     assert keys == {subject_key(campaign, shot, {}, kind) for shot in campaign.shots}

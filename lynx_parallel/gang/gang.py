@@ -161,7 +161,7 @@ class Gang:
                 if not check.ok:
                     hello = self.hellos[index]
                     error = RenderError(f"{check.name}: {check.detail} (on {hello.host}). {check.remedy}")
-                    error.machine = hello.machine
+                    error.place = hello.place
                     raise error
 
     @property
@@ -232,11 +232,11 @@ class Gang:
             await asyncio.gather(work, watch, return_exceptions=True)  # both may have failed; one has been told
 
     async def _of(self, rank: int, ref: Awaitable[Any]) -> Any:
-        """Returns what a rank answers; an error names the rank's machine."""
+        """Returns what a rank answers; an error names the rank's place."""
         try:
             return await answer(ref)
         except LynxError as error:
-            error.machine = self.hellos[rank].machine if self.hellos else ""
+            error.place = self.hellos[rank].place if self.hellos else ""
             raise
 
     async def _watch(self, watch_steps: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from lynx_parallel.gang.faults import Faults, Verdict, signature
+from lynx_parallel.gang.faults import Faults, Room, Verdict, machine_of, signature
+from lynx_parallel.gang.messages import Hello
 from lynx_parallel.gang.placement import Terms, UnfitRank, hold_gpu
 from lynx_parallel.gang.remedies import remedy_for
 
@@ -18,7 +19,7 @@ HoldGpu = Callable[[str, str], Awaitable[Any | None]]
 
 
 class Machines:
-    """The machines of one run.
+    """The machines of one run. A *place* is a GPU of a machine, or a machine of CPUs.
 
     Attributes:
         terms: on which gangs are started; ``terms.excluded`` grows.
@@ -32,9 +33,9 @@ class Machines:
         self.terms = terms
         self.left_out: list[str] = []
         self._hold = hold
-        self._held: list[Any] = []
-        self._faults = Faults({machine.node for machine in terms.machines})
-        self._unfit: Counter[tuple[str, str]] = Counter()
+        self._held: dict[str, Any] = {}
+        self._faults = Faults()
+        self._unfit: Counter[str] = Counter()
         self._hosts = {machine.node: machine.address for machine in terms.machines}
 
     @property
@@ -42,54 +43,76 @@ class Machines:
         """How many ranks the machines can hold that are not left out."""
         return sum(machine.ranks for machine in self.terms.usable) - len(self._held)
 
-    def met(self, machine: str, host: str) -> None:
-        """Notes the name of a machine."""
-        self._hosts[machine] = host
+    @property
+    def _room(self) -> Room:
+        machines = frozenset(machine.node for machine in self.terms.usable)
+        return Room(machines, self.ranks if self.terms.device == "cuda" else len(machines))
 
-    def succeeded(self, machine: str) -> None:
-        """Notes that a shot was made there."""
-        self._faults.succeeded(machine)
+    def met(self, hellos: Sequence[Hello]) -> None:
+        """Notes where the ranks of a new gang run."""
+        self._hosts |= {hello.machine: hello.host for hello in hellos}
+        self._faults.met([hello.place for hello in hellos])
 
-    def suspect(self, machine: str) -> bool:
-        """Returns whether a shot that failed there is worth a try on another machine."""
-        return self._faults.suspect(machine)
+    def succeeded(self, hellos: Sequence[Hello]) -> None:
+        """Notes that these ranks made a shot."""
+        self._faults.succeeded([hello.place for hello in hellos])
 
-    def unconfirmed(self, machine: str) -> bool:
-        """Returns whether a failure there may be one that every shot shares."""
-        return self._faults.unconfirmed(machine)
+    def suspect(self, place: str, reason: str, shot: str, others: Set[str]) -> bool:
+        """Returns whether a shot that failed there is worth a try elsewhere. Arguments as of ``failed``."""
+        return self._faults.suspect(place, signature(reason, shot), others, self._room)
 
-    def failed(self, machine: str, shot: str, reason: str, *, given_up: bool) -> Verdict | None:
-        """Notes a failed attempt, and leaves the machine out where that follows. Returns as ``Faults.failed``."""
-        verdict = self._faults.failed(machine, shot, signature(reason, shot), given_up=given_up)
-        if verdict == "exclude" and machine not in self.terms.excluded:
-            self._exclude(machine, f"{self._host(machine)}: shots fail there in the same way: {reason}")
-        return verdict
+    def unconfirmed(self, place: str) -> bool:
+        """Returns whether nothing has succeeded there: a failure may be one that every shot shares."""
+        return self._faults.unconfirmed(place)
 
-    def explain(self, machine: str, reason: str) -> str:
+    async def failed(self, place: str, shot: str, reason: str, *, given_up: bool, others: Set[str]) -> Verdict | None:
+        """Notes a failed attempt, and leaves the GPU or the machine out where that follows.
+
+        Args:
+            shot: its name.
+            given_up: whether its retries are spent.
+            others: places of the other gangs.
+
+        Returns:
+            As ``Faults.failed``.
+        """
+        verdict = self._faults.failed(
+            place, shot, signature(reason, shot), given_up=given_up, others=others, room=self._room
+        )
+        if verdict is None or verdict == "end":
+            return verdict
+        bad = machine_of(place) if verdict == "exclude machine" else place
+        line = f"{self._named(bad)}: shots fail there in the same way: {reason}"
+        return verdict if await self._leave_out(bad, line) else None
+
+    def explain(self, place: str, reason: str) -> str:
         """Returns the line for a failure that every shot shares: what, where, and what to do."""
-        host = self._host(machine)
+        host = self._hosts.get(machine_of(place), place)
         return f"every shot fails in the same way, last on {host}: {reason}. {remedy_for(reason, host=host)}"
 
     async def unfit(self, error: UnfitRank) -> bool:
         """Notes a failed self-check. Returns whether the GPU or the machine was left out for it."""
-        self._hosts[error.machine] = error.host
-        self._unfit[error.machine, error.gpu] += 1
-        if self._unfit[error.machine, error.gpu] < UNFIT_AFTER:
-            return False
-        if not error.gpu:
-            self._exclude(error.machine, str(error))
+        self._hosts[machine_of(error.place)] = error.host
+        self._unfit[error.place] += 1
+        return self._unfit[error.place] >= UNFIT_AFTER and await self._leave_out(error.place, str(error))
+
+    async def _leave_out(self, place: str, line: str) -> bool:
+        """Keeps a GPU or a machine from the gangs to come. Returns False where the GPU did not become free for that."""
+        machine, _, gpu = place.partition("/")
+        if place in self._held or machine in self.terms.excluded:
             return True
-        holder = await self._hold(error.machine, error.gpu)
-        if holder is None:
+        self._faults.exclude(place)
+        if not gpu:
+            self.terms = replace(self.terms, excluded=self.terms.excluded | {machine})
+        elif (holder := await self._hold(machine, gpu)) is not None:
+            self._held[place] = holder
+        else:
             return False
-        self._held.append(holder)
-        self.left_out.append(str(error))
+        self.left_out.append(line)
         return True
 
-    def _exclude(self, machine: str, line: str) -> None:
-        self.terms = replace(self.terms, excluded=self.terms.excluded | {machine})
-        self._faults.exclude(machine)
-        self.left_out.append(line)
-
-    def _host(self, machine: str) -> str:
-        return self._hosts.get(machine, machine)
+    def _named(self, place: str) -> str:
+        """Returns a place in words."""
+        machine, _, gpu = place.partition("/")
+        host = self._hosts.get(machine, machine)
+        return f"{host}, GPU {gpu}" if gpu else host

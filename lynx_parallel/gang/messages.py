@@ -39,6 +39,11 @@ class Hello:
         """What tells one machine from another. Two containers may have one host name."""
         return self.node or self.host
 
+    @property
+    def place(self) -> str:
+        """Where the rank runs: a GPU of a machine, or a machine of CPUs; see ``gang.faults``."""
+        return f"{self.machine}/{self.gpu}" if self.gpu else self.machine
+
 
 @dataclass(frozen=True)
 class Check:

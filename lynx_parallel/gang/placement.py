@@ -40,8 +40,9 @@ class UnfitRank(ClusterError):
     """
 
     def __init__(self, hello: Hello, check: Check):
-        self.host, self.machine = hello.host, hello.machine
+        self.host = hello.host
         self.gpu = "" if check.name == "output" else hello.gpu
+        self.place = hello.place if self.gpu else hello.machine
         super().__init__(f"{self.where}: {check.name}: {check.detail}. {check.remedy}")
 
     @property

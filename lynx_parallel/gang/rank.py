@@ -21,11 +21,12 @@ from safetensors.torch import load_file, save_file
 
 import lynx_parallel
 from lynx_parallel.artifacts import sha256_file
-from lynx_parallel.errors import RenderError, Stopped
+from lynx_parallel.errors import ClusterError, RenderError, Stopped, first_line
 from lynx_parallel.gang.environment import bind_network, threads_here
 from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
 from lynx_parallel.gang.partials import PartialStates
 from lynx_parallel.gang.preparation import Preparation
+from lynx_parallel.gang.remedies import remedy_for
 from lynx_parallel.gang.selfcheck import check_group, check_rank
 from lynx_parallel.gang.writing import logged_to, when_room, write_log
 from lynx_parallel.model.attention import Kernel, choose_kernel
@@ -81,21 +82,30 @@ class Rank:
         self._partials: PartialStates | None = None
 
     def hello(self) -> Hello:
-        """What this rank says of itself; the first thing asked, as no reason is told of a constructor that fails.
+        """Returns what this rank says of itself. It is asked first: nobody hears why a constructor fails.
+
+        A GPU that does not work is told by ``check``, so that it can be left out.
 
         Raises:
-            ClusterError: the attention kernel asked for is not available here.
+            ClusterError: the attention kernel asked for by name is not available here.
         """
-        kernel = self._kernel()
         device, node, gpu = "cpu", "", ""
         if ray.is_initialized():
             context = ray.get_runtime_context()
             node = context.get_node_id()
             gpu = next(iter(context.get_accelerator_ids()["GPU"]), "")
-        if self.device.type == "cuda":
-            device = torch.cuda.get_device_name(0)
+        kernel = "none"
+        warnings: tuple[str, ...] = ()
+        try:
+            if self.device.type == "cuda":
+                device = "cuda"
+                device = torch.cuda.get_device_name(0)
+            kernel, _, warnings = self._kernel()
+        except Exception as error:
+            if isinstance(error, ClusterError) and self.what.attention != "auto":
+                raise
         version = lynx_parallel.__version__
-        return Hello(os.getpid(), socket.gethostname(), device, kernel.name, version, node, gpu, kernel.warnings)
+        return Hello(os.getpid(), socket.gethostname(), device, kernel, version, node, gpu, warnings)
 
     def _kernel(self, *, need_lse: bool = False) -> Kernel:
         """Returns the attention kernel. A ring needs one that gives the log-sum-exp."""
@@ -136,7 +146,11 @@ class Rank:
 
     def check(self, output: Path) -> list[Check]:
         """Checks in seconds what this rank needs by itself, before it loads the weights."""
-        kernel = self._kernel()
+        try:
+            kernel = self._kernel()
+        except Exception as error:
+            remedy = remedy_for(f"{type(error).__name__}: {error}", host=socket.gethostname())
+            return [Check("attention", False, 0.0, first_line(error), remedy)]
         return check_rank(self.device, getattr(torch, self.what.dtype), kernel.name, kernel.attention, output)
 
     def encode_prompts(self, prompts: list[str]) -> None:

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 from lynx_parallel.artifacts import disk_is_full, shown
-from lynx_parallel.errors import LynxError, RenderError, Stopped, SubjectError
+from lynx_parallel.errors import ClusterError, LynxError, RenderError, Stopped, SubjectError
 from lynx_parallel.gang.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
-from lynx_parallel.gang.faults import SHARED_KINDS
+from lynx_parallel.gang.faults import SHARED_KINDS, machine_of
 from lynx_parallel.gang.gang import Gang
 from lynx_parallel.gang.machines import HoldGpu, Machines
 from lynx_parallel.gang.messages import Load, Rendered
 from lynx_parallel.gang.placement import NoRoom, Terms, UnfitRank, hold_gpu
 from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, Retry, decide, lighter
+from lynx_parallel.gang.remedies import remedy_for
 from lynx_parallel.gang.texts import SharedTexts
 from lynx_parallel.gang.work import Queue, Slot, Work
 from lynx_parallel.identity import prompt_salt
@@ -101,7 +102,7 @@ class Supervisor:
             return
         reasons = [slot.error for slot in self._slots if slot.error is not None]
         if reasons and not self._began:
-            raise reasons[0]
+            raise _as_fault(reasons[0])
         reason = self._over or next((f"no ranks could be started: {error}" for error in reasons), "not tried")
         for work in self._queue.left():
             self._fail(work.item, reason)
@@ -143,7 +144,8 @@ class Supervisor:
         """Makes one shot after the other in one slot."""
         try:
             while self._open(slot):
-                if slot.footprint != self._footprint or slot.machine in self._machines.terms.excluded:
+                excluded = {machine_of(place) for place in slot.places} & self._machines.terms.excluded
+                if slot.footprint != self._footprint or excluded:
                     slot.end()
                 taken = {other.subject for other in self._slots if other is not slot}
                 work = self._queue.pull(slot, taken, _clock()) if self._has_room(slot) else None
@@ -158,9 +160,9 @@ class Supervisor:
             slot.end()
 
     def _fail_stranded(self) -> None:
-        """Fails shots that were to be tried on another machine, once no gang is left to do it."""
-        machines = [slot.machine for slot in self._slots if self._open(slot) and self._has_room(slot)]
-        for work in self._queue.take_stranded(machines):
+        """Fails shots that were to be tried elsewhere, once no gang is left to do it."""
+        gangs = [slot.places for slot in self._slots if self._open(slot) and self._has_room(slot)]
+        for work in self._queue.take_stranded(gangs):
             self._fail(work.item, work.reason)
 
     def _open(self, slot: Slot) -> bool:
@@ -182,7 +184,7 @@ class Supervisor:
         try:
             slot.subject = work.subject
             error = await self._start(slot, work)
-            if error is None and not self._stopping and work.not_on != slot.machine:
+            if error is None and not self._stopping and work.not_at not in slot.places:
                 await self._attempt(slot, work)
             else:
                 self._queue.retry(work)  # another gang may take it meanwhile
@@ -198,8 +200,8 @@ class Supervisor:
         slot.ranks, slot.footprint = self._size, self._footprint
         try:
             terms = replace(self._machines.terms, gangs=self._gangs)
-            if work.not_on and not any(other.gang for other in self._slots):
-                terms = replace(terms, excluded=terms.excluded | {work.not_on})  # else it would go there again
+            if work.not_at and terms.device == "cpu" and not any(other.gang for other in self._slots):
+                terms = replace(terms, excluded=terms.excluded | {work.not_at})  # else it would go there again
             with told_every(PROGRESS_EVERY_S, self._still_starting), self._texts.claimed() as prompts:
                 slot.gang = await self._start_gang(
                     self._size, self._load(), prompts, terms, self.run.output, self._needed()
@@ -209,8 +211,7 @@ class Supervisor:
             return error
         slot.failed_starts = 0
         self._began = True
-        for hello in slot.gang.hellos:
-            self._machines.met(hello.machine, hello.host)
+        self._machines.met(slot.gang.hellos)
         self._tell_machines(slot.gang)
         warnings = [f"warning: {hello.host}: {line}" for hello in slot.gang.hellos for line in hello.warnings]
         for warning in dict.fromkeys(line for line in warnings if line not in self._warned):
@@ -309,24 +310,24 @@ class Supervisor:
             run.journal.append("stopped", name=name, attempt=number, reason=str(error))
             slot.end()
         except (LynxError, OSError) as error:
-            self._after_failure(slot, work, error, attempt)
+            await self._after_failure(slot, work, error, attempt)
         else:
-            for hello in slot.gang.hellos:
-                self._machines.succeeded(hello.machine)
+            self._machines.succeeded(slot.gang.hellos)
             self._done(work, made, number, seconds)
 
-    def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
+    async def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
         """Has the policy decide, and does what it says."""
         item, run, kind = work.item, self.run, _kind(error)
         cause = reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        machine = getattr(error, "machine", "") or slot.machine or ""
+        place = getattr(error, "place", "") or min(slot.places, default="")
+        others = frozenset().union(*(other.places for other in self._slots if other is not slot))
         work.history.append(kind)
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
         if kind != "subject":
             reason = f"{reason} (logs: {shown(attempt.logs)})"
             slot.end()  # its other ranks may wait for the one that failed
         decision = decide(work.history, slot.footprint, ranks=sharing, most=self._room_to_grow())
-        if kind in SHARED_KINDS and (another := self._blame(work, machine, cause, reason, decision)):
+        if kind in SHARED_KINDS and (another := await self._blame(work, place, cause, reason, decision, others)):
             decision = another
         if isinstance(decision, GiveUp):
             if decision.quarantine:
@@ -338,7 +339,8 @@ class Supervisor:
         if slot.footprint == self._footprint:  # or else another gang has changed it meanwhile
             self._change(decision.footprint)
         work.not_before, work.avoid = _clock() + decision.delay_s, slot
-        if kind in SHARED_KINDS and self._machines.unconfirmed(machine):
+        suspect = self._machines.suspect(place, cause, item.shot.name, others)
+        if kind in SHARED_KINDS and self._machines.unconfirmed(place) and not suspect:
             # Tried again at once, before any other shot: each of them may have to fail in the same way.
             work.not_before, work.avoid = 0.0, None
         self._queue.retry(work)
@@ -346,18 +348,20 @@ class Supervisor:
         run.journal.append("retry", name=item.shot.name, attempt=attempt.number, kind=kind, reason=reason)
         run.say(f"{attempt.label}: {kind}, to be tried again: {reason}")
 
-    def _blame(self, work: Work, machine: str, cause: str, reason: str, decision: Retry | GiveUp) -> Retry | None:
-        """Asks whether the machine is at fault, or what all machines share. Returns a retry that is due to that."""
+    async def _blame(
+        self, work: Work, place: str, cause: str, reason: str, decision: Retry | GiveUp, others: Set[str]
+    ) -> Retry | None:
+        """Asks whether the GPU, the machine, or what all share is at fault. Returns a retry that is due to that."""
         name, given_up = work.item.shot.name, isinstance(decision, GiveUp)
-        verdict = self._machines.failed(machine, name, cause, given_up=given_up)
+        verdict = await self._machines.failed(place, name, cause, given_up=given_up, others=others)
         if verdict == "end":
-            self._end(self._machines.explain(machine, cause))
-        elif verdict == "exclude":
-            work.history.clear()  # those attempts were the machine's fault
+            self._end(self._machines.explain(place, cause))
+        elif verdict is not None:
+            work.history.clear()  # those attempts were not its own fault
             self._tell_left_out(cause)
             return Retry(0.0, self._footprint)
-        elif given_up and not work.not_on and self._machines.suspect(machine):
-            work.not_on, work.reason = machine, reason
+        elif given_up and not work.not_at and self._machines.suspect(place, cause, name, others):
+            work.not_at, work.reason = place, reason
             return Retry(0.0, self._footprint)
         return None
 
@@ -393,6 +397,13 @@ class Supervisor:
         run.say(f"{item.shot.name}: failed: {reason}")
         if len(run.summary.failed) >= run.cluster.max_failures and not self._over:
             self._over = f"not tried: {len(run.summary.failed)} shots failed"
+
+
+def _as_fault(error: LynxError) -> LynxError:
+    """Returns the error that ends a run in which no gang could be started."""
+    if not isinstance(error, RenderError):
+        return error
+    return ClusterError(f"no ranks could be started: {error}. {remedy_for(str(error), host='this machine')}")
 
 
 def _starts(error: LynxError, began: bool) -> int:

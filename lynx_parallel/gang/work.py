@@ -24,7 +24,7 @@ class Work:
         history: how its attempts failed so far.
         not_before: seconds of the loop's clock; a retry waits for its time …
         avoid: … and for another slot than the one it failed in, if one comes free meanwhile.
-        not_on: a machine that is not to try it again, as the machine itself may be at fault.
+        not_at: a place that is not to try it again, as the place itself may be at fault; see ``gang.faults``.
         reason: why it failed there.
     """
 
@@ -33,7 +33,7 @@ class Work:
     history: list[Kind] = field(default_factory=list)
     not_before: float = 0.0
     avoid: Slot | None = None
-    not_on: str = ""
+    not_at: str = ""
     reason: str = ""
 
     @property
@@ -60,9 +60,9 @@ class Slot:
     error: LynxError | None = None
 
     @property
-    def machine(self) -> str | None:
-        """Machine of the gang's first rank; None without a gang."""
-        return self.gang.hellos[0].machine if self.gang is not None else None
+    def places(self) -> frozenset[str]:
+        """Where the gang's ranks run; empty without a gang."""
+        return frozenset(hello.place for hello in self.gang.hellos) if self.gang is not None else frozenset()
 
     def end(self) -> None:
         """Ends the gang, every rank of it."""
@@ -105,7 +105,7 @@ class Queue:
             taken: subjects that other gangs hold.
             now: seconds of the loop's clock.
         """
-        due = [w for w in self._retries if w.not_before <= now and not (w.not_on and w.not_on == slot.machine)]
+        due = [w for w in self._retries if w.not_before <= now and w.not_at not in slot.places]
         welcome = [work for work in due if work.avoid is not slot]
         retry = max(welcome, key=lambda work: work.item.shot.priority, default=None)
         top = next(iter(self._levels), None)
@@ -130,13 +130,13 @@ class Queue:
             del self._levels[priority]
         return work
 
-    def take_stranded(self, machines: Collection[str | None]) -> list[Work]:
-        """Takes out and returns the shots that none of these machines is to try again.
+    def take_stranded(self, gangs: Collection[Collection[str]]) -> list[Work]:
+        """Takes out and returns the shots that none of these gangs is to try again.
 
         Args:
-            machines: of all gangs; None stands for a gang that is yet to be started.
+            gangs: places of each; empty for one that is yet to be started.
         """
-        stranded = [work for work in self._retries if work.not_on and {work.not_on} == {*machines}]
+        stranded = [work for work in self._retries if work.not_at and all(work.not_at in places for places in gangs)]
         self._retries = [work for work in self._retries if work not in stranded]
         return stranded
 
