@@ -188,7 +188,7 @@ def test_a_rank_runs_the_vae_as_asked(load: Load, shots: tuple[Shot, ...], tmp_p
         assert torch.backends.cudnn.conv.fp32_precision == "ieee"
         rank.load()
         seen: set[str] = set()
-        rank.vae.decoder.register_forward_pre_hook(
+        rank.finisher.vae.decoder.register_forward_pre_hook(
             lambda *_, seen=seen: seen.add(torch.backends.cudnn.conv.fp32_precision)
         )
         parts = {"video": tmp_path / "again.part"}

@@ -10,41 +10,33 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import ray
 import torch
 import torch.distributed as dist
-from diffusers import AutoencoderKLWan
-from safetensors.torch import load_file, save_file
 
 import lynx_parallel
-from lynx_parallel.artifacts import sha256_file
 from lynx_parallel.errors import ClusterError, RenderError, Stopped, first_line
 from lynx_parallel.gang.environment import bind_network, threads_here
+from lynx_parallel.gang.finishing import Finisher
 from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
 from lynx_parallel.gang.partials import PartialStates
 from lynx_parallel.gang.preparation import Preparation
 from lynx_parallel.gang.remedies import remedy_for
 from lynx_parallel.gang.selfcheck import check_group, check_rank
-from lynx_parallel.gang.writing import logged_to, when_room, write_log
+from lynx_parallel.gang.writing import logged_to, write_log
 from lynx_parallel.model.attention import Kernel, choose_kernel
-from lynx_parallel.model.checkpoints import load_vae
-from lynx_parallel.model.precision import VAE_PRECISIONS, use_ieee
+from lynx_parallel.model.precision import use_ieee
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.parallel.room import keeps_projections
 from lynx_parallel.parallel.shard import release, shard
-from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
 from lynx_parallel.stages.denoise import Step
-from lynx_parallel.stages.encode import encode_video
-from lynx_parallel.stages.latents import decode, to_frames
 from lynx_parallel.stages.partial import Partial, load_partial
 from lynx_parallel.stages.prompt import PromptFolder, encode_prompts
 from lynx_parallel.weights import transformer_config
@@ -69,8 +61,7 @@ class Rank:
         self.pipeline: LynxPipeline | None = None
         self._kernels: dict[bool, Kernel] = {}
         self._unsaid: tuple[str, ...] = ()
-        self.vae: Any = None
-        self._split_vae: Any = None
+        self.finisher = Finisher(load, self.device, self._waits)
         self._prompts = {} if load.prompts is None else PromptFolder(load.prompts.path)
         self._preparation = Preparation()
         self._inputs: ShotInputs | None = None
@@ -161,7 +152,7 @@ class Rank:
     def load(self) -> None:
         """Loads the weights; a sharded transformer waits for ``join``, which knows this rank's share."""
         if not self.what.denoise:
-            self._load_vae()
+            self.finisher.load()
         elif not self.what.shard:
             self._build(None)
 
@@ -217,7 +208,7 @@ class Rank:
         """Leaves the gang; weights stay, but for a share of a sharded transformer."""
         if dist.is_initialized():
             xdit.leave()
-        self._split_vae = None
+        self.finisher.regroup()
         if self.what.shard:
             self.pipeline = None
             release()
@@ -237,11 +228,7 @@ class Rank:
             keep_projections=keep,
         )  # fmt: skip
         self.pipeline.encoded_prompts = self._prompts
-        self._take_vae(self.pipeline.vae)
-
-    def _load_vae(self) -> None:
-        dtype = VAE_PRECISIONS[self.what.vae_dtype].weights
-        self._take_vae(load_vae(self.what.weights.base / "vae", dtype=dtype, device=self.device))
+        self.finisher.take(self.pipeline.vae)
 
     def _has_room(self) -> bool:
         """Returns whether idle projections may stay on the device.
@@ -254,11 +241,6 @@ class Rank:
         return keeps_projections(
             what.weights, memory, dtype=what.dtype, sharded=what.shard, tiled_decode=what.tiled_decode, tasks=what.tasks
         )
-
-    def _take_vae(self, vae: AutoencoderKLWan) -> None:
-        self.vae = vae
-        if self.what.tiled_decode:
-            vae.enable_tiling()
 
     def prepare(self, shot: Shot, key: str, output: Path) -> None:
         """Rank 0: reads the subject, or finds it in the cache, and draws the noise. It may fail freely: ``render`` then
@@ -314,62 +296,21 @@ class Rank:
             latents = self.pipeline.denoise(inputs, shot.sampling, self._on_step, state)
             seconds = {"denoise": time.perf_counter() - began}
             began = time.perf_counter()
-            frames, how = self._decode(latents)
+            frames, how = self.finisher.decode(latents, self.layout, self.rank)
             seconds["decode"] = time.perf_counter() - began
             if self.rank != 0:
                 return None
             if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
                 how["attention"] = kernel.name
-            made = self._write(frames, latents, shot, video, parts, seconds, how)
+            made = self.finisher.write(frames, latents, shot, video, parts, seconds, how)
             conditioning = {**self.pipeline.counts, "subject kept" if self._preparation.from_cache else "subject": 1}
             warnings, self._unsaid = (*self._preparation.warnings, *self._unsaid), ()
             return replace(made, conditioning=conditioning, warnings=warnings)
 
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
         """Rank 0: makes the video again from saved latents."""
-        if self.vae is None:  # sharded weights wait for ``join``, this does not
-            self._load_vae()
         with logged_to(log):
-            saved = load_file(latents)["latents"]
-            how = {"decode": "tiled"} if self.what.tiled_decode else {}
-            return self._write(self._frames(self.vae, saved), saved, shot, video, parts, {}, how)
-
-    def _decode(self, latents: torch.Tensor) -> tuple[np.ndarray | None, dict[str, str]]:
-        """Frames, on rank 0 at least, and what they owe to the way they were decoded."""
-        if self.what.tiled_decode or not can_split(latents.shape[3], self.layout.size):
-            how = {"decode": "tiled"} if self.what.tiled_decode else {}
-            return (self._frames(self.vae, latents) if self.rank == 0 else None), how
-        if self._split_vae is None:
-            self._split_vae = split_decoder(self.vae)
-        frames = self._frames(self._split_vae, latents)
-        return frames, {"decode": f"rows over {self.layout.size} ranks"}
-
-    def _frames(self, vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
-        return to_frames(decode(vae, latents, precision=VAE_PRECISIONS[self.what.vae_dtype].convolutions))
-
-    def _write(
-        self,
-        frames: np.ndarray | None,
-        latents: torch.Tensor,
-        shot: Shot,
-        video: Video,
-        parts: dict[str, Path],
-        seconds: dict[str, float],
-        how: dict[str, str],
-    ) -> Rendered:
-        assert frames is not None
-        if "latents" in parts:
-            saved = {"latents": latents.float().cpu().contiguous()}
-            when_room(lambda: save_file(saved, parts["latents"]), parts["latents"], self._waits)
-        began = time.perf_counter()
-        encode = partial(encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf)
-        when_room(lambda: encode(parts["video"]), parts["video"], self._waits)
-        seconds["encode"] = time.perf_counter() - began
-        return Rendered(
-            {kind: {"size": path.stat().st_size, "sha256": sha256_file(path)} for kind, path in parts.items()},
-            {stage: round(value, 3) for stage, value in seconds.items()},
-            how,
-        )
+            return self.finisher.encode(shot, video, latents, parts)
 
     def _waits(self, what: str) -> None:
         self._waits_for = what

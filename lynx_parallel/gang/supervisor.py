@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from lynx_parallel.gang.gang import Gang
 from lynx_parallel.gang.machines import HoldGpu, Machines
 from lynx_parallel.gang.messages import Load, Rendered
 from lynx_parallel.gang.placement import NoRoom, Terms, UnfitRank, hold_gpu
-from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, Retry, decide, lighter
+from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, Retry, decide
 from lynx_parallel.gang.remedies import remedy_for
+from lynx_parallel.gang.shape import Shape, span
 from lynx_parallel.gang.texts import SharedTexts
 from lynx_parallel.gang.work import Queue, Slot, Work
 from lynx_parallel.identity import prompt_salt
@@ -59,17 +59,10 @@ class Supervisor:
     ):
         self.run = run
         self._machines = Machines(terms, hold)
-        available = self._machines.ranks
         self._start_gang = start
         self._shots: list[Shot] = [item.shot for item in todo]
-        self._footprint = Footprint(
-            run.cluster.shard_weights, run.layouts.ranks(terms.device, available), run.cluster.tiled_decode
-        )
-        self._most = run.layouts.most(terms.device, available)
-        self._size = self._largest()
-        self._gangs = run.layouts.gangs(self._size, terms.device, available, len(todo))
-        self._device = terms.device
-        self._slots = [Slot() for _ in range(self._gangs)]
+        self._shape = Shape(run.layouts, run.cluster, self._shots, terms.device, self._machines.ranks)
+        self._slots = [Slot() for _ in range(self._shape.gangs)]
         self._denoise = any(item.action == "render" for item in todo)  # a retry may come to any gang
         self._queue = Queue(Work(item, f"[{number}/{len(todo)}]") for number, item in enumerate(todo, start=1))
         self._running: set[Work] = set()
@@ -86,8 +79,7 @@ class Supervisor:
         Raises:
             LynxError: no gang could be started at all, or none could be by what all have in common.
         """
-        ranks = f"{self._size} rank{'s' * (self._size > 1)} on {self._device}"
-        self.run.say(f"starting {ranks}" if self._gangs == 1 else f"starting {self._gangs} gangs of {ranks}")
+        self.run.say(f"starting {self._shape}")
         servers = [asyncio.ensure_future(self._serve(slot)) for slot in self._slots]
         try:
             await asyncio.gather(*servers)
@@ -136,16 +128,12 @@ class Supervisor:
     def _stopping(self) -> bool:
         return self.run.summary.stopped_by is not None
 
-    def _largest(self) -> int:
-        """Ranks of a gang: as many as any shot's layout needs."""
-        return max(self.run.layouts.layout(shot, self._footprint.ranks).size for shot in self._shots)
-
     async def _serve(self, slot: Slot) -> None:
         """Makes one shot after the other in one slot."""
         try:
             while self._open(slot):
                 excluded = {machine_of(place) for place in slot.places} & self._machines.terms.excluded
-                if slot.footprint != self._footprint or excluded:
+                if slot.footprint != self._shape.footprint or excluded:
                     slot.end()
                 taken = {other.subject for other in self._slots if other is not slot}
                 work = self._queue.pull(slot, taken, _clock()) if self._has_room(slot) else None
@@ -170,13 +158,13 @@ class Supervisor:
         if self._stopping or self._over or self.run.summary.fault or slot.error is not None:
             return False
         others = [other for other in self._slots if other.error is None]
-        surplus = others.index(slot) >= self._gangs  # gangs have become larger, and fewer
+        surplus = others.index(slot) >= self._shape.gangs  # gangs have become larger, and fewer
         return not surplus and bool(self._queue or self._running)
 
     def _has_room(self, slot: Slot) -> bool:
         """Whether a slot has a gang, or room for one: where gangs have become larger, others must end first."""
         others = sum(other.ranks for other in self._slots if other is not slot)
-        return slot.gang is not None or others + self._size <= self._most
+        return slot.gang is not None or others + self._shape.size <= self._shape.most
 
     async def _make(self, slot: Slot, work: Work) -> None:
         """Tries one shot once, by a gang that is started for it where there is none."""
@@ -197,14 +185,14 @@ class Supervisor:
         """Starts a slot's gang where there is none; what came in the way, if something did."""
         if slot.gang is not None:
             return None
-        slot.ranks, slot.footprint = self._size, self._footprint
+        slot.ranks, slot.footprint = self._shape.size, self._shape.footprint
         try:
-            terms = replace(self._machines.terms, gangs=self._gangs)
+            terms = replace(self._machines.terms, gangs=self._shape.gangs)
             if work.not_at and terms.device == "cpu" and not any(other.gang for other in self._slots):
                 terms = replace(terms, excluded=terms.excluded | {work.not_at})  # else it would go there again
             with told_every(PROGRESS_EVERY_S, self._still_starting), self._texts.claimed() as prompts:
                 slot.gang = await self._start_gang(
-                    self._size, self._load(), prompts, terms, self.run.output, self._needed()
+                    self._shape.size, self._load(), prompts, terms, self.run.output, self._needed()
                 )
         except LynxError as error:
             slot.end()
@@ -212,23 +200,13 @@ class Supervisor:
         slot.failed_starts = 0
         self._began = True
         self._machines.met(slot.gang.hellos)
-        self._tell_machines(slot.gang)
+        if line := span(slot.gang.hellos, slot.gang.breaks, self.run.layouts.asked):
+            self.run.say(line)
         warnings = [f"warning: {hello.host}: {line}" for hello in slot.gang.hellos for line in hello.warnings]
         for warning in dict.fromkeys(line for line in warnings if line not in self._warned):
             self.run.say(warning)
         self._warned.update(warnings)
         return None
-
-    def _tell_machines(self, gang: Gang) -> None:
-        """Says which machines a gang spans, and whether all-to-all crosses the network."""
-        if not gang.breaks:
-            return
-        parts = ", ".join(f"{host}: {count}" for host, count in Counter(h.host for h in gang.hellos).items())
-        asked = self.run.layouts.asked
-        how = "ring attention between machines, Ulysses within each"
-        if asked is not None and asked.splits_ulysses(gang.breaks):
-            how = f"{asked} sends all-to-all over the network; a ring between machines is faster"
-        self.run.say(f"a gang spans several machines ({parts} ranks): {how}")
 
     async def _still_starting(self, seconds: float) -> None:
         self.run.say(f"still starting ranks, or waiting for room for them, after {seconds:.0f} s")
@@ -249,10 +227,10 @@ class Supervisor:
         slot.failed_starts = 0 if no_room and self._at_work else slot.failed_starts + 1
         if slot.failed_starts >= _starts(error, self._began):
             slot.error = error
-            self._most -= self._size  # no gang is to grow onto what this one has left
+            self._shape.lose_gang()
             return None
-        if getattr(error, "kind", None) == "memory" and slot.footprint == self._footprint:
-            self._change(lighter(self._footprint, ranks=self._size, most=self._room_to_grow()) or self._footprint)
+        if getattr(error, "kind", None) == "memory" and slot.footprint == self._shape.footprint:
+            self._change(self._shape.lighter())
         self.run.say(f"no ranks could be started: {error}; trying again")
         return ROOM_AGAIN_S if no_room else BACKOFF_S[min(slot.failed_starts, len(BACKOFF_S)) - 1]
 
@@ -264,10 +242,9 @@ class Supervisor:
         for line in new:
             run.journal.append("left out", reason=line)
             run.say(f"left out of this run: {line}")
-        self._most = min(self._most, self._machines.ranks)
-        self._gangs = min(self._gangs, self._most // self._size)
-        if self._gangs < 1:
-            self._end(f"no gang of {self._size} can form without what was left out: {reason}")
+        self._shape.shrink(self._machines.ranks)
+        if self._shape.gangs < 1:
+            self._end(f"no gang of {self._shape.size} can form without what was left out: {reason}")
 
     def _end(self, fault: str) -> None:
         """Ends the run for a fault that every shot shares."""
@@ -279,11 +256,11 @@ class Supervisor:
         run = self.run
         left = [work.item for work in (*self._running, *self._queue.left()) if work.item.action == "render"]
         return Load(
-            run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._footprint.shard,
-            attention=run.cluster.attention, tiled_decode=self._footprint.tiled_decode, face=run.face,
+            run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._shape.footprint.shard,
+            attention=run.cluster.attention, tiled_decode=self._shape.footprint.tiled_decode, face=run.face,
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=self._texts.files,
             vae_dtype=run.campaign.pipeline.model.vae_dtype,
-            tasks=tuple({run.layouts.task(item.shot, self._footprint.ranks) for item in left}),
+            tasks=tuple({run.layouts.task(item.shot, self._shape.footprint.ranks) for item in left}),
         )  # fmt: skip
 
     def _needed(self) -> list[Path]:
@@ -326,7 +303,7 @@ class Supervisor:
         if kind != "subject":
             reason = f"{reason} (logs: {shown(attempt.logs)})"
             slot.end()  # its other ranks may wait for the one that failed
-        decision = decide(work.history, slot.footprint, ranks=sharing, most=self._room_to_grow())
+        decision = decide(work.history, slot.footprint, ranks=sharing, most=self._shape.grows_to)
         if kind in SHARED_KINDS and (another := await self._blame(work, place, cause, reason, decision, others)):
             decision = another
         if isinstance(decision, GiveUp):
@@ -336,7 +313,7 @@ class Supervisor:
                 self._over = f"not tried: {reason}"
             self._fail(item, reason)
             return
-        if slot.footprint == self._footprint:  # or else another gang has changed it meanwhile
+        if slot.footprint == self._shape.footprint:  # or else another gang has changed it meanwhile
             self._change(decision.footprint)
         work.not_before, work.avoid = _clock() + decision.delay_s, slot
         suspect = self._machines.suspect(place, cause, item.shot.name, others)
@@ -359,23 +336,16 @@ class Supervisor:
         elif verdict is not None:
             work.history.clear()  # those attempts were not its own fault
             self._tell_left_out(cause)
-            return Retry(0.0, self._footprint)
+            return Retry(0.0, self._shape.footprint)
         elif given_up and not work.not_at and self._machines.suspect(place, cause, name, others):
             work.not_at, work.reason = place, reason
-            return Retry(0.0, self._footprint)
+            return Retry(0.0, self._shape.footprint)
         return None
-
-    def _room_to_grow(self) -> int:
-        return self._size if self.run.layouts.asked is not None else self._most
 
     def _change(self, footprint: Footprint) -> None:
         """Has gangs take less memory from now on: each is started anew, when it next comes to pull a shot."""
-        if footprint == self._footprint:
-            return
-        self.run.say(f"out of memory: from now on with {footprint}")
-        self._footprint = footprint
-        self._size = max(self._size, self._largest())
-        self._gangs = min(self._gangs, self._most // self._size)
+        if self._shape.take(footprint):
+            self.run.say(f"out of memory: from now on with {footprint}")
 
     def _done(self, work: Work, made: Rendered, attempt: int, seconds: float) -> None:
         run, item, name = self.run, work.item, work.item.shot.name

@@ -1,0 +1,112 @@
+"""From final latents to files: decoding on a gang's ranks, encoding and writing on its first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
+
+from lynx_parallel.artifacts import sha256_file
+from lynx_parallel.gang.messages import Load, Rendered
+from lynx_parallel.gang.writing import when_room
+from lynx_parallel.model.checkpoints import load_vae
+from lynx_parallel.model.precision import VAE_PRECISIONS
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.parallel.vae import can_split, split_decoder
+from lynx_parallel.spec.manifest import Shot
+from lynx_parallel.spec.pipeline import Video
+from lynx_parallel.stages.encode import encode_video
+from lynx_parallel.stages.latents import decode, to_frames
+
+
+class Finisher:
+    """Makes a shot's files of its latents.
+
+    Attributes:
+        vae: None until it is loaded or taken from a pipeline.
+
+    Args:
+        waits: takes what is waited for, as in ``writing.when_room``.
+    """
+
+    def __init__(self, what: Load, device: torch.device, waits: Callable[[str], None]):
+        self.vae: Any = None
+        self._what = what
+        self._device = device
+        self._waits = waits
+        self._precision = VAE_PRECISIONS[what.vae_dtype]
+        self._split: AutoencoderKLWan | None = None
+
+    def load(self) -> None:
+        """Loads the VAE alone, for saved latents."""
+        self.take(load_vae(self._what.weights.base / "vae", dtype=self._precision.weights, device=self._device))
+
+    def take(self, vae: AutoencoderKLWan) -> None:
+        """Uses this VAE from now on."""
+        self.vae = vae
+        if self._what.tiled_decode:
+            vae.enable_tiling()
+
+    def regroup(self) -> None:
+        """Forgets the process group of the gang that is left."""
+        self._split = None
+
+    def decode(self, latents: torch.Tensor, layout: Layout, rank: int) -> tuple[np.ndarray | None, dict[str, str]]:
+        """Returns the frames, on rank 0 at least, and what they owe to the way they were decoded."""
+        if self._what.tiled_decode or not can_split(latents.shape[3], layout.size):
+            return (self._frames(self.vae, latents) if rank == 0 else None), self._tiled
+        if self._split is None:
+            self._split = split_decoder(self.vae)
+        return self._frames(self._split, latents), {"decode": f"rows over {layout.size} ranks"}
+
+    def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path]) -> Rendered:
+        """Makes the video again from saved latents."""
+        if self.vae is None:  # sharded weights wait for ``join``, this does not
+            self.load()
+        saved = load_file(latents)["latents"]
+        return self.write(self._frames(self.vae, saved), saved, shot, video, parts, {}, self._tiled)
+
+    def write(
+        self,
+        frames: np.ndarray | None,
+        latents: torch.Tensor,
+        shot: Shot,
+        video: Video,
+        parts: dict[str, Path],
+        seconds: dict[str, float],
+        how: dict[str, str],
+    ) -> Rendered:
+        """Writes the latents, where they are wanted, and the video.
+
+        Args:
+            parts: where to write ``video`` and, if wanted, ``latents``.
+            seconds: of the stages before.
+            how: what the frames owe to the way they were made.
+        """
+        assert frames is not None
+        if "latents" in parts:
+            saved = {"latents": latents.float().cpu().contiguous()}
+            when_room(lambda: save_file(saved, parts["latents"]), parts["latents"], self._waits)
+        began = time.perf_counter()
+        encode = partial(encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf)
+        when_room(lambda: encode(parts["video"]), parts["video"], self._waits)
+        seconds["encode"] = time.perf_counter() - began
+        return Rendered(
+            {kind: {"size": path.stat().st_size, "sha256": sha256_file(path)} for kind, path in parts.items()},
+            {stage: round(value, 3) for stage, value in seconds.items()},
+            how,
+        )
+
+    @property
+    def _tiled(self) -> dict[str, str]:
+        return {"decode": "tiled"} if self._what.tiled_decode else {}
+
+    def _frames(self, vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
+        return to_frames(decode(vae, latents, precision=self._precision.convolutions))

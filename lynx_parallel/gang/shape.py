@@ -1,0 +1,89 @@
+"""How many gangs a run has, of how many ranks each, with which footprint. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lynx_parallel.gang.messages import Hello
+from lynx_parallel.gang.policy import Footprint, lighter
+from lynx_parallel.layouts import Layouts
+from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.spec.manifest import Shot
+
+
+class Shape:
+    """The gangs of one run; it changes where memory or machines are lacking.
+
+    Attributes:
+        footprint: of every gang from now on.
+        size: ranks of a gang: as many as any shot's layout needs.
+        gangs: how many there are.
+        most: ranks of all gangs together at most.
+
+    Args:
+        available: ranks that the cluster can hold.
+
+    Raises:
+        InputErrors, ClusterError: more asked for than the cluster can hold.
+    """
+
+    def __init__(self, layouts: Layouts, cluster: ClusterSpec, shots: Sequence[Shot], device: str, available: int):
+        self._layouts = layouts
+        self._shots = shots
+        self.device = device
+        self.footprint = Footprint(cluster.shard_weights, layouts.ranks(device, available), cluster.tiled_decode)
+        self.most = layouts.most(device, available)
+        self.size = self._largest()
+        self.gangs = layouts.gangs(self.size, device, available, len(shots))
+
+    def __str__(self) -> str:
+        ranks = f"{self.size} rank{'s' * (self.size > 1)} on {self.device}"
+        return ranks if self.gangs == 1 else f"{self.gangs} gangs of {ranks}"
+
+    @property
+    def grows_to(self) -> int:
+        """Ranks that a shot may get."""
+        return self.size if self._layouts.asked is not None else self.most
+
+    def lighter(self) -> Footprint:
+        """Returns the next footprint that needs less memory on a rank, or this one where there is none."""
+        return lighter(self.footprint, ranks=self.size, most=self.grows_to) or self.footprint
+
+    def take(self, footprint: Footprint) -> bool:
+        """Has gangs take less memory: they may become larger, and fewer. Returns whether anything changed."""
+        if footprint == self.footprint:
+            return False
+        self.footprint = footprint
+        self.size = max(self.size, self._largest())
+        self.gangs = min(self.gangs, self.most // self.size)
+        return True
+
+    def lose_gang(self) -> None:
+        """Gives up the room of one gang: no other is to grow onto it."""
+        self.most -= self.size
+
+    def shrink(self, ranks: int) -> None:
+        """Fits the gangs into so many ranks, those that are left."""
+        self.most = min(self.most, ranks)
+        self.gangs = min(self.gangs, self.most // self.size)
+
+    def _largest(self) -> int:
+        return max(self._layouts.layout(shot, self.footprint.ranks).size for shot in self._shots)
+
+
+def span(hellos: Sequence[Hello], breaks: Sequence[int], asked: Layout | None) -> str | None:
+    """Returns which machines a gang spans, and whether all-to-all crosses the network. None on one machine.
+
+    Args:
+        breaks: numbers of the ranks with which another machine begins.
+        asked: layout that was asked for by hand.
+    """
+    if not breaks:
+        return None
+    parts = ", ".join(f"{host}: {count}" for host, count in Counter(hello.host for hello in hellos).items())
+    how = "ring attention between machines, Ulysses within each"
+    if asked is not None and asked.splits_ulysses(breaks):
+        how = f"{asked} sends all-to-all over the network; a ring between machines is faster"
+    return f"a gang spans several machines ({parts} ranks): {how}"
