@@ -455,7 +455,8 @@ def test_slurm_s_cluster_and_command(slurm: Slurm) -> None:
     code, said = slurm.run("campaign.yaml", "--only", "ada/two words*")
     assert code == 0, said
     calls = slurm.calls()
-    head, workers = [call for call in calls if call.startswith("srun")]
+    # Both run in the background: either may write its line first.
+    head, workers = sorted((call for call in calls if call.startswith("srun")), key=lambda call: "--head" not in call)
     assert "--nodelist=nodea ray start --head --node-ip-address=192.0.2.10 --port=24711 " in head
     assert "--nodes=1 --ntasks=1" in head
     assert "--exclude=nodea ray start --address=192.0.2.10:24711 " in workers

@@ -248,7 +248,11 @@ def test_make_gpu_without_a_device_ends_before_installing(tmp_path: Path) -> Non
     if torch.cuda.is_available() or Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a CUDA device")
     made = subprocess.run(
-        ["make", "gpu", f"VENV={tmp_path / 'venv'}"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        ["make", "--no-print-directory", "gpu", f"VENV={tmp_path / 'venv'}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert made.returncode != 0
     assert made.stderr.splitlines()[0] == "make gpu: no CUDA device on this machine. Nothing was run."

@@ -20,7 +20,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lynx_parallel.model.checkpoints import _stays_fp32
+from lynx_parallel.model.checkpoints import loaded_dtype
 
 
 class Collective(NamedTuple):
@@ -149,8 +149,8 @@ def fake_cuda() -> Iterator[None]:
 def to_fake_cuda(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """Puts a module on ``cuda`` within ``fake_cuda``, in ``dtype`` but for what diffusers keeps in fp32."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        kept = _stays_fp32(name) or not tensor.is_floating_point()
-        made: Any = torch.empty(tensor.shape, dtype=tensor.dtype if kept else dtype, device="cuda")
+        kind = loaded_dtype(name, dtype) if tensor.is_floating_point() else tensor.dtype
+        made: Any = torch.empty(tensor.shape, dtype=kind, device="cuda")
         owner, _, leaf = name.rpartition(".")
         if isinstance(tensor, torch.nn.Parameter):
             made = torch.nn.Parameter(made, requires_grad=False)

@@ -16,7 +16,7 @@ from benchmarks.shapes import WAN_14B, model_shapes
 from lynx_parallel.guidance import BranchName
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.model.block import KV, BlockConditioning
-from lynx_parallel.model.checkpoints import _stays_fp32, build_transformer
+from lynx_parallel.model.checkpoints import build_transformer, loaded_dtype
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.parallel.decode_memory import VideoSize
 from lynx_parallel.parallel.layout import Layout
@@ -60,9 +60,7 @@ def built(config: dict[str, Any]) -> LynxTransformer:
 
 def run(transformer: LynxTransformer, kernel: Callable[..., Any] = spy) -> Made:
     """Text, identity, reference pass and one forward at 480p with all three; within ``fake_cuda``."""
-    dtypes = {
-        name: torch.float32 if _stays_fp32(name) else torch.bfloat16 for name, _ in transformer.named_parameters()
-    }
+    dtypes = {name: loaded_dtype(name, torch.bfloat16) for name, _ in transformer.named_parameters()}
     fake_weights(transformer, dtypes)
     transformer.tokens = LocalTokens(kernel)
     given: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"}
