@@ -13,11 +13,13 @@ class LynxError(Exception):
     """Base of all errors a user can act on. ``str(error)`` is one line (several for InputErrors).
 
     Attributes:
-        place: where it happened, as ``Hello.place``; empty where that is not known.
+        place: where it happened, as ``Hello.place``; empty where that is the driver, or not known.
+        host: name of that machine.
     """
 
     exit_code = 1
     place = ""
+    host = ""
 
 
 class InputErrors(LynxError):

@@ -2,129 +2,122 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
-from lynx_parallel.gang.faults import Faults, Room, machine_of, signature
+from lynx_parallel.gang.faults import DRIVER, Faults, Verdict, machine_of, signature, source_of
+from tests.small import load, write
 
 R, OTHER = "RuntimeError: Found no NVIDIA driver", "ValueError: something else"
+ONE, TWO, THREE, FOUR = "abcd"
 
 
-def failed(faults: Faults, place: str, shot: str, *others: str, failure: str = R, spent: bool = False) -> Any:
-    """A failure where the places are those of the gangs at work, and no more."""
-    places = {place, *others}
-    faults.met(places)
-    return faults.failed(place, shot, failure, given_up=spent, others=set(others), room=room(*places))
-
-
-def room(*places: str, more: int = 0) -> Room:
-    return Room(frozenset(map(machine_of, places)), len(places) + more)
+def failed(
+    faults: Faults, place: str, shot: str, *, failure: str = R, spent: bool = False, elsewhere: bool = False
+) -> Verdict | None:
+    return faults.failed(place, shot, failure, given_up=spent, elsewhere=elsewhere)
 
 
 def test_two_shots_at_the_only_place_end_the_run_after_their_retries() -> None:
     faults = Faults()
-    assert failed(faults, "a", "s1") is None
-    assert failed(faults, "a", "s1", spent=True) is None
-    assert failed(faults, "a", "s2") is None
-    assert failed(faults, "a", "s2", spent=True) == "end"
+    assert failed(faults, "m", ONE) is None
+    assert failed(faults, "m", ONE, spent=True) is None
+    assert failed(faults, "m", TWO) is None
+    assert failed(faults, "m", TWO, spent=True) == "end"
 
 
 def test_different_failures_are_the_shots_own() -> None:
     faults = Faults()
-    assert failed(faults, "a", "s1", spent=True) is None
-    assert failed(faults, "a", "s2", failure=OTHER, spent=True) is None
+    assert failed(faults, "m", ONE, spent=True) is None
+    assert failed(faults, "m", TWO, failure=OTHER, spent=True) is None
 
 
-def test_a_place_where_a_shot_succeeded_is_never_blamed() -> None:
+def test_shots_of_one_source_are_one_witness() -> None:
     faults = Faults()
-    faults.succeeded(["a"])
-    for shot in ("s1", "s2", "s3"):
-        assert failed(faults, "a", shot, "b", spent=True) is None
-    assert not faults.suspect("a", R, {"b"}, room("a", "b"))
+    for _ in range(5):
+        assert failed(faults, "m", ONE, spent=True) is None
+
+
+def test_what_tells_shots_apart(tmp_path: Path) -> None:
+    shots = load(write(tmp_path).parent).shots
+    assert {source_of(shots)(shot) for shot in shots} == {"ada", "bob"}
+    ada = [shot for shot in shots if shot.subject.id == "ada"]
+    assert {source_of(ada)(shot) for shot in ada} == {"walk", "run"}
+    assert {source_of(ada[:1])(shot) for shot in ada[:1]} == {"ada/walk-t01"}
+
+
+def test_a_place_where_a_shot_succeeded_is_not_blamed() -> None:
+    faults = Faults()
+    faults.succeeded(["m"])
+    for shot in (ONE, TWO, THREE):
+        assert failed(faults, "m", shot, spent=True) is None
+    assert faults.proven("m")
+
+
+def test_a_gpu_that_worked_once_is_blamed_when_others_work_and_it_does_not() -> None:
+    faults = Faults()
+    faults.succeeded(["m/0", "m/1"])
+    assert failed(faults, "m/1", ONE, elsewhere=True) is None
+    assert failed(faults, "m/1", TWO, elsewhere=True) is None
+    faults.succeeded(["m/0"])
+    assert failed(faults, "m/1", THREE, elsewhere=True) == "exclude place"
+
+
+def test_a_success_clears_the_failures_before_it() -> None:
+    faults = Faults()
+    faults.succeeded(["m/1"])
+    assert failed(faults, "m/1", ONE, elsewhere=True) is None
+    faults.succeeded(["m/0"])
+    faults.succeeded(["m/1"])
+    assert failed(faults, "m/1", TWO, elsewhere=True) is None
 
 
 def test_one_bad_gpu_is_excluded_while_the_others_are_still_at_their_first_shot() -> None:
     faults = Faults()
-    others = [f"a/{n}" for n in range(1, 8)]
-    assert failed(faults, "a/0", "s1", *others) is None
-    assert faults.suspect("a/0", R, set(others), room("a/0", *others))
-    assert failed(faults, "a/0", "s2", *others) == "exclude place"
-    faults.exclude("a/0")
-    assert failed(faults, "a/0", "s3", *others) == "exclude place"
+    assert failed(faults, "m/0", ONE, elsewhere=True) is None
+    assert failed(faults, "m/0", TWO, elsewhere=True) == "exclude place"
+    faults.exclude("m/0")
+    assert failed(faults, "m/0", THREE, elsewhere=True) == "exclude place"
 
 
 def test_one_bad_machine_is_excluded_once_two_of_its_gpus_fail_alike() -> None:
     faults = Faults()
-    good = ["b/0", "b/1"]
-    assert failed(faults, "a/0", "s1", "a/1", *good) is None
-    assert failed(faults, "a/1", "s2", "a/0", *good) is None
-    assert failed(faults, "a/0", "s3", "a/1", *good) == "exclude machine"
-    faults.exclude("a")
-    assert failed(faults, "a/1", "s4", *good) == "exclude place"
+    assert failed(faults, "bad/0", ONE, elsewhere=True) is None
+    assert failed(faults, "bad/1", TWO, elsewhere=True) is None
+    assert failed(faults, "bad/0", THREE, elsewhere=True) == "exclude machine"
+    faults.exclude("bad")
+    assert failed(faults, "bad/1", FOUR, elsewhere=True) == "exclude place"
 
 
 def test_gpus_of_a_machine_where_others_work_are_excluded_one_by_one() -> None:
     faults = Faults()
-    faults.succeeded(["a/2"])
-    for place, shots in (("a/0", ("s1", "s2")), ("a/1", ("s3", "s4"))):
-        assert failed(faults, place, shots[0], "a/2") is None
-        assert failed(faults, place, shots[1], "a/2") == "exclude place"
+    faults.succeeded(["m/2"])
+    for place in ("m/0", "m/1"):
+        assert failed(faults, place, ONE, elsewhere=True) is None
+        assert failed(faults, place, TWO, elsewhere=True) == "exclude place"
 
 
-def test_the_same_failure_at_all_places_ends_the_run() -> None:
+def test_the_same_failure_everywhere_ends_the_run_after_one_shot_s_retries() -> None:
     faults = Faults()
-    assert failed(faults, "a", "s1", "b") is None
-    assert failed(faults, "b", "s2", "a") is None
-    assert failed(faults, "b", "s1", "a", spent=True) == "end"
-
-
-def test_a_gang_of_many_gpus_is_one_witness() -> None:
-    """Its ranks fail together, and any of them may be the first to say so."""
-    faults = Faults()
-    gpus = [f"a/{n}" for n in range(8)]
-    faults.met(gpus)
-
-    def one(place: str, shot: str, spent: bool) -> Any:
-        return faults.failed(place, shot, R, given_up=spent, others=set(), room=room(*gpus))
-
-    assert one("a/3", "s1", False) is None
-    assert one("a/5", "s1", True) is None
-    assert one("a/3", "s2", False) == "end"
-
-
-def test_room_that_was_never_tried_counts_as_another_place() -> None:
-    faults = Faults()
-    faults.met(["a"])
-    both = room("a", "b")
-    assert faults.failed("a", "s1", R, given_up=True, others=set(), room=both) is None
-    assert faults.failed("a", "s2", R, given_up=False, others=set(), room=both) == "exclude place"
-    faults.exclude("a")
-    faults.met(["b"])
-    assert faults.failed("b", "s1", R, given_up=True, others=set(), room=room("b")) == "end"
-
-
-def test_a_gpu_that_was_never_tried_counts_too_until_a_second_one_fails_alike() -> None:
-    faults = Faults()
-    faults.met(["a/0"])
-    assert faults.failed("a/0", "s1", R, given_up=True, others=set(), room=room("a/0", more=7)) is None
-    assert faults.failed("a/0", "s2", R, given_up=False, others=set(), room=room("a/0", more=7)) == "exclude place"
-    faults.exclude("a/0")
-    faults.met(["a/1"])
-    assert faults.failed("a/1", "s1", R, given_up=True, others=set(), room=room("a/1", more=6)) == "end"
-
-
-def test_a_machine_that_was_never_tried_keeps_the_run_alive() -> None:
-    faults = Faults()
-    faults.met(["a/0", "a/1"])
-    rest = Room(frozenset({"a", "b"}), 4)
-    assert faults.failed("a/0", "s1", R, given_up=False, others={"a/1"}, room=rest) is None
-    assert faults.failed("a/1", "s2", R, given_up=False, others={"a/0"}, room=rest) is None
-    assert faults.failed("a/0", "s3", R, given_up=False, others={"a/1"}, room=rest) == "exclude machine"
+    assert failed(faults, "a", ONE, elsewhere=True) is None
+    assert failed(faults, "b", TWO) is None
+    assert failed(faults, "b", ONE, spent=True) == "end"
 
 
 def test_one_shot_that_fails_everywhere_is_its_own_fault() -> None:
     faults = Faults()
-    assert failed(faults, "a", "s1", "b") is None
-    assert failed(faults, "b", "s1", "a", spent=True) is None
+    assert failed(faults, "a", ONE) is None
+    assert failed(faults, "b", ONE, spent=True) is None
+
+
+def test_the_driver_is_never_excluded_but_what_it_cannot_do_ends_the_run() -> None:
+    faults = Faults()
+    assert failed(faults, DRIVER, ONE, spent=True, elsewhere=True) is None
+    assert failed(faults, DRIVER, TWO, spent=True, elsewhere=True) is None
+    assert failed(faults, DRIVER, THREE, spent=True) == "end"
+    faults = Faults()
+    faults.succeeded(["m"])
+    assert failed(faults, DRIVER, ONE, spent=True) is None
+    assert failed(faults, DRIVER, TWO, spent=True) is None
 
 
 def test_names_and_numbers_do_not_tell_failures_apart() -> None:
@@ -134,5 +127,6 @@ def test_names_and_numbers_do_not_tell_failures_apart() -> None:
     assert signature("a rank died: actor 5f8d3c0a9b7e6d1c2b3a is gone", "s") == signature(
         "a rank died: actor 0123456789abcdef0123 is gone", "s"
     )
+    assert signature("fault at 0x7f3a5bc01d90", "s") == signature("fault at 0x55aa01", "s")
     assert signature(R, "s") != signature(OTHER, "s")
     assert (machine_of("a/3"), machine_of("a")) == ("a", "a")

@@ -163,6 +163,11 @@ class FakeGang:
         self.world.ranks -= len(self.ranks)
         self.world.on[self.machine].difference_update(self.gpus)
 
+    def _failure(self, reason: str, kind: str) -> RenderError:
+        error = RenderError(reason, kind)
+        error.place, error.host = self.hellos[0].place, self.machine
+        return error
+
     def _encode(self, prompts: list[str]) -> None:
         files = self.load.prompts
         assert files is not None
@@ -200,7 +205,7 @@ class FakeGang:
         try:
             await asyncio.sleep(60)
             if fault := world.faults.get(self.machine, world.faults.get(self.hellos[0].place)):
-                raise RenderError(fault, "raised")
+                raise self._failure(fault, "raised")
             match outcome := world.next():
                 case "subject":
                     raise SubjectError("no face")
@@ -209,7 +214,7 @@ class FakeGang:
                 case "died" | "hung" | "raised" | "memory":
                     for part in parts.values():
                         part.write_text("half")
-                    raise RenderError(outcome, outcome)
+                    raise self._failure(outcome, outcome)
         finally:
             world.at_work.remove(shot.name)
         for part in parts.values():
@@ -533,17 +538,16 @@ def test_a_fault_that_every_shot_shares_ends_the_run(campaign_of: Any, tmp_path:
     summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec())
     assert not error
     assert summary.exit_code == 3
-    assert summary.fault.startswith(f"every shot fails in the same way, last on here: {NO_DRIVER}. Install the NVIDIA")
+    assert summary.fault.startswith(f"every shot fails in the same way, last on here: {NO_DRIVER[:-1]}. Install the")
     assert "\n" not in summary.fault
-    assert dict(world.attempts) == dict.fromkeys(list(world.attempts), 2)
-    assert len(world.attempts) == 2  # two shots, each with its retry
+    assert set(world.attempts.values()) == {2}
+    assert 2 <= len(world.attempts) <= 4  # until two of them, each with its retry, differ in subject and prompt
     assert len(summary.failed) == len(plan.items)
-    assert [reason for _, reason in summary.failed if reason == f"not tried: {summary.fault}"] == [
-        f"not tried: {summary.fault}"
-    ] * 11
+    untried = [reason for _, reason in summary.failed if reason == f"not tried: {summary.fault}"]
+    assert len(untried) == len(plan.items) - len(world.attempts)
     events = [json.loads(line)["event"] for line in Output(tmp_path).journal.read_text().splitlines()]
     assert events.count("fault") == 1
-    assert events.count("failed") == 2
+    assert events.count("failed") == len(world.attempts)
 
 
 def test_failures_after_a_success_are_the_shots_own(campaign_of: Any, tmp_path: Path) -> None:

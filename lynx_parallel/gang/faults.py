@@ -1,117 +1,104 @@
 """Failures that are not a shot's own, but a GPU's, a machine's, or everyone's. Pure; imports neither torch nor Ray.
 
-A *place* is where a rank runs: a GPU of a machine, or a machine of CPUs.
+A *place* is where a rank runs: a GPU of a machine, or a machine of CPUs. The driver is a place without a name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Set
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 from lynx_parallel.gang.policy import Kind
+from lynx_parallel.spec.manifest import Shot
 
 SHARED_KINDS: tuple[Kind, ...] = ("raised", "died")
 """Kinds that a place can cause. A subject, a full disk or a lack of memory has a rule of its own."""
 CONFIRMED_BY = 2
 """Shots that must fail in the same way."""
+DRIVER = ""
 
 Verdict = Literal["exclude place", "exclude machine", "end"]
-
-
-class Room(NamedTuple):
-    """What a run may use: ids of machines, and how many places they have together."""
-
-    machines: frozenset[str]
-    places: int
 
 
 class Faults:
     """Counts equal failures at places where no shot has succeeded yet.
 
-    A place where two shots failed in the same way is excluded while another gang works without that failure, or while
-    there is room that was never tried. Two such places of a machine on which nothing works exclude the machine. Without
-    such gangs or room, the run ends once two shots failed in the same way: at two places, one of the shots after its
-    retries, or at one place, both after their retries.
+    A place where two shots failed in the same way is excluded while the failure is not seen elsewhere. Two such places
+    of a machine on which nothing works exclude the machine. Where the failure is seen everywhere, the run ends once two
+    shots failed in the same way, one of them after its retries; at a single place, both after their retries.
+
+    Shots are told apart by their source, see ``source_of``: a bad subject fails all of its own shots in the same way.
     """
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
         self._proven: set[str] = set()
         self._excluded: set[str] = set()
-        self._failed: dict[str, dict[str, set[str]]] = {}  # failure → place → shots
-        self._given_up: dict[str, set[str]] = {}  # failure → shots
+        self._failed: dict[str, dict[str, set[str]]] = {}  # failure → place → sources since its last success
+        self._given_up: dict[str, set[str]] = {}
+        self._outdone: set[str] = set()  # places that failed since another one succeeded
 
-    def met(self, places: Collection[str]) -> None:
-        """Notes that ranks run at these places."""
-        self._known.update(places)
-
-    def succeeded(self, places: Collection[str]) -> None:
-        """Notes that a shot was made at these places: failures there are the shots' own from now on."""
-        self._proven.update(places)
+    def succeeded(self, places: Iterable[str]) -> None:
+        """Notes that a shot was made at these places: a failure there is the shot's own from now on."""
+        places = {DRIVER, *places}
+        self._proven |= places
+        for by_place in self._failed.values():
+            for place in places:
+                by_place.pop(place, None)
+        self._outdone |= {place for by_place in self._failed.values() for place in by_place}
+        self._outdone -= places
 
     def exclude(self, place: str) -> None:
         """Notes that no rank runs at this place, or on this machine, any more."""
         self._excluded.add(place)
 
-    def suspect(self, place: str, failure: str, others: Set[str], room: Room) -> bool:
-        """Returns whether a shot that failed may succeed elsewhere: the place itself may be at fault.
+    def proven(self, place: str) -> bool:
+        """Returns whether a shot has succeeded at this place, or on this machine."""
+        return any(place in (one, machine_of(one)) for one in self._proven)
 
-        Args:
-            others: places of the other gangs.
-            room: that may be used.
-        """
-        alike = self._alike(failure)
-        known = {p for p in self._known if not self._is_excluded(p)}
-        untried = bool(room.machines - {machine_of(p) for p in known}) or (
-            room.places > len(known) and alike <= {place}
-        )
-        return place not in self._proven and (bool(others - alike) or untried)
-
-    def unconfirmed(self, place: str) -> bool:
-        """Returns whether nothing has succeeded at this place."""
-        return place not in self._proven
-
-    def failed(
-        self, place: str, shot: str, failure: str, *, given_up: bool, others: Set[str], room: Room
-    ) -> Verdict | None:
+    def failed(self, place: str, source: str, failure: str, *, given_up: bool, elsewhere: bool) -> Verdict | None:
         """Notes a failed attempt and returns what follows for the place, its machine, or the run.
 
         Args:
+            source: of ``source_of``.
             failure: of ``signature``.
             given_up: whether the shot's retries are spent.
-            others, room: as in ``suspect``.
+            elsewhere: whether another gang works or starts without this failure, or other room was never tried.
         """
-        if place in self._proven:
-            return None
-        if self._is_excluded(place):
+        if place in self._excluded or machine_of(place) in self._excluded:
             return "exclude place"  # of a gang that was at work there meanwhile
         by_place = self._failed.setdefault(failure, {})
-        by_place.setdefault(place, set()).add(shot)
+        by_place.setdefault(place, set()).add(source)
         given = self._given_up.setdefault(failure, set())
         if given_up:
-            given.add(shot)
-        if self.suspect(place, failure, others, room):
+            given.add(source)
+        if place in self._proven:
+            if place not in self._outdone or len(by_place[place]) < CONFIRMED_BY:
+                return None
+            self._proven.discard(place)  # it worked once, and now others do and it does not
+        if elsewhere and place != DRIVER:
             if len(by_place[place]) < CONFIRMED_BY:
                 return None
-            return "exclude machine" if self._whole_machine(place, failure, others) else "exclude place"
-        alike = self._alike(failure)
-        shots = set().union(*(by_place[p] for p in alike))
-        confirmed = len(shots) >= CONFIRMED_BY and given and (len(alike) > 1 or len(given) >= CONFIRMED_BY)
-        return "end" if confirmed else None
+            return "exclude machine" if self._whole_machine(place, failure) else "exclude place"
+        alike = {p: sources for p, sources in by_place.items() if p not in self._proven}
+        if not given or elsewhere or len(set().union(*alike.values())) < CONFIRMED_BY:
+            return None
+        return "end" if len(alike) > 1 or len(given) >= CONFIRMED_BY else None
 
-    def _alike(self, failure: str) -> set[str]:
-        """Returns the places that failed in this way and where nothing has succeeded."""
-        return set(self._failed.get(failure, {})) - self._proven
+    def _whole_machine(self, place: str, failure: str) -> bool:
+        machine = machine_of(place)
+        here = [p for p in self._failed[failure] if machine_of(p) == machine and p not in self._proven]
+        return len(here) >= CONFIRMED_BY and not self.proven(machine)
 
-    def _whole_machine(self, place: str, failure: str, others: Set[str]) -> bool:
-        machine, alike = machine_of(place), self._alike(failure)
-        here = {p for p in alike if machine_of(p) == machine}
-        sound = {p for p in self._proven | set(others) - alike if machine_of(p) == machine}
-        return len(here) >= CONFIRMED_BY and not sound
 
-    def _is_excluded(self, place: str) -> bool:
-        return place in self._excluded or machine_of(place) in self._excluded
+def source_of(shots: Iterable[Shot]) -> Callable[[Shot], str]:
+    """Returns what tells the shots of a run apart: their subjects, or prompts where there is one subject, or names."""
+    shots = list(shots)
+    if len({shot.subject.id for shot in shots}) > 1:
+        return lambda shot: shot.subject.id
+    if len({shot.prompt.id for shot in shots}) > 1:
+        return lambda shot: shot.prompt.id
+    return lambda shot: shot.name
 
 
 def machine_of(place: str) -> str:
@@ -126,4 +113,4 @@ def signature(reason: str, shot: str) -> str:
         reason: type and first line of an error.
         shot: name of the shot, which paths in the reason may contain.
     """
-    return re.sub(r"[0-9a-f]{16,}|\d+", "#", reason.replace(shot, "<shot>"))
+    return re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", reason.replace(shot, "<shot>"))

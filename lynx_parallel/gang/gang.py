@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
@@ -18,7 +19,7 @@ from lynx_parallel.artifacts import disk_is_full
 from lynx_parallel.errors import ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.answers import answer, first_failure_wins
 from lynx_parallel.gang.environment import rank_environment, threads_here
-from lynx_parallel.gang.messages import Hello, Load, Progress, Rendered
+from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
 from lynx_parallel.gang.placement import Terms, UnfitRank, bundle_of, place
 from lynx_parallel.gang.policy import hung_after
 from lynx_parallel.gang.rank import Rank
@@ -29,6 +30,8 @@ from lynx_parallel.spec.pipeline import Video
 
 START_S = 10
 """Rank processes may take so many times ``hung_after`` to start: the first import on a cluster is slow."""
+CHECK_S = 5
+"""A self-check may take so many times ``hung_after``."""
 WATCH_EVERY_S = 2.0
 NO_STEPS_S = 3600.0
 """What has no steps, loading or encoding say, may take an hour, and what it waits for besides."""
@@ -78,7 +81,11 @@ class Gang:
                 concurrency_groups={"ctl": 1},
             )(Rank)  # fmt: skip
             for index in range(size):
-                environment = rank_environment(terms.device, threads_here(sharing[index]) if terms.local else None)
+                environment = rank_environment(
+                    terms.device,
+                    threads_here(sharing[index]) if terms.local else None,
+                    os.environ if terms.local else {},
+                )
                 rank = actor.options(
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
                     runtime_env={"env_vars": environment},
@@ -127,12 +134,18 @@ class Gang:
             raise ClusterError(f"{output.private}: {error.strerror or error}") from None
         for hello, missing in zip(self.hellos, found, strict=True):
             if missing:
-                raise ClusterError(
-                    f"{hello.host} does not see {missing[0]}: all machines must see it, under the same path"
+                detail = f"does not see {missing[0]}"
+                raise UnfitRank(
+                    hello, Check("output", False, 0.0, detail, "All machines must see it, at the same path.")
                 )
 
     async def _check_ranks(self, output: Output) -> None:
-        found = await self._done(rank.check.remote(output.folder) for rank in self.ranks)
+        within = CHECK_S * self._hung_after
+        try:
+            calls = [rank.check.remote(output.folder) for rank in self.ranks]
+            found = await asyncio.wait_for(self._done(calls), within)
+        except TimeoutError:
+            raise RenderError(f"a rank's self-check has not ended within {within:.0f} s", "hung") from None
         for hello, checks in zip(self.hellos, found, strict=True):
             for check in checks:
                 # A full disk is waited for at the end of a shot.
@@ -156,13 +169,13 @@ class Gang:
         self.layout = layout
         [store] = await self._done([self.ranks[0].open_store.remote()])
         found = await self._done(rank.join.remote(layout, index, store) for index, rank in enumerate(self.members))
-        for index, checks in enumerate(found):
-            for check in checks:
-                if not check.ok:
-                    hello = self.hellos[index]
-                    error = RenderError(f"{check.name}: {check.detail} (on {hello.host}). {check.remedy}")
-                    error.place = hello.place
-                    raise error
+        failed = [(hello, check) for hello, checks in zip(self.hellos, found, strict=False) for check in checks]
+        failed = [(hello, check) for hello, check in failed if not check.ok]
+        # The peers of a rank whose link fails only time out.
+        for hello, check in sorted(failed, key=lambda one: "timed out" in one[1].detail.lower()):
+            error = RenderError(f"{check.name}: {check.detail} (on {hello.host}). {check.remedy}")
+            error.place, error.host = hello.place, hello.host
+            raise error
 
     @property
     def breaks(self) -> tuple[int, ...]:
@@ -236,7 +249,8 @@ class Gang:
         try:
             return await answer(ref)
         except LynxError as error:
-            error.place = self.hellos[rank].place if self.hellos else ""
+            if self.hellos:
+                error.place, error.host = self.hellos[rank].place, self.hellos[rank].host
             raise
 
     async def _watch(self, watch_steps: bool) -> None:
@@ -262,7 +276,7 @@ class Gang:
 
     async def _heartbeat(self, rank: int) -> Progress:
         try:
-            return await asyncio.wait_for(answer(self.ranks[rank].progress.remote()), self._hung_after)
+            return await asyncio.wait_for(self._of(rank, self.ranks[rank].progress.remote()), self._hung_after)
         except TimeoutError:
             raise RenderError(f"rank {rank} does not answer for {self._hung_after:.0f} s", "hung") from None
 

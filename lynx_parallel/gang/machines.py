@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence, Set
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lynx_parallel.gang.faults import Faults, Room, Verdict, machine_of, signature
+from lynx_parallel.gang.faults import Faults, Verdict, machine_of
 from lynx_parallel.gang.messages import Hello
-from lynx_parallel.gang.placement import Terms, UnfitRank, hold_gpu
+from lynx_parallel.gang.placement import Terms, hold_gpu
 from lynx_parallel.gang.remedies import remedy_for
 
 UNFIT_AFTER = 2
-"""Self-checks that a rank must fail before it is left out: another process may have used the GPU for a moment."""
+"""Starts that must fail at one place before it is left out: another process may have used the GPU for a moment."""
+APART_S = 10.0
+"""Failed starts of several gangs count as one within this time: they share the cause."""
 
 HoldGpu = Callable[[str, str], Awaitable[Any | None]]
 
@@ -24,6 +27,7 @@ class Machines:
     Attributes:
         terms: on which gangs are started; ``terms.excluded`` grows.
         left_out: a line for each machine or GPU that was left out.
+        full: whether a gang found no room beside what was left out.
 
     Args:
         hold: as ``placement.hold_gpu``.
@@ -32,53 +36,52 @@ class Machines:
     def __init__(self, terms: Terms, hold: HoldGpu = hold_gpu):
         self.terms = terms
         self.left_out: list[str] = []
+        self.full = False
         self._hold = hold
         self._held: dict[str, Any] = {}
+        self._holding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._faults = Faults()
-        self._unfit: Counter[str] = Counter()
+        self._known: set[str] = set()
+        self._unfit: dict[str, tuple[int, float]] = {}
         self._hosts = {machine.node: machine.address for machine in terms.machines}
 
     @property
     def ranks(self) -> int:
         """How many ranks the machines can hold that are not left out."""
-        return sum(machine.ranks for machine in self.terms.usable) - len(self._held)
-
-    @property
-    def _room(self) -> Room:
-        machines = frozenset(machine.node for machine in self.terms.usable)
-        return Room(machines, self.ranks if self.terms.device == "cuda" else len(machines))
+        held = sum(machine_of(place) not in self.terms.excluded for place in self._held)
+        return sum(machine.ranks for machine in self.terms.usable) - held
 
     def met(self, hellos: Sequence[Hello]) -> None:
         """Notes where the ranks of a new gang run."""
         self._hosts |= {hello.machine: hello.host for hello in hellos}
-        self._faults.met([hello.place for hello in hellos])
+        self._known |= {hello.place for hello in hellos}
 
     def succeeded(self, hellos: Sequence[Hello]) -> None:
-        """Notes that these ranks made a shot."""
-        self._faults.succeeded([hello.place for hello in hellos])
+        """Notes that these ranks rendered a shot."""
+        self._faults.succeeded(hello.place for hello in hellos)
 
-    def suspect(self, place: str, reason: str, shot: str, others: Set[str]) -> bool:
-        """Returns whether a shot that failed there is worth a try elsewhere. Arguments as of ``failed``."""
-        return self._faults.suspect(place, signature(reason, shot), others, self._room)
+    def proven(self, place: str) -> bool:
+        """Returns whether a shot has succeeded there."""
+        return self._faults.proven(place)
 
-    def unconfirmed(self, place: str) -> bool:
-        """Returns whether nothing has succeeded there: a failure may be one that every shot shares."""
-        return self._faults.unconfirmed(place)
+    @property
+    def untried(self) -> bool:
+        """Whether there is room, as far as is known, where no rank has run yet."""
+        if self.full:
+            return False
+        new = {machine.node for machine in self.terms.usable} - {machine_of(place) for place in self._known}
+        usable = {place for place in self._known - self._held.keys() if machine_of(place) not in self.terms.excluded}
+        return bool(new) or (self.terms.device == "cuda" and self.ranks > len(usable))
 
-    async def failed(self, place: str, shot: str, reason: str, *, given_up: bool, others: Set[str]) -> Verdict | None:
+    async def failed(
+        self, place: str, source: str, failure: str, reason: str, *, given_up: bool, elsewhere: bool
+    ) -> Verdict | None:
         """Notes a failed attempt, and leaves the GPU or the machine out where that follows.
 
         Args:
-            shot: its name.
-            given_up: whether its retries are spent.
-            others: places of the other gangs.
-
-        Returns:
-            As ``Faults.failed``.
+            reason: in words. Other arguments and the result are those of ``Faults.failed``.
         """
-        verdict = self._faults.failed(
-            place, shot, signature(reason, shot), given_up=given_up, others=others, room=self._room
-        )
+        verdict = self._faults.failed(place, source, failure, given_up=given_up, elsewhere=elsewhere)
         if verdict is None or verdict == "end":
             return verdict
         bad = machine_of(place) if verdict == "exclude machine" else place
@@ -87,27 +90,40 @@ class Machines:
 
     def explain(self, place: str, reason: str) -> str:
         """Returns the line for a failure that every shot shares: what, where, and what to do."""
-        host = self._hosts.get(machine_of(place), place)
+        host = self._hosts.get(machine_of(place), "this machine")
+        reason = reason.rstrip(".")
         return f"every shot fails in the same way, last on {host}: {reason}. {remedy_for(reason, host=host)}"
 
-    async def unfit(self, error: UnfitRank) -> bool:
-        """Notes a failed self-check. Returns whether the GPU or the machine was left out for it."""
-        self._hosts[machine_of(error.place)] = error.host
-        self._unfit[error.place] += 1
-        return self._unfit[error.place] >= UNFIT_AFTER and await self._leave_out(error.place, str(error))
+    async def unfit(self, place: str, host: str, line: str) -> bool:
+        """Notes a start that failed at a place. Returns whether the GPU or the machine was left out for it.
+
+        A whole machine on which shots succeed is never left out for it.
+
+        Args:
+            host: name of the machine.
+            line: what to say of it.
+        """
+        self._hosts[machine_of(place)] = host
+        count, last = self._unfit.get(place, (0, -APART_S))
+        now = asyncio.get_running_loop().time()
+        if now - last >= APART_S:
+            self._unfit[place] = (count := count + 1, now)
+        whole = place == machine_of(place)
+        return count >= UNFIT_AFTER and not (whole and self.proven(place)) and await self._leave_out(place, line)
 
     async def _leave_out(self, place: str, line: str) -> bool:
         """Keeps a GPU or a machine from the gangs to come. Returns False where the GPU did not become free for that."""
         machine, _, gpu = place.partition("/")
-        if place in self._held or machine in self.terms.excluded:
-            return True
+        async with self._holding[machine]:  # two at once would wait for each other's GPU
+            if place in self._held or machine in self.terms.excluded:
+                return True
+            if not gpu:
+                self.terms = replace(self.terms, excluded=self.terms.excluded | {machine})
+            elif (holder := await self._hold(machine, gpu)) is not None:
+                self._held[place] = holder
+            else:
+                return False
         self._faults.exclude(place)
-        if not gpu:
-            self.terms = replace(self.terms, excluded=self.terms.excluded | {machine})
-        elif (holder := await self._hold(machine, gpu)) is not None:
-            self._held[place] = holder
-        else:
-            return False
         self.left_out.append(line)
         return True
 

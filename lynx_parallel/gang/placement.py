@@ -43,7 +43,7 @@ class UnfitRank(ClusterError):
         self.host = hello.host
         self.gpu = "" if check.name == "output" else hello.gpu
         self.place = hello.place if self.gpu else hello.machine
-        super().__init__(f"{self.where}: {check.name}: {check.detail}. {check.remedy}")
+        super().__init__(f"{self.where}: {check.name}: {check.detail.rstrip('.')}. {check.remedy}")
 
     @property
     def where(self) -> str:

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 import lynx_parallel
-from lynx_parallel.errors import ClusterError, RenderError, Stopped, first_line
+from lynx_parallel.errors import RenderError, Stopped, first_line
 from lynx_parallel.gang.environment import bind_network, threads_here
 from lynx_parallel.gang.finishing import Finisher
 from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
@@ -75,10 +76,7 @@ class Rank:
     def hello(self) -> Hello:
         """Returns what this rank says of itself. It is asked first: nobody hears why a constructor fails.
 
-        A GPU that does not work is told by ``check``, so that it can be left out.
-
-        Raises:
-            ClusterError: the attention kernel asked for by name is not available here.
+        A GPU or a kernel that does not work is reported by ``check``, so that this rank can be left out.
         """
         device, node, gpu = "cpu", "", ""
         if ray.is_initialized():
@@ -87,14 +85,11 @@ class Rank:
             gpu = next(iter(context.get_accelerator_ids()["GPU"]), "")
         kernel = "none"
         warnings: tuple[str, ...] = ()
-        try:
+        with suppress(Exception):
             if self.device.type == "cuda":
                 device = "cuda"
                 device = torch.cuda.get_device_name(0)
             kernel, _, warnings = self._kernel()
-        except Exception as error:
-            if isinstance(error, ClusterError) and self.what.attention != "auto":
-                raise
         version = lynx_parallel.__version__
         return Hello(os.getpid(), socket.gethostname(), device, kernel, version, node, gpu, warnings)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lynx_parallel.artifacts import disk_is_full, shown
 from lynx_parallel.errors import ClusterError, LynxError, RenderError, Stopped, SubjectError
 from lynx_parallel.gang.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
-from lynx_parallel.gang.faults import SHARED_KINDS, machine_of
+from lynx_parallel.gang.faults import DRIVER, SHARED_KINDS, machine_of, signature, source_of
 from lynx_parallel.gang.gang import Gang
 from lynx_parallel.gang.machines import HoldGpu, Machines
 from lynx_parallel.gang.messages import Load, Rendered
@@ -59,6 +59,7 @@ class Supervisor:
     ):
         self.run = run
         self._machines = Machines(terms, hold)
+        self._source = source_of(item.shot for item in todo)
         self._start_gang = start
         self._shots: list[Shot] = [item.shot for item in todo]
         self._shape = Shape(run.layouts, run.cluster, self._shots, terms.device, self._machines.ranks)
@@ -95,6 +96,10 @@ class Supervisor:
         reasons = [slot.error for slot in self._slots if slot.error is not None]
         if reasons and not self._began:
             raise _as_fault(reasons[0])
+        if reasons and self._machines.left_out and self._queue:
+            self._end(f"no gang can form without what was left out: {self._machines.left_out[-1]}")
+            self._leave(self._queue.left())
+            return
         reason = self._over or next((f"no ranks could be started: {error}" for error in reasons), "not tried")
         for work in self._queue.left():
             self._fail(work.item, reason)
@@ -145,6 +150,7 @@ class Supervisor:
                 else:
                     await self._make(slot, work)
         finally:
+            slot.closed = True
             slot.end()
 
     def _fail_stranded(self) -> None:
@@ -155,9 +161,11 @@ class Supervisor:
 
     def _open(self, slot: Slot) -> bool:
         """Whether a slot goes on."""
-        if self._stopping or self._over or self.run.summary.fault or slot.error is not None:
+        if self._stopping or self._over or self.run.summary.fault or slot.error is not None or slot.closed:
             return False
-        others = [other for other in self._slots if other.error is None]
+        # Of too many slots, those without a gang go first.
+        others = [other for other in self._slots if other.error is None and not other.closed]
+        others.sort(key=lambda other: other.gang is None)
         surplus = others.index(slot) >= self._shape.gangs  # gangs have become larger, and fewer
         return not surplus and bool(self._queue or self._running)
 
@@ -172,8 +180,11 @@ class Supervisor:
         try:
             slot.subject = work.subject
             error = await self._start(slot, work)
-            if error is None and not self._stopping and work.not_at not in slot.places:
+            ends = self._stopping or self._over or self.run.summary.fault
+            if error is None and not ends and work.not_at not in slot.places:
                 await self._attempt(slot, work)
+            elif work.not_at and isinstance(error, NoRoom):
+                self._fail(work.item, work.reason)  # there is no other place to try it
             else:
                 self._queue.retry(work)  # another gang may take it meanwhile
         finally:
@@ -217,15 +228,17 @@ class Supervisor:
         Raises:
             LynxError: what came in the way, where it would come in every gang's way and none was ever there.
         """
-        if isinstance(error, UnfitRank) and await self._machines.unfit(error):
+        if await self._unfit(error):
             slot.failed_starts = 0
             self._tell_left_out(str(error))
             return IDLE_S
         if not isinstance(error, NoRoom | UnfitRank | RenderError) and not self._began:
             raise error
         no_room = isinstance(error, NoRoom)
+        if no_room and (self._machines.left_out or self._queue.elsewhere):
+            self._machines.full = True
         slot.failed_starts = 0 if no_room and self._at_work else slot.failed_starts + 1
-        if slot.failed_starts >= _starts(error, self._began):
+        if slot.failed_starts >= _starts(error, self._began and not self._machines.left_out):
             slot.error = error
             self._shape.lose_gang()
             return None
@@ -233,6 +246,15 @@ class Supervisor:
             self._change(self._shape.lighter())
         self.run.say(f"no ranks could be started: {error}; trying again")
         return ROOM_AGAIN_S if no_room else BACKOFF_S[min(slot.failed_starts, len(BACKOFF_S)) - 1]
+
+    async def _unfit(self, error: LynxError) -> bool:
+        """Has a place left out at which starts fail. Returns whether it was."""
+        if isinstance(error, UnfitRank):
+            return await self._machines.unfit(error.place, error.host, str(error))
+        shared = isinstance(error, RenderError) and error.kind in SHARED_KINDS
+        if not shared or not error.place or self._machines.ranks <= self._shape.size:
+            return False
+        return await self._machines.unfit(error.place, error.host, f"{error.host}: {error}")
 
     def _tell_left_out(self, reason: str) -> None:
         """Says what was left out, and ends the run where no gang can form without it."""
@@ -268,7 +290,9 @@ class Supervisor:
         run, subject = self.run, self._shots[0].subject
         # What is gone for this machine as well fails its own shots, not the gang.
         weights = run.weights
-        files = [weights.base, weights.id, weights.ref, subject.image, subject.embedding]
+        files = [weights.base, weights.resampler, weights.id, weights.ref, subject.image, subject.embedding]
+        if run.face is not None:
+            files += [run.face.detector, run.face.recognizer]
         return [path for path in files if path is not None and path.exists()]
 
     async def _attempt(self, slot: Slot, work: Work) -> None:
@@ -279,7 +303,8 @@ class Supervisor:
         attempt = Attempt(run, item, number, f"{work.label} {name}")
         run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
         try:
-            await self._texts.ready(slot.gang, lambda: self._stopping)
+            if not await self._texts_ready(slot, work):
+                return
             layout = run.layouts.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
             made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
         except Stopped as error:
@@ -289,23 +314,40 @@ class Supervisor:
         except (LynxError, OSError) as error:
             await self._after_failure(slot, work, error, attempt)
         else:
-            self._machines.succeeded(slot.gang.hellos)
+            if item.action == "render":
+                self._machines.succeeded(slot.gang.hellos[: layout.size])
+            slot.failure = slot.shun = ""
             self._done(work, made, number, seconds)
+
+    async def _texts_ready(self, slot: Slot, work: Work) -> bool:
+        """Waits until all prompts are encoded. Returns False where the shot is put back instead."""
+        assert slot.gang is not None
+        try:
+            await self._texts.ready(slot.gang, lambda: self._stopping)
+        except RenderError as error:
+            if error.kind != "memory":
+                raise
+            # The text encoder does not fit beside the weights. A new gang encodes before it loads them.
+            slot.end()
+        if slot.gang is None or self._stopping:
+            self._queue.retry(work)
+            return False
+        return True
 
     async def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
         """Has the policy decide, and does what it says."""
         item, run, kind = work.item, self.run, _kind(error)
         cause = reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        place = getattr(error, "place", "") or min(slot.places, default="")
-        others = frozenset().union(*(other.places for other in self._slots if other is not slot))
         work.history.append(kind)
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
         if kind != "subject":
             reason = f"{reason} (logs: {shown(attempt.logs)})"
             slot.end()  # its other ranks may wait for the one that failed
         decision = decide(work.history, slot.footprint, ranks=sharing, most=self._shape.grows_to)
-        if kind in SHARED_KINDS and (another := await self._blame(work, place, cause, reason, decision, others)):
-            decision = another
+        at_once = False
+        if kind in SHARED_KINDS:
+            place = getattr(error, "place", DRIVER)
+            decision, at_once = await self._blame(slot, work, place, cause, reason, decision)
         if isinstance(decision, GiveUp):
             if decision.quarantine:
                 self._quarantined[work.subject] = reason
@@ -315,32 +357,43 @@ class Supervisor:
             return
         if slot.footprint == self._shape.footprint:  # or else another gang has changed it meanwhile
             self._change(decision.footprint)
-        work.not_before, work.avoid = _clock() + decision.delay_s, slot
-        suspect = self._machines.suspect(place, cause, item.shot.name, others)
-        if kind in SHARED_KINDS and self._machines.unconfirmed(place) and not suspect:
-            # Tried again at once, before any other shot: each of them may have to fail in the same way.
-            work.not_before, work.avoid = 0.0, None
+        work.not_before, work.avoid = (0.0, None) if at_once else (_clock() + decision.delay_s, slot)
         self._queue.retry(work)
         run.summary.retries += 1
         run.journal.append("retry", name=item.shot.name, attempt=attempt.number, kind=kind, reason=reason)
         run.say(f"{attempt.label}: {kind}, to be tried again: {reason}")
 
     async def _blame(
-        self, work: Work, place: str, cause: str, reason: str, decision: Retry | GiveUp, others: Set[str]
-    ) -> Retry | None:
-        """Asks whether the GPU, the machine, or what all share is at fault. Returns a retry that is due to that."""
-        name, given_up = work.item.shot.name, isinstance(decision, GiveUp)
-        verdict = await self._machines.failed(place, name, cause, given_up=given_up, others=others)
+        self, slot: Slot, work: Work, place: str, cause: str, reason: str, decision: Retry | GiveUp
+    ) -> tuple[Retry | GiveUp, bool]:
+        """Asks whether the GPU, the machine, or what all share is at fault.
+
+        Returns:
+            What to do with the shot, and whether to try it again at once, before any other: each may have to fail.
+        """
+        shot, given_up = work.item.shot, isinstance(decision, GiveUp)
+        slot.failure = signature(cause, shot.name)
+        elsewhere = self._elsewhere(slot)
+        verdict = await self._machines.failed(
+            place, self._source(shot), slot.failure, cause, given_up=given_up, elsewhere=elsewhere
+        )
         if verdict == "end":
             self._end(self._machines.explain(place, cause))
         elif verdict is not None:
             work.history.clear()  # those attempts were not its own fault
             self._tell_left_out(cause)
-            return Retry(0.0, self._shape.footprint)
-        elif given_up and not work.not_at and self._machines.suspect(place, cause, name, others):
+            return Retry(0.0, self._shape.footprint), False
+        elif given_up and elsewhere and place != DRIVER and not work.not_at and not self._machines.proven(place):
             work.not_at, work.reason = place, reason
-            return Retry(0.0, self._shape.footprint)
-        return None
+            return Retry(0.0, self._shape.footprint), False
+        if given_up:
+            slot.shun = work.subject
+        return decision, not elsewhere and not self._machines.proven(place)
+
+    def _elsewhere(self, slot: Slot) -> bool:
+        """Returns whether a shot may succeed elsewhere: other gangs, or room, do not show this slot's failure."""
+        others = (other for other in self._slots if other is not slot and self._open(other))
+        return self._machines.untried or any(other.failure != slot.failure for other in others)
 
     def _change(self, footprint: Footprint) -> None:
         """Has gangs take less memory from now on: each is started anew, when it next comes to pull a shot."""

@@ -14,7 +14,9 @@ from lynx_parallel.spec.pipeline import REFERENCE_PROMPT
 if TYPE_CHECKING:
     from lynx_parallel.gang.gang import Gang
 
-IDLE_S = 0.1
+LOOK_EVERY_S = 1.0
+STALLED_S = 300.0
+"""Without a new embedding for so long, another gang encodes what is missing."""
 
 
 class SharedTexts:
@@ -46,16 +48,22 @@ class SharedTexts:
             self._claimed = False
 
     async def ready(self, gang: Gang, stopping: Callable[[], bool]) -> None:
-        """Returns once all texts are encoded; has the gang encode them where no other does.
+        """Returns once all texts are encoded, or ``stopping``; has the gang encode them where no other does.
 
         Raises:
             RenderError: the gang's rank failed.
         """
-        while self._claimed and not stopping():
-            await asyncio.sleep(IDLE_S)
-        with self.claimed() as missing:
-            if missing:
-                await gang.encode_prompts(missing)
+        left, waited = len(self._missing()), 0.0
+        while self._claimed and left and waited < STALLED_S and not stopping():
+            await asyncio.sleep(LOOK_EVERY_S)
+            before, left = left, len(self._missing())
+            waited = waited + LOOK_EVERY_S if left == before else 0.0
+        if left and not stopping():
+            self._claimed = True
+            try:
+                await gang.encode_prompts(self._missing())
+            finally:
+                self._claimed = False
 
     def _missing(self) -> list[str]:
         self._texts = self.files.missing(self._texts)  # what is there stays there

@@ -50,6 +50,9 @@ class Slot:
         ranks: of the gang at hand, or being started.
         failed_starts: in a row.
         error: for which it was given up.
+        failure: signature of its last failure; empty since it last made a shot.
+        shun: a subject that is not to come next, as its shots may fail for its own fault.
+        closed: whether it makes no more shots.
     """
 
     gang: Gang | None = None
@@ -58,6 +61,9 @@ class Slot:
     ranks: int = 0
     failed_starts: int = 0
     error: LynxError | None = None
+    failure: str = ""
+    shun: str = ""
+    closed: bool = False
 
     @property
     def places(self) -> frozenset[str]:
@@ -120,8 +126,10 @@ class Queue:
         level = self._levels[priority]
         subject = slot.subject
         if subject not in level:
-            subject = next((other for other in level if other not in taken), next(iter(level)))
-        assert subject is not None
+            others = (other for other in level if other != slot.shun)
+            subject = next((other for other in others if other not in taken), None)
+        if subject is None:
+            subject = next((other for other in level if other != slot.shun), next(iter(level)))
         work = level[subject].popleft()
         self._length -= 1
         if not level[subject]:
@@ -129,6 +137,11 @@ class Queue:
         if not level:
             del self._levels[priority]
         return work
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a shot waits for another place than the one where it failed."""
+        return any(work.not_at for work in self._retries)
 
     def take_stranded(self, gangs: Collection[Collection[str]]) -> list[Work]:
         """Takes out and returns the shots that none of these gangs is to try again.

@@ -28,7 +28,7 @@ OBJECT_STORE_BYTES = 128 * 2**20
 STEPS = 240
 NAME = "astronaut/beach-t01"
 SHOT = (
-    "--only", "astronaut/beach", "--ulysses", "2", "--save-every", "0s",
+    "--only", "astronaut/beach", "--save-every", "0s",
     "--set", f"sampling.num_inference_steps={STEPS}",
 )  # fmt: skip
 
@@ -257,14 +257,19 @@ class Run:
         ]
 
 
+def difference(latents: bytes, expected: bytes) -> float:
+    """Of the norms, relative."""
+    made, whole = load(latents)["latents"], load(expected)["latents"]
+    return float(torch.linalg.vector_norm(made - whole) / torch.linalg.vector_norm(whole))
+
+
 def test_a_gang_across_hosts(hosts: Hosts, expected: bytes, campaign: Path, tmp_path: Path) -> None:
     run = Run(hosts, campaign, tmp_path)
     run.ends()
-    assert f"({hosts.a.name}: 1, {hosts.b.name}: 1 ranks): ring attention between machines" in run.said
+    assert "1 ranks): ring attention between machines, Ulysses within each" in run.said
     assert {rank["host"] for rank in run.sidecar()["ranks"]} == {hosts.a.name, hosts.b.name}
     assert run.sidecar()["layout"] == {"guidance": 1, "ring": 2, "ulysses": 1}
-    made, whole = load(run.latents())["latents"], load(expected)["latents"]
-    assert torch.linalg.vector_norm(made - whole) <= 1e-5 * torch.linalg.vector_norm(whole)
+    assert difference(run.latents(), expected) <= 1e-5
 
 
 @pytest.mark.parametrize("room", [False, True], ids=["until the link is back", "on one host"])
@@ -272,7 +277,7 @@ def test_a_cut_link_costs_an_attempt_and_no_shot(
     hosts: Hosts, expected: bytes, campaign: Path, tmp_path: Path, room: bool
 ) -> None:
     """The retry goes on after the saved step: on the driver's host where there is room, else when the link is back."""
-    # Ulysses also between the hosts: the retry on one host then gives the same bits.
+    # Ulysses also between the hosts: the retry on one host then has the same layout.
     run = Run(hosts, campaign, tmp_path, "--hung-after", "15s", "--ulysses", "2")
     run.until(lambda: saved_steps(run.output) >= 5, "a partial state")
     if room:
@@ -291,4 +296,4 @@ def test_a_cut_link_costs_an_attempt_and_no_shot(
     assert steps(run.output, 2) == list(range(saved + 1, STEPS + 1))
     assert run.events() == ["run_started", "attempt", "retry", "attempt", "done", "run_ended"]
     assert {rank["host"] for rank in run.sidecar()["ranks"]} == {host.name for host in hosts.both[: 2 - room]}
-    assert run.latents() == expected
+    assert difference(run.latents(), expected) <= 1e-6  # ranks have more threads where a host has only one of them
