@@ -711,3 +711,89 @@ def test_ranks_are_told_the_precision_of_the_vae(campaign_of: Any, tmp_path: Pat
     pipeline = campaign.pipeline.model_copy(update={"model": model})
     supervise(replace(campaign, pipeline=pipeline), Loads(iter([])), ClusterSpec())
     assert told == {"tf32"}
+
+
+def test_a_gpu_that_worked_once_does_not_burn_the_rest(campaign_of: Any, tmp_path: Path) -> None:
+    """It fails within a second, again and again, while the others are at work."""
+    world, begun, render = World(iter(())), Counter[str](), FakeGang.render
+
+    async def breaking(gang: FakeGang, *arguments: Any) -> Rendered:
+        place = gang.hellos[0].place
+        begun[place] += 1
+        if place == "here/1" and begun[place] > 1:
+            raise gang._failure("AcceleratorError: CUDA error: uncorrectable ECC error", "raised")
+        if begun[place] > 1:
+            await asyncio.sleep(300)
+        return await render(gang, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeGang, "render", breaking)
+        summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(), "cuda")
+    assert not error
+    assert len(summary.rendered) == len(plan.items)
+
+
+def test_a_gpu_on_which_weights_cannot_be_loaded_is_left_out(campaign_of: Any, tmp_path: Path) -> None:
+    class World1(World):
+        def _check_start(self, machine: str, gpus: list[str]) -> None:
+            if "1" in gpus:
+                error = RenderError("AcceleratorError: CUDA error: uncorrectable ECC error", "raised")
+                error.place, error.host = f"{machine}/1", machine
+                raise error
+
+    world = World1(iter(()))
+    summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(), "cuda")
+    assert not error
+    assert len(summary.rendered) == len(plan.items)
+    assert world.held == [("here", "1")]
+
+
+def test_a_bad_subject_that_comes_first_fails_alone(campaign_of: Any, tmp_path: Path) -> None:
+    render = FakeGang.render
+
+    async def bad(gang: FakeGang, shot: Shot, *arguments: Any) -> Rendered:
+        if shot.subject.id == "b":
+            raise gang._failure("error: OpenCV resize.cpp: assertion failed", "raised")
+        return await render(gang, shot, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeGang, "render", bad)
+        for gangs, device in ((1, "cpu"), (4, "cuda")):
+            campaign = campaign_of(tmp_path / device)
+            summary, _, error = supervise(campaign, World(iter(())), ClusterSpec(gangs=gangs), device)
+            assert not error
+            assert not summary.fault
+            assert not summary.left_out
+            assert {name.split("/")[0] for name in summary.rendered} == {"a"}
+            assert {name.split("/")[0] for name, _ in summary.failed} == {"b"}
+
+
+def test_what_the_driver_cannot_write_is_no_gpu_s_fault(campaign_of: Any, tmp_path: Path) -> None:
+    tmp_path.joinpath("a").write_text("a file where the subject's folder goes")
+    summary, _, error = supervise(campaign_of(tmp_path), World(iter(())), ClusterSpec(), "cuda")
+    assert not error
+    assert not summary.left_out
+    assert {name.split("/")[0] for name in summary.rendered} == {"b"}
+
+
+def test_embeddings_are_waited_for_and_not_the_gang_that_makes_them(campaign_of: Any, tmp_path: Path) -> None:
+    """The first gang encodes, and then takes an hour to load its weights."""
+    world, first = World(iter(())), itertools.count()
+
+    async def start(*arguments: Any) -> FakeGang:
+        if next(first) == 0:
+            world.ranks += 1
+            gang = FakeGang(world, arguments[1], arguments[2], "here", ["3"], "cuda")
+            world.on["here"].add("3")
+            await asyncio.sleep(3600)
+            return gang
+        return await World.start(world, *arguments)
+
+    world.start = start  # type: ignore[method-assign]
+    ends: list[float] = []
+    summary, _, _ = supervise(
+        campaign_of(tmp_path), world, ClusterSpec(), "cuda",
+        say=lambda line: ends.append(asyncio.get_running_loop().time()) if "rendered" in line else None,
+    )  # fmt: skip
+    assert len(summary.rendered) == 13
+    assert ends[0] < 120

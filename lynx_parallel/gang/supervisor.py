@@ -154,10 +154,18 @@ class Supervisor:
             slot.end()
 
     def _fail_stranded(self) -> None:
-        """Fails shots that were to be tried elsewhere, once no gang is left to do it."""
+        """Sees to shots that were to be tried elsewhere, once no gang is left to do it."""
         gangs = [slot.places for slot in self._slots if self._open(slot) and self._has_room(slot)]
         for work in self._queue.take_stranded(gangs):
+            self._strand(work)
+
+    def _strand(self, work: Work) -> None:
+        """Fails a shot whose retries are spent; has any other tried again where it failed."""
+        if work.reason:
             self._fail(work.item, work.reason)
+        else:
+            work.not_at = ""
+            self._queue.retry(work)
 
     def _open(self, slot: Slot) -> bool:
         """Whether a slot goes on."""
@@ -184,7 +192,7 @@ class Supervisor:
             if error is None and not ends and work.not_at not in slot.places:
                 await self._attempt(slot, work)
             elif work.not_at and isinstance(error, NoRoom):
-                self._fail(work.item, work.reason)  # there is no other place to try it
+                self._strand(work)  # there is no other place to try it
             else:
                 self._queue.retry(work)  # another gang may take it meanwhile
         finally:
@@ -228,7 +236,8 @@ class Supervisor:
         Raises:
             LynxError: what came in the way, where it would come in every gang's way and none was ever there.
         """
-        if await self._unfit(error):
+        known = len(self._machines.left_out)
+        if await self._unfit(error) and len(self._machines.left_out) > known:
             slot.failed_starts = 0
             self._tell_left_out(str(error))
             return IDLE_S
@@ -383,17 +392,22 @@ class Supervisor:
             work.history.clear()  # those attempts were not its own fault
             self._tell_left_out(cause)
             return Retry(0.0, self._shape.footprint), False
-        elif given_up and elsewhere and place != DRIVER and not work.not_at and not self._machines.proven(place):
+        elif given_up and elsewhere and place != DRIVER and not work.reason and not self._machines.proven(place):
             work.not_at, work.reason = place, reason
             return Retry(0.0, self._shape.footprint), False
+        elif not given_up and any(place not in other.places for other in self._others(slot)):
+            work.not_at = place  # a place that fails fast must not take all retries while the others work
         if given_up:
             slot.shun = work.subject
         return decision, not elsewhere and not self._machines.proven(place)
 
     def _elsewhere(self, slot: Slot) -> bool:
         """Returns whether a shot may succeed elsewhere: other gangs, or room, do not show this slot's failure."""
-        others = (other for other in self._slots if other is not slot and self._open(other))
-        return self._machines.untried or any(other.failure != slot.failure for other in others)
+        return self._machines.untried or any(other.failure != slot.failure for other in self._others(slot))
+
+    def _others(self, slot: Slot) -> list[Slot]:
+        """Returns the other slots that go on."""
+        return [other for other in self._slots if other is not slot and self._open(other)]
 
     def _change(self, footprint: Footprint) -> None:
         """Has gangs take less memory from now on: each is started anew, when it next comes to pull a shot."""

@@ -25,7 +25,7 @@ class Work:
         not_before: seconds of the loop's clock; a retry waits for its time …
         avoid: … and for another slot than the one it failed in, if one comes free meanwhile.
         not_at: a place that is not to try it again, as the place itself may be at fault; see ``gang.faults``.
-        reason: why it failed there.
+        reason: why it failed there, where its retries are spent.
     """
 
     item: Item
