@@ -128,7 +128,10 @@ def _choose(name: str, device: torch.device, dtype: str) -> tuple[str, Attention
     try:
         chosen = choose_kernel(name, device, getattr(torch, dtype))  # type: ignore[arg-type]
     except ClusterError as error:
-        return first_line(error).removeprefix(f"--attention {name}: ")
+        line, prefix = first_line(error), f"--attention {name}: not available on "
+        if not line.startswith(prefix):
+            return line
+        return line.removeprefix(prefix).partition(": ")[2].partition(". Available: ")[0]
     return chosen[0], chosen[1]
 
 
