@@ -23,9 +23,9 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
-# Tests and benchmark of one GPU; budget 10 minutes beside the installation. REAL=1 takes the published weights, where
-# they are installed, and adds a contact sheet. The first line stands before the installation, which takes minutes. A
-# test that fails does not keep the benchmark from running.
+# Tests and benchmark of one GPU. The budget is 10 minutes, without the installation. REAL=1 uses the published weights,
+# which must be installed, and adds a contact sheet. The device is looked for before the installation, because that
+# takes minutes. The benchmark also runs if a test fails.
 gpu:
 	@nvidia-smi -L >/dev/null 2>&1 || test -e /dev/nvidiactl || { echo "make gpu: no CUDA device on this machine. Nothing was run." >&2; exit 1; }
 	$(MAKE) install

@@ -3,8 +3,8 @@
     python -m benchmarks.contact_sheet
 
 Renders one face and one prompt with each shipped pipeline whose weights and face models are installed, and writes
-results/contact_sheet_<card>.png: a row per pipeline, its frames evenly spaced. Nothing is downloaded. Frames are few
-and steps are few, so that a sheet takes minutes. Exits 3 if no pipeline can be rendered.
+results/contact_sheet_<card>.png: a row per pipeline, its frames evenly spaced. Nothing is downloaded. Few frames and
+few steps keep the time short. Exits 3 if no pipeline can be rendered.
 """
 
 from __future__ import annotations

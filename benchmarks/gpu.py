@@ -1,4 +1,4 @@
-"""What one GPU does with the 14B: matrix products, forwards, decoding, preparation, and a whole shot.
+"""Measures the 14B on one GPU: matrix products, forwards, decoding, preparation, and a whole shot.
 
     python -m benchmarks.gpu
 
@@ -12,10 +12,10 @@ Measures one part after the other within ``--budget`` seconds and writes results
   device and borrowed from the files. The files are written to ``--folder`` first: 37 GB;
 - a shot of 4 steps through ``lynx-render``, in a process of its own.
 
-``--no-files`` writes no files and leaves out what needs them; ``--no-shot`` leaves out the last part. What does not fit
-into the budget or onto the disk is listed as left out; what fails is listed with its error, and the command exits 1.
-Without a CUDA device it measures nothing and exits 3. ``--tiny`` runs all parts on a tiny model on any device. It
-checks the code, measures nothing and writes nothing to results/.
+``--no-files`` writes no files and leaves out the parts that need them. ``--no-shot`` leaves out the last part. A part
+that does not fit into the budget or onto the disk is listed as left out. A part that fails is listed with its error,
+and the command exits 1. Without a CUDA device it measures nothing and exits 3. ``--tiny`` runs all parts on a tiny
+model on any device. It checks the code, measures nothing and writes nothing to results/.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NO_DEVICE = "benchmarks.gpu: no CUDA device here (torch.cuda.is_available() is f
 
 
 def parts(options: argparse.Namespace) -> dict[str, tuple[Callable[[Bench, int], dict[str, Any]], float]]:
-    """The parts by name, in order, each with its share of the budget."""
+    """Returns the parts by name, in order, each with its share of the budget."""
     files = not options.no_files
     found: dict[str, tuple[Callable[[Bench, int], dict[str, Any]], float]] = {
         "matmul": (matmul, 0.05),
@@ -59,7 +59,7 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[Callable[[Bench, int],
 
 
 def measure(bench: Bench, options: argparse.Namespace, save: Callable[[], None]) -> bool:
-    """Runs the parts; returns whether none failed."""
+    """Runs the parts. Returns whether none failed."""
     good = True
     for name, (part, share) in parts(options).items():
         now = time.monotonic()
@@ -80,7 +80,7 @@ def measure(bench: Bench, options: argparse.Namespace, save: Callable[[], None])
 
 
 def kernels_of(part: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns what a part found by kernel, if it did."""
+    """Returns a part's results of each kernel; empty for a part that measures no kernels."""
     return list(part.get("kernels", {}).values())
 
 

@@ -40,7 +40,7 @@ class NoRoom(Exception):
 
 
 def write_pipeline(folder: Path, sizes: Sizes, device: torch.device, until: float) -> Path:
-    """Writes a whole pipeline of random weights; returns the pipeline file.
+    """Writes a whole pipeline of random weights. Returns the pipeline file.
 
     The text encoder is as wide as the real one but has two layers and the demo's vocabulary. Every other part has
     its true shapes.
@@ -88,7 +88,7 @@ def _write(path: Path, shapes: Shapes, device: torch.device) -> None:
 
 
 def _write_small_parts(base: Path, sizes: Sizes) -> None:
-    """VAE and text encoder of these sizes; tokenizer and scheduler of the demo."""
+    """Writes a VAE and a text encoder of these sizes, and the demo's tokenizer and scheduler."""
     random_vae(sizes.vae, torch.device("cpu")).save_pretrained(base / "vae")
     text = UMT5Config(**{key: value for key, value in sizes.stored_text_encoder.items() if key != "dtype"})
     UMT5EncoderModel(text).to(torch.bfloat16).save_pretrained(base / "text_encoder")
@@ -108,7 +108,7 @@ def _write_pipeline_file(folder: Path) -> Path:
 
 
 def stay_offline() -> None:
-    """Keeps this process and those that it starts from downloading. Only installed weights are used."""
+    """Makes this process and its children download nothing, so that only installed weights are used."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     huggingface_hub.constants.HF_HUB_OFFLINE = True  # the variable was read when the hub's library was imported
 

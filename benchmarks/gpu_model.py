@@ -1,4 +1,4 @@
-"""What ``benchmarks.gpu`` runs: the 14B with random weights made on the device, and the sizes it is run at."""
+"""The model of ``benchmarks.gpu``: the 14B with random weights made on the device, and the sizes of each run."""
 
 from __future__ import annotations
 

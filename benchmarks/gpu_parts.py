@@ -40,7 +40,7 @@ from lynx_parallel.weights import WeightFiles, find_weights
 
 
 class LeftOut(Exception):
-    """A part is not measured; says why."""
+    """A part is not measured. The message gives the reason."""
 
 
 class Bench:
@@ -62,7 +62,7 @@ class Bench:
         self._pipeline = real
 
     def weights(self) -> WeightFiles:
-        """The weights files; random ones are written at the first call.
+        """Returns the weights files. Writes random ones at the first call.
 
         Raises:
             NoRoom: no disk or no time for them.
@@ -76,7 +76,7 @@ class Bench:
                 try:
                     self._pipeline = str(write_pipeline(self.folder, self.sizes, self.device, self.part_end))
                 except NoRoom as reason:
-                    self._no_room = reason  # asked once: writing takes long
+                    self._no_room = reason  # tried only once, because writing takes long
                     raise
             from lynx_parallel.spec.load import load_campaign
 
@@ -84,12 +84,12 @@ class Bench:
         return self._weights
 
     def manifest(self) -> Path:
-        """A campaign of one shot with these weights."""
+        """Writes a campaign of one shot with these weights. Returns the manifest."""
         assert self._pipeline is not None
         return write_manifest(self.folder, self._pipeline, self.sizes.videos["480p"])
 
     def transformer(self) -> LynxTransformer:
-        """The transformer on the device, made or loaded at the first call."""
+        """Returns the transformer on the device. Makes or loads it at the first call."""
         if self._transformer is None:
             if self.real:
                 self._transformer = load_transformer(self.weights(), dtype=torch.bfloat16, device=self.device)
@@ -104,7 +104,7 @@ class Bench:
 
 
 def matmul(bench: Bench, repeats: int) -> dict[str, Any]:
-    """TFLOP/s of large bf16 matrix products."""
+    """Measures TFLOP/s of large bf16 matrix products."""
     found = {}
     for rows, inputs, outputs in bench.sizes.gemms:
         a = torch.randn(rows, inputs, device=bench.device, dtype=torch.bfloat16)
@@ -117,7 +117,7 @@ def matmul(bench: Bench, repeats: int) -> dict[str, Any]:
 
 
 def forwards(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
-    """One forward of one branch by attention kernel; the kernel that ``auto`` takes comes first."""
+    """Measures one forward of one branch by attention kernel, first the kernel that ``auto`` takes."""
     config, device = bench.sizes.transformer, bench.device
     auto, _ = attention_kernel("auto", device, torch.bfloat16)
     names = sorted(KERNELS, key=lambda name: name != auto)
@@ -150,7 +150,7 @@ def forwards(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
 def time_forward(
     forward: Callable[[], torch.Tensor], device: torch.device, repeats: int, until: float
 ) -> dict[str, Any]:
-    """Seconds of a forward, its peak of allocated memory, and whether its last result is finite."""
+    """Returns seconds of a forward, its peak of allocated memory, and whether its last result is finite."""
     last: list[torch.Tensor] = []
 
     def work() -> None:
@@ -165,7 +165,7 @@ def time_forward(
 
 
 def decodes(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
-    """Decoding on one rank, convolutions in tf32 and in fp32."""
+    """Measures decoding on one rank, with convolutions in tf32 and in fp32."""
     bench.release()
     vae = random_vae(bench.sizes.vae, bench.device)
     latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=bench.device)
@@ -181,7 +181,10 @@ def decodes(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
 
 
 def prepare(bench: Bench, repeats: int, *, files: bool) -> dict[str, Any]:
-    """Loading, and the fixed seconds of a new prompt and a new subject; without files, with random weights kept."""
+    """Measures loading, and the fixed seconds of a new prompt and of a new subject.
+
+    Without files, uses random weights with the projections kept and measures no loading.
+    """
     try:
         if not files and not bench.real:
             raise NoRoom("--no-files")
@@ -199,7 +202,7 @@ def prepare(bench: Bench, repeats: int, *, files: bool) -> dict[str, Any]:
 
 
 def shot(bench: Bench, repeats: int) -> dict[str, Any]:
-    """One shot through the command line, once."""
+    """Measures one shot through the command line, once."""
     bench.weights()
     bench.release()
     command = [sys.executable, "-m", "lynx_parallel.cli", str(bench.manifest()), "--device", bench.device.type]

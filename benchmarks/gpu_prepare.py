@@ -1,4 +1,4 @@
-"""Seconds of loading and of preparing: what a run, a new prompt and a new subject cost before the first step."""
+"""Measures loading and preparing: the seconds of a run, a new prompt and a new subject before the first step."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ REFERENCE_SIZE = 256
 def time_preparation(
     sizes: Sizes, device: torch.device, modes: Mapping[str, Callable[[], LynxTransformer]], repeats: int
 ) -> dict[str, Any]:
-    """Times the parts that do not depend on the projections once, the others in each mode.
+    """Measures the parts that do not depend on the projections once, and the other parts in each mode.
 
     Args:
-        modes: by name (``kept``, ``borrowed``), what gives the transformer. Its seconds count as loading.
+        modes: by name (``kept``, ``borrowed``), a function that loads the transformer. Its seconds count as loading.
     """
     found: dict[str, Any] = {"encoders": _encoders(sizes, device, repeats)}
     reset_peak(device)

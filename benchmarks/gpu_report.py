@@ -1,4 +1,4 @@
-"""The text of ``benchmarks.gpu``'s results, and the card it ran on."""
+"""The report of ``benchmarks.gpu``, and a description of the card on which it ran."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from benchmarks.machine import describe, describe_in_words, table
 
 AIM_S, AIM_CARD = 2.5, "H200"
-"""Seconds of one forward at 480p that are aimed at, and the card they are aimed at on."""
+"""Target seconds of one forward at 480p, and the card for which the target is set."""
 AIM = (
     f"Aim: ≤ {AIM_S} s a forward at 480p on an {AIM_CARD}. That is 85 % of the 790 TFLOP/s that large bf16 matrix "
     "products reach there."
@@ -21,7 +21,7 @@ AIM = (
 
 
 def describe_gpu() -> dict[str, Any]:
-    """``machine.describe`` with the driver, CUDA, cuDNN and the attention packages."""
+    """Returns ``machine.describe()`` with the driver, CUDA, cuDNN and the attention packages."""
     machine = describe()
     for name in ("flash-attn", "flash-attn-3"):
         try:
@@ -47,7 +47,7 @@ def slug(machine: Mapping[str, Any]) -> str:
 
 
 def report(machine: Mapping[str, Any], configuration: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """The Markdown of what was found so far."""
+    """Returns the Markdown report of what was found so far."""
     rate = max((one["tflop_per_s"] for one in _rows(found, "matmul").values()), default=None)
     sections = [
         f"# One GPU and the 14B\n\n{describe_in_words(machine)}"
@@ -66,7 +66,7 @@ def report(machine: Mapping[str, Any], configuration: Mapping[str, Any], found: 
 
 
 def _rows(found: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """A part's entries that are tables of their own."""
+    """Returns the entries of a part that are mappings."""
     return {name: value for name, value in found.get(part, {}).items() if isinstance(value, Mapping)}
 
 

@@ -9,8 +9,8 @@ to a temporary folder. Every rank is a fresh process; its figures come from the 
 - two ranks: sum of proportional set sizes, after each has read every weight, ≤ 1.3 × that of one rank alone;
 - two ranks, sharded: each one's peak ≤ bytes of its share × 1.15 + 1 GB.
 
-Exits 1 if one fails. ``--stored float32`` writes the base in fp32. Ranks that convert it share no pages, so the second
-criterion then holds for two ranks that read the copy which ``lynx-render fetch --convert`` makes.
+Exits 1 if one fails. ``--stored float32`` writes the base in fp32. Ranks that convert it share no pages. The second
+criterion then applies to two ranks that read the copy that ``lynx-render fetch --convert`` makes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def write_checkpoint(folder: Path, stored: str) -> dict[str, int]:
 
 
 def write_copy(folder: Path, stored: str) -> dict[str, int]:
-    """Stores the transformer once more in bf16, as ``lynx-render fetch --convert`` does; returns bytes of the files."""
+    """Stores a bf16 copy of the transformer, as ``lynx-render fetch --convert`` does. Returns its files' bytes."""
     if stored == "bfloat16":
         return {}
     source, target = folder / "wan" / "transformer", folder / "converted"

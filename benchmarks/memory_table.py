@@ -1,4 +1,4 @@
-"""Predicted memory of a rank of Wan2.1-T2V-14B with Lynx, and the cards that it fits.
+"""Predicts the memory of a rank of Wan2.1-T2V-14B with Lynx, and the cards on which it fits.
 
     python -m benchmarks.memory_table
 
@@ -79,14 +79,14 @@ def parts(every: list[Case]) -> str:
 
 
 def cards(every: list[Case]) -> str:
-    """Returns the table of cards: the first way that fits, of those which change the least."""
+    """Returns the table of cards: for each card, the first way of rendering that fits."""
     head = ["adapters", "size", "GPUs", "`--shard-weights`", *(f"{card} GB" for card in CARDS)]
     ways: dict[tuple[str, str, int, bool], list[Case]] = {}
     for case in every:
         ways.setdefault((case.variant, case.size, case.gpus, case.sharded), []).append(case)
     rows = []
     for (variant, size, gpus, sharded), options in ways.items():
-        # Projections left in the file cost seconds for each prompt; tiles change pixels.
+        # Keeping projections is tried first. Leaving them in the file costs time per prompt. Tiles change pixels.
         options.sort(key=lambda case: (case.tiled, not case.kept))
         cells = [next((_mark(case) for case in options if fits(case.made, card * GB)), "–") for card in CARDS]
         rows.append([variant, size, str(gpus), _word(sharded), *cells])

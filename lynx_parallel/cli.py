@@ -173,7 +173,7 @@ def doctor(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check this machine: GPUs, kernels, packages, disks, and the weights of PIPELINE; downloads nothing."""
+    """Check this machine and the weights of PIPELINE. Checks GPUs, kernels, packages and disks; downloads nothing."""
     from lynx_parallel.doctor.examine import examine
     from lynx_parallel.doctor.report import text
     from lynx_parallel.spec.cluster import ClusterSpec
@@ -188,12 +188,12 @@ def doctor(
 def fetch(
     pipeline: Annotated[str, typer.Argument(help="Pipeline file, or the bare name of a shipped one (lynx-full).")],
     convert: Annotated[
-        bool, typer.Option("--convert", help="Store a base kept in fp32 once more in the pipeline's dtype.")
+        bool, typer.Option("--convert", help="Also store a copy of an fp32 transformer in the pipeline's dtype.")
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Download the weights and face models of PIPELINE, check them, show where they lie."""
+    """Download the weights and face models of PIPELINE. Checks each file and shows where it is stored."""
     from lynx_parallel.fetch import fetch as fetch_all
     from lynx_parallel.spec.load import load_pipeline
     from lynx_parallel.transfer import shown_size

@@ -1,7 +1,7 @@
-"""A transformer kept in another type than the pipeline's, stored once more in the pipeline's.
+"""A copy of a transformer in the pipeline's dtype, for a base that is published in another dtype.
 
-A rank that reads fp32 files converts them into memory of its own. A copy in the pipeline's type is mapped, so that all
-ranks of a machine share its pages. Values are equal bit for bit, and digests stay those of the published files.
+A rank that reads fp32 files converts them into its own memory. A copy in the pipeline's dtype is mapped instead, so all
+ranks of a machine share its pages. The values are identical bit for bit. Digests stay those of the published files.
 Imports neither torch nor Ray.
 """
 
@@ -21,13 +21,13 @@ from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.weights import Remembered, WeightFiles
 
 FORMAT = 1
-"""Part of a copy's name. Any change of what a conversion writes needs a new number."""
+"""Version of a copy's content, part of its name. Increase it when a conversion writes something else."""
 MANIFEST = "converted.json"
 _PREFIX = "base/transformer/"
 
 
 def with_converted(weights: WeightFiles, digests: Mapping[str, str], dtype: str) -> WeightFiles:
-    """Returns the weights with the converted copy of their transformer, or unchanged where no whole copy exists.
+    """Returns the weights with the converted copy of their transformer, or unchanged if no complete copy exists.
 
     Args:
         digests: of the published files, by ``weight_digests``.
@@ -40,9 +40,9 @@ def with_converted(weights: WeightFiles, digests: Mapping[str, str], dtype: str)
 def convert(
     weights: WeightFiles, digests: Mapping[str, str], dtype: str, on_progress: Callable[[int, int], None]
 ) -> WeightFiles:
-    """Stores the transformer in the pipeline's type, unless a copy exists or the base has that type already.
+    """Stores a copy of the transformer in the pipeline's dtype, unless one exists or the base already has that dtype.
 
-    A conversion that was interrupted continues with the file at which it stopped.
+    An interrupted conversion resumes with the file at which it stopped.
 
     Args:
         on_progress: called with the bytes written and the bytes to write.
@@ -72,12 +72,12 @@ def _sources(digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def _root(digests: Mapping[str, str], dtype: str) -> Path:
-    """Where a copy lies: its name follows from the published files, so that a copy of others is never found."""
+    """Returns the folder of a copy. Its name is a digest of the published files: a copy of other files is not found."""
     return cache_root() / "converted" / digest([FORMAT, dtype, _sources(digests)])
 
 
 def _is_whole(root: Path) -> bool:
-    """Whether a copy holds every file as it was written."""
+    """Returns whether a copy holds every file as it was written."""
     remembered = Remembered()
     try:
         files = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -89,7 +89,7 @@ def _is_whole(root: Path) -> bool:
 
 
 def _run(source: Path, target: Path, dtype: str, on_progress: Callable[[int, int], None]) -> bool:
-    """Converts in a process of its own; returns False where the files are of this type already."""
+    """Converts in a child process. Returns False if the files already have this dtype."""
     command = [sys.executable, "-m", "lynx_parallel.model.convert", str(source), str(target), dtype]
     total = 0
     with (
@@ -112,7 +112,7 @@ def _run(source: Path, target: Path, dtype: str, on_progress: Callable[[int, int
 
 
 def _publish(part: Path, root: Path, sources: Mapping[str, str]) -> None:
-    """Gives a finished copy its manifest and its name."""
+    """Writes the manifest of a finished copy, then renames the copy to its final name."""
     for cut_off in (part / "transformer").glob("*.part"):
         cut_off.unlink(missing_ok=True)
     sha256 = {path.relative_to(part).as_posix(): sha256_file(path) for path in sorted((part / "transformer").iterdir())}

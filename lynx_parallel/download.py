@@ -16,7 +16,7 @@ from lynx_parallel.transfer import Transfer, shown_size
 from lynx_parallel.weights import Remembered
 
 SIDE_BY_SIDE = 4
-"""Files downloaded at a time. One connection seldom fills the line."""
+"""Files downloaded at the same time. One connection seldom uses the whole bandwidth."""
 _SHA256_DIGITS = 64
 
 
@@ -25,7 +25,7 @@ class Download:
     """A file to download.
 
     Attributes:
-        path: where the file is to lie.
+        path: where the file is stored.
         size: bytes, if known.
         digest: what the content must hash to, if known: a sha256, or git's object id.
         suffix: of the partial file, which lies beside ``path``.
@@ -44,12 +44,12 @@ class Download:
 
     @property
     def arrived(self) -> int:
-        """Bytes that an interrupted download has left, 0 where it cannot be resumed."""
+        """Bytes that an interrupted download has left; 0 if it cannot be resumed."""
         have = self.part.stat().st_size if self.part.exists() else 0
         return 0 if self.size is not None and have > self.size else have
 
     def is_there(self, remembered: Remembered) -> bool:
-        """Returns whether the file lies at its place with the right size and content."""
+        """Returns whether ``path`` exists with the right size and content."""
         if not self.path.is_file() or self.size not in (None, self.path.stat().st_size):
             return False
         if self.digest is None:
@@ -59,7 +59,7 @@ class Download:
 
 
 def with_sizes(downloads: Sequence[Download]) -> list[Download]:
-    """Asks the servers for the sizes that are not known.
+    """Returns the downloads with their sizes. Asks the servers for unknown sizes.
 
     Raises:
         HTTPError: a server cannot be reached or does not have the file.
@@ -78,9 +78,9 @@ def with_sizes(downloads: Sequence[Download]) -> list[Download]:
 
 
 def download_all(downloads: Sequence[Download], transfer: Transfer, remembered: Remembered) -> None:
-    """Downloads files to their places; each appears there only when it is whole.
+    """Downloads the files. Each one appears at its path only when it is complete.
 
-    Whatever stops this, partial files stay, from which the next call resumes.
+    An interrupted call leaves partial files. The next call resumes from them.
 
     Raises:
         ClusterError: the content of a file is wrong.
@@ -98,10 +98,10 @@ def download_all(downloads: Sequence[Download], transfer: Transfer, remembered: 
 
 
 def check_room(downloads: Sequence[Download]) -> None:
-    """Compares what is still to be downloaded with the room on each disk.
+    """Checks that each disk has room for what is still to be downloaded.
 
     Raises:
-        ClusterError: a disk has less.
+        ClusterError: a disk has too little.
     """
     folders: dict[int, Path] = {}
     needed: dict[int, int] = {}
@@ -130,7 +130,7 @@ def _download(download: Download, transfer: Transfer) -> str:
             break
         except HTTPError as error:
             if isinstance(error, HfHubHTTPError) or download.arrived <= arrived:
-                raise  # an answer, or no progress
+                raise  # the server refused, or nothing more arrived
     sha256 = sha256_file(download.part)
     if download.digest is not None:
         found = sha256 if len(download.digest) == _SHA256_DIGITS else _git_id(download.part)
@@ -145,7 +145,7 @@ def _download(download: Download, transfer: Transfer) -> str:
 
 
 def _receive(download: Download, arrived: int, transfer: Transfer) -> None:
-    """Appends what is missing of a file to its partial file."""
+    """Downloads the rest of a file into its partial file."""
     from huggingface_hub.file_download import http_get
 
     headers = {**download.headers, "Accept-Encoding": "identity"}  # compressed content could not be resumed
@@ -157,11 +157,11 @@ def _receive(download: Download, arrived: int, transfer: Transfer) -> None:
 
 
 def _bar(transfer: Transfer, arrived: int) -> Any:
-    """Returns the progress bar class that ``http_get`` is to use: it hands the bytes on to ``transfer``."""
+    """Returns a progress bar class for ``http_get`` that reports the bytes to ``transfer``."""
 
     class Bar:
         def __init__(self, *, initial: int = 0, **_: Any):
-            transfer.advance(initial - arrived)  # 0, or the server begins anew
+            transfer.advance(initial - arrived)  # negative if the server restarts the file
 
         def __enter__(self) -> Self:
             return self

@@ -13,7 +13,7 @@ class LynxError(Exception):
     """Base of all errors a user can act on. ``str(error)`` is one line (several for InputErrors).
 
     Attributes:
-        place: where it happened, as ``Hello.place``; empty where that is the driver, or not known.
+        place: where it happened, as ``Hello.place``; empty for the driver, or if unknown.
         host: name of that machine.
     """
 

@@ -1,7 +1,7 @@
-"""lynx-render fetch: downloads the weights and face models of a pipeline, and says what lies where.
+"""lynx-render fetch: downloads the weights and face models of a pipeline, and shows where they are stored.
 
-Files of the hub go to its own cache, where every other program finds them too. They are downloaded here rather than by
-``snapshot_download``, which begins each file anew after an interruption. Imports neither torch nor Ray.
+Files of the hub go to the hub's own cache, where other programs find them. This module downloads them by itself,
+because ``snapshot_download`` restarts every file after an interruption. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A part of a pipeline as it lies on this machine.
+    """A part of a pipeline that is stored on this machine.
 
     Attributes:
         name: ``base``, an adapter, a face model, or ``converted``.
@@ -62,15 +62,15 @@ class Fetched:
 
 
 def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO, say: Callable[[str], None]) -> list[Fetched]:
-    """Downloads what a pipeline names and this machine lacks.
+    """Downloads the files of a pipeline that are missing on this machine.
 
     Args:
-        converting: also stores a base kept in another type once more in the pipeline's.
+        converting: also stores a copy of the transformer in the pipeline's dtype, if its files have another one.
         stream: where progress is shown.
-        say: takes each line.
+        say: prints a line for the user.
 
     Returns:
-        Where everything lies, whether it has just been downloaded or not.
+        All parts of the pipeline, including those that were present before.
 
     Raises:
         CheckpointError: the pipeline names something that does not exist.
@@ -106,7 +106,7 @@ def _hub_files(spec: PipelineSpec, licenses: dict[str, str]) -> Iterator[Downloa
     from huggingface_hub.utils import disable_progress_bars, filter_repo_objects, logging
 
     disable_progress_bars()
-    logging.set_verbosity_error()  # retries are no news
+    logging.set_verbosity_error()  # hides the library's lines about retries
     patterns: dict[tuple[str, str | None], list[str]] = {}
     if base := hub_base(spec.model.base):
         patterns.setdefault(base, []).extend(BASE_PATTERNS)
@@ -125,7 +125,7 @@ def _hub_files(spec: PipelineSpec, licenses: dict[str, str]) -> Iterator[Downloa
 
 
 def _ask_hub(repo: str, revision: str | None) -> Any:
-    """Returns what the hub knows of a repository and its files."""
+    """Returns the hub's description of a repository and its files."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -141,7 +141,7 @@ def _ask_hub(repo: str, revision: str | None) -> Any:
 
 
 def _hub_download(repo: str, commit: str, file: Any) -> Download:
-    """Returns the download of a file to its blob in the hub's cache, to which ``find_weights`` then links."""
+    """Returns the download of a file to its blob in the hub's cache. ``find_weights`` later links to the blob."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import build_hf_headers
@@ -158,7 +158,7 @@ def _hub_download(repo: str, commit: str, file: Any) -> Download:
 
 
 def _face_files(spec: PipelineSpec) -> Iterator[Download]:
-    """Yields the face models that a pipeline names and that are published elsewhere."""
+    """Yields the downloads of a pipeline's face models, which are not published on the hub."""
     if spec.face and spec.face.detector == BUFFALO_L and not pack_folder().exists():
         yield Download(PACK_URL, _archive())
     if spec.face and spec.face.recognizer == ARCFACE:
@@ -249,8 +249,8 @@ def _shown_url(url: object) -> str:
 
 @contextlib.contextmanager
 def _remedies() -> Iterator[None]:
-    """Turns what goes wrong with a server or a disk into one line that says what to do."""
-    # Only hub weights pay for this import; HTTPError is that of the library which huggingface_hub uses.
+    """Turns errors of servers and disks into a ClusterError of one line with a remedy."""
+    # Imported late because it is slow. HTTPError belongs to the HTTP library that huggingface_hub uses.
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     again = "run fetch again: it resumes"

@@ -147,13 +147,13 @@ def _later_fields(kind: type[BaseModel]) -> tuple[str, ...]:
 def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str], device: str = "cpu") -> str:
     """What a subject's cached data (crops, landmarks, embedding, reference latent) depends on, as one digest.
 
-    The seed counts only where the reference latent is drawn with it. The device counts only where a network makes
-    something on it. It is left out for the CPU, so that caches from before it counted stay valid.
+    The seed counts only if the reference latent is drawn with it. The device counts only if a network computes part of
+    the data. ``cpu`` is left out of the digest, so that older caches stay valid.
 
     Args:
         device: kind of device that makes the data, ``cpu`` or ``cuda``.
 
-    Other arguments and errors as of ``identify``.
+    Other arguments and errors as in ``identify``.
     """
     sampling = shot.sampling
     settings = _subject_settings(campaign, shot.subject, weights)
@@ -170,7 +170,7 @@ def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str], devi
 
 
 def prompt_salt(weights: Mapping[str, str], dtype: str, device: str) -> str:
-    """Returns what a prompt's embedding depends on beside its text, as one digest.
+    """Returns a digest of all that a prompt's embedding depends on, except its text.
 
     Args:
         weights: of ``weights.weight_digests``.
@@ -182,7 +182,7 @@ def prompt_salt(weights: Mapping[str, str], dtype: str, device: str) -> str:
 
 
 def _vae(campaign: Campaign) -> dict[str, str]:
-    """The VAE's precision, as a setting of a digest. The default stays out: what was done before it stays done."""
+    """Returns the VAE's precision as a setting of a digest. The default is left out, so finished shots stay done."""
     model = campaign.pipeline.model
     return {} if model.vae_dtype == type(model).model_fields["vae_dtype"].default else {"vae_dtype": model.vae_dtype}
 

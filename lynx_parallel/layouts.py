@@ -100,7 +100,7 @@ class Layouts:
         """Returns a shot's layout: the one asked for, else the best that fits of at most so many ranks.
 
         Args:
-            breaks: numbers of the ranks with which another machine begins.
+            breaks: indexes of the ranks at which the next machine begins.
         """
         return self.asked or self._best(self.needs(shot), ranks, breaks)
 

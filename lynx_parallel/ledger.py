@@ -56,11 +56,11 @@ class Output:
         return set((self.private / "partial").glob("*.safetensors"))
 
     def prompts(self, salt: str) -> PromptFiles:
-        """Returns where prompt embeddings lie, so that all gangs share them."""
+        """Returns where prompt embeddings are stored. All gangs share them."""
         return PromptFiles(self.private / "prompts", salt)
 
     def forget_prompts(self) -> None:
-        """Removes the embeddings: a finished campaign needs them no more."""
+        """Deletes the prompt embeddings. A finished campaign no longer needs them."""
         shutil.rmtree(self.private / "prompts", ignore_errors=True)
 
     def logs(self, name: str, attempt: int) -> Path:
@@ -184,7 +184,7 @@ class Output:
 
 
 class PromptFiles(NamedTuple):
-    """Files of prompt embeddings, one a text.
+    """Files of prompt embeddings, one per text.
 
     Attributes:
         salt: digest of all that an embedding depends on beside the text.

@@ -91,8 +91,8 @@ class LynxPipeline:
     Build it with ``from_pretrained``. Conditioning that does not change between calls (a subject's
     reference features, a prompt's keys and values) is kept and reused, see ``conditioning_entries``.
 
-    fp32 arithmetic on CUDA is true fp32 from then on in the whole process, and not TF32, which torch would use for
-    convolutions. ``vae_dtype`` may ask for TF32 in the VAE.
+    Building a pipeline makes fp32 arithmetic on CUDA true fp32 in the whole process. torch's default for convolutions
+    is TF32. ``vae_dtype="tf32"`` uses TF32 in the VAE.
     """
 
     conditioning_entries = 8

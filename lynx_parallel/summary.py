@@ -16,8 +16,8 @@ class Summary:
     Attributes:
         failed, blocked: (name, reason).
         retries: attempts that failed and were made again.
-        left_out: machines and GPUs that were at fault and not used any more, each with its reason.
-        fault: what made every shot fail, with a remedy; empty where nothing did.
+        left_out: machines and GPUs that were excluded because they were at fault, each with its reason.
+        fault: the fault that ended the run, with a remedy; empty if there was none.
         conditioning: how often subjects, texts, identities and references were made, and how often found kept.
         stopped_by: number of the signal that ended the run early; SIGUSR1 also for ``--stop-after``.
     """

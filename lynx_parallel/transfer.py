@@ -1,4 +1,4 @@
-"""Progress of a long transfer: a bar on a terminal, else a line now and then."""
+"""Shows the progress of a long transfer: a bar on a terminal, otherwise a line every ``LINE_EVERY_S`` seconds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Transfer:
 
     Args:
         total: bytes to transfer.
-        arrived: bytes of these that an earlier attempt has transferred.
+        arrived: bytes that an earlier attempt has already transferred; part of ``total``.
         verb: what is done, such as "downloaded".
         stream: where progress is shown.
-        say: takes each line where ``stream`` is no terminal.
+        say: prints a line of progress; used if ``stream`` is no terminal.
     """
 
     def __init__(self, total: int, arrived: int, verb: str, stream: TextIO, say: Callable[[str], None]):

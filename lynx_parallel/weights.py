@@ -39,7 +39,7 @@ class WeightFiles:
 
     Attributes:
         ref: None for lite.
-        converted: folder of the base's transformer stored once more in the pipeline's type, if there is one; see
+        converted: folder of a copy of the base's transformer in the pipeline's dtype, or None; see
             ``lynx_parallel.converted``.
     """
 
@@ -97,12 +97,12 @@ def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
 
 
 def pack_folder() -> Path:
-    """Returns where insightface itself keeps its pack buffalo_l."""
+    """Returns the folder in which insightface keeps its pack buffalo_l."""
     return Path("~/.insightface/models/buffalo_l").expanduser()
 
 
 def arcface_file() -> Path:
-    """Returns where facexlib's recogniser is kept."""
+    """Returns the path at which facexlib's recogniser is expected."""
     return cache_root() / "recognition_arcface_ir_se50.pth"
 
 
@@ -171,7 +171,7 @@ def check_sizes(path: Path, config: Mapping[str, Any], largest: Mapping[str, int
     """
     for key, top in largest.items():
         size = config.get(key)
-        if size is None and not required:  # diffusers writes null for what it works out by itself
+        if size is None and not required:  # diffusers writes null for sizes that it derives from others
             continue
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= top:
             raise CheckpointError(f"{path}: {key}: {one_line(size)}: expected a whole number from 1 to {top}")

@@ -1,4 +1,4 @@
-"""A base kept in fp32, stored once more in bf16: the same values and digests, and no copy that is not whole."""
+"""A bf16 copy of an fp32 base: it has the same values and digests, and an incomplete copy is never used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rank processes are given, and whom they listen to."""
+"""Environment variables of rank processes, and the network interface that they use."""
 
 from __future__ import annotations
 

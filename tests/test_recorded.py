@@ -26,7 +26,7 @@ RECORDED = Path(__file__).parent / "recorded"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy, with new mtimes: contents are compared then."""
+    """A copy with new mtimes, so that contents are compared."""
     return Path(shutil.copytree(RECORDED, tmp_path / "recorded", copy_function=shutil.copyfile))
 
 

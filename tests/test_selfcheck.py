@@ -1,4 +1,4 @@
-"""The self-check of a rank and of a gang: good on this CPU, and each check fails on a broken input."""
+"""The self-check of a rank and of a gang: all checks pass on this CPU, and each fails on a broken input."""
 
 from __future__ import annotations
 

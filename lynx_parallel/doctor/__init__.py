@@ -1,1 +1,1 @@
-"""What ``lynx-render doctor`` finds out about this machine."""
+"""``lynx-render doctor``: checks whether this machine can render."""

@@ -1,4 +1,7 @@
-"""Starts the doctor's processes that use torch, and turns a crash or a hang of one into a failed check. No torch."""
+"""Starts the doctor's child processes, which use torch. Reports a crash or a hang of one as a failed check.
+
+Does not import torch itself.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from lynx_parallel.gang.messages import Check
 from lynx_parallel.gang.remedies import remedy_for
 
 TIMEOUT_S = 120.0
-"""Seconds after which a child process counts as hung; the first import of torch from a slow disk takes most of it."""
+"""Seconds after which a child process counts as hung. The first import of torch from a slow disk may take most."""
 
 
 @dataclass
@@ -29,20 +32,20 @@ class Answer:
 
     Attributes:
         results: by kind, in the order of arrival.
-        failure: how the process ended, where it did not end well.
+        failure: how the process failed; None if it ended normally.
     """
 
     results: dict[str, list[Any]] = field(default_factory=dict)
     failure: Check | None = None
 
     def checks(self) -> list[Check]:
-        """Returns the checks reported, and the failure as one more."""
+        """Returns the reported checks. A failure of the process comes last, as one more check."""
         checks = [Check(**result) for result in self.results.get("check", [])]
         return [*checks, self.failure] if self.failure else checks
 
 
 def ask(what: str, device: str, *arguments: str, timeout: float = TIMEOUT_S) -> Answer:
-    """Runs ``lynx_parallel.doctor.device`` with these arguments and returns what it reported until its end."""
+    """Runs ``lynx_parallel.doctor.device`` with these arguments and returns what it reported."""
     # faulthandler names the module in which a process crashes.
     command = [sys.executable, "-X", "faulthandler", "-m", "lynx_parallel.doctor.device", what, device, *arguments]
     environment = dict(os.environ)
@@ -77,7 +80,7 @@ def ask_together(questions: Sequence[tuple[str, str, *tuple[str, ...]]], timeout
 
 
 def ask_links(devices: Sequence[str], timeout: float = TIMEOUT_S) -> list[Answer]:
-    """Returns the answers of one process a device, all in one process group."""
+    """Returns the answers of one process per device. All of them join one process group."""
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
         size = str(len(devices))
@@ -97,7 +100,7 @@ def _results(lines: str) -> dict[str, list[Any]]:
 
 
 def _failure(status: int | None, doing: str, stderr: str, seconds: float) -> Check:
-    where = re.search(r'File "([^"]+)", line \d+ in \S+', stderr)  # faulthandler's words: the innermost call
+    where = re.search(r'File "([^"]+)", line \d+ in \S+', stderr)  # faulthandler prints the innermost call first
     at = f", in {where[1]}" if where else ""
     last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
     if status is None:

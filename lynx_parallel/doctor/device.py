@@ -1,7 +1,7 @@
-"""The part of ``lynx-render doctor`` that needs torch: ``python -m lynx_parallel.doctor.device``, one process a device.
+"""The part of ``lynx-render doctor`` that needs torch, run as ``python -m lynx_parallel.doctor.device``.
 
-A broken build may crash or hang the process that uses it. Each result is one line of JSON on stdout, and ``doing``
-comes before what may crash, so that the parent process can report both.
+Each device has its own process, because a broken build may crash or hang. Each result is one line of JSON on stdout.
+``doing`` is written before each step that may crash, so that the parent process can name the step.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 DTYPES = ("bfloat16", "float32")
 LINK_TIMEOUT_S = 30
-"""Of joining and of each collective; all of it ends before the parent process gives up."""
+"""Seconds that joining and each collective may take. The parent process waits longer (``children.TIMEOUT_S``)."""
 
 
 class Emitter:
-    """Writes one JSON object a line."""
+    """Writes one JSON object per line."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -41,7 +41,7 @@ class Emitter:
 
 
 def overview(emit: Emitter, cuda: bool) -> None:
-    """Emits torch's versions and the GPUs; ``error`` if CUDA is wanted and cannot be used."""
+    """Emits torch's versions. With ``cuda``, also emits the GPUs, or ``error`` if CUDA cannot be used."""
     emit(doing="import torch")
     import torch
 
@@ -120,7 +120,7 @@ def examine(emit: Emitter, name: str, output: Path) -> None:
 
 
 def _choose(name: str, device: torch.device, dtype: str) -> tuple[str, Attention] | str:
-    """The kernel, or the reason why it is not available."""
+    """Returns the kernel's name and the kernel, or the reason why it is not available."""
     import torch
 
     from lynx_parallel.model.attention import choose_kernel
@@ -136,7 +136,7 @@ def _choose(name: str, device: torch.device, dtype: str) -> tuple[str, Attention
 
 
 def _try(emit: Emitter, name: str, device: torch.device, dtype: str) -> str:
-    """``works``, or the reason why the kernel does not."""
+    """Returns ``works``, or the reason why the kernel does not work."""
     import torch
 
     from lynx_parallel.gang.selfcheck import check_attention
@@ -153,7 +153,7 @@ def _try(emit: Emitter, name: str, device: torch.device, dtype: str) -> str:
 
 
 def link(emit: Emitter, name: str, rank: int, size: int, store: str) -> None:
-    """Emits a self-check of the group of all devices; every device's process calls it at once."""
+    """Emits a self-check of the group of all devices. The processes of all devices must call it."""
     emit(doing="import torch and diffusers")
     from datetime import timedelta
 
@@ -180,14 +180,14 @@ def link(emit: Emitter, name: str, rank: int, size: int, store: str) -> None:
 
 
 def _shown(check: Check) -> dict[str, Any]:
-    """The check as JSON; a remedy that names this command is of no use in its own output."""
+    """Returns the check as JSON. Replaces a remedy that says to run this command: the user has just run it."""
     if "lynx-render doctor" in check.remedy:
         check = replace(check, remedy="No remedy is known for this error. Report it with the output of --json.")
     return asdict(check)
 
 
 def main(arguments: list[str]) -> None:
-    # Libraries print to stdout; the results have a descriptor of their own.
+    # Libraries may print to stdout. Results go to a copy of it, and stdout becomes stderr.
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     emit = Emitter(results)

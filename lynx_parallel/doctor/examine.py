@@ -1,4 +1,4 @@
-"""Puts the doctor's report together. Imports neither torch nor Ray."""
+"""Runs the doctor's checks and builds its report. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lynx_parallel.gang.remedies import remedy_for
 
 
 def examine(pipeline: str | None, device: str) -> Report:
-    """Returns everything about this machine, after minutes at most.
+    """Returns the report on this machine. A child process that hangs ends after ``children.TIMEOUT_S``.
 
     Args:
         pipeline: file or bare name; its weights are looked for and never downloaded.
@@ -48,7 +48,7 @@ def examine(pipeline: str | None, device: str) -> Report:
 
 
 def _overview(report: Report, device: str) -> dict[str, str | None]:
-    """Fills in GPUs and peer access; returns torch's versions."""
+    """Adds GPUs and peer access to the report. Returns torch's versions."""
     answer = children.ask("overview", device)
     results = answer.results
     report.gpus = [Gpu(**gpu) for gpu in results.get("gpu", [])]
@@ -69,7 +69,7 @@ def _examine_devices(report: Report, names: list[str]) -> None:
     for name, answer in zip(names, answers, strict=True):
         report.kernels += [Kernels(**kernels) for kernels in answer.results.get("kernels", [])]
         report.checks[name] = answer.checks()
-    # A device that fails alone would let the others wait for it.
+    # Only devices that passed take part: the others might never answer.
     good = [name for name in names if all(check.ok for check in report.checks[name])]
     if len(good) > 1:
         for name, answer in zip(good, children.ask_links(good), strict=True):
@@ -78,9 +78,9 @@ def _examine_devices(report: Report, names: list[str]) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder of our own in the working folder; the working folder itself, where none can be made.
+    """Yields a temporary folder in the working folder, or the working folder itself if none can be created.
 
-    The check of the output folder then fails there and reports why.
+    In the second case, the check of the output folder fails and reports the reason.
     """
     try:
         folder = tempfile.TemporaryDirectory(prefix=".lynx-doctor-", dir=Path.cwd(), ignore_cleanup_errors=True)

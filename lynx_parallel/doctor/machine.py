@@ -1,4 +1,4 @@
-"""What this machine has, as far as it shows without torch: packages, ffmpeg, driver, memory, disks, GPU links."""
+"""Finds what this machine has, without torch: packages, ffmpeg, driver, memory, disks, GPU links."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PACKAGES = ("diffusers", "transformers", "xfuser", "ray", "onnxruntime", "flash-
 OPTIONAL = ("flash-attn", "flash-attn-3")
 ENCODERS = ("libx264", "libx265")
 SHM_BYTES = 256 * 2**20
-"""Space in /dev/shm that NCCL needs at least between the GPUs of a machine; Docker's default is 64 MB."""
+"""Least free bytes in /dev/shm for NCCL between the GPUs of a machine. Docker's default is 64 MB."""
 _TOOL_TIMEOUT_S = 20
 
 
 def versions() -> dict[str, str | None]:
-    """Returns versions by package and tool; None where one is missing. torch's own come from a child process."""
+    """Returns versions by package; None for a missing one. A child process reports torch's version."""
     found: dict[str, str | None] = {"lynx-parallel": lynx_parallel.__version__, "Python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -101,7 +101,7 @@ def check_ffmpeg() -> tuple[str | None, Check]:
 
 
 def check_shm(machine: dict[str, Any], gpus: int) -> Check | None:
-    """Returns whether /dev/shm holds what several GPUs exchange; None where there are not several."""
+    """Returns whether /dev/shm has enough space for several GPUs, or None with fewer than two GPUs."""
     if gpus < 2:
         return None
     ok = machine["shm_free"] >= SHM_BYTES
@@ -111,7 +111,7 @@ def check_shm(machine: dict[str, Any], gpus: int) -> Check | None:
 
 
 def nvidia_driver() -> tuple[str | None, int]:
-    """Returns version of the NVIDIA driver and number of GPUs, as nvidia-smi reports them; None where it does not."""
+    """Returns the NVIDIA driver's version and the number of GPUs from nvidia-smi, or (None, 0) if it does not run."""
     try:
         listed = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split()
     except (OSError, subprocess.SubprocessError):

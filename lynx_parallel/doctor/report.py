@@ -1,4 +1,4 @@
-"""What the doctor found, as values, as text and as JSON. Imports neither torch nor Ray."""
+"""The doctor's report, as values, text and JSON. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Kernels:
     """Attention kernels on one device in one dtype.
 
     Attributes:
-        auto: the kernel that ``--attention auto`` takes; None where it finds none.
+        auto: the kernel that ``--attention auto`` takes; None if no kernel works.
         found: by kernel, ``works`` or the reason why not.
     """
 
@@ -65,15 +65,16 @@ class Weight:
 
 @dataclass
 class Report:
-    """Everything found.
+    """The doctor's findings.
 
     Attributes:
-        versions: by package or driver; None where there is none.
+        versions: by package or driver; None if it is missing.
         machine: ``os``, ``cores``, and in bytes ``memory_total``, ``memory_free``, ``shm_total``, ``shm_free``.
-        links: pairs of GPUs by kind of link, in nvidia-smi's words and numbers.
-        no_peer_access: pairs of GPUs that cannot read each other's memory, in torch's numbers.
-        checks: by place: ``machine``, ``cpu``, ``cuda:0`` …, ``links``.
-        pipeline: the argument; ``weights`` are its own.
+        links: pairs of GPUs by kind of link, named and numbered as nvidia-smi does.
+        no_peer_access: pairs of GPUs that cannot read each other's memory, numbered as torch does.
+        checks: by what was checked: ``machine``, ``cpu``, ``cuda:0`` and so on.
+        pipeline: the command's argument, or None.
+        weights: those of ``pipeline``.
     """
 
     host: str
@@ -147,7 +148,7 @@ def _gpu_lines(report: Report) -> Iterator[str]:
 
 
 def _kernel_lines(kernels: list[Kernels]) -> Iterator[str]:
-    """One entry for all devices of the same result."""
+    """Yields one entry for all devices that have the same result."""
     alike: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], list[str]] = {}
     for one in kernels:
         alike.setdefault((one.dtype, one.auto, tuple(one.found.items())), []).append(one.device)
@@ -174,7 +175,7 @@ def _mark(ok: bool, line: str, remedy: str) -> Iterator[str]:
 
 
 def _wrapped(head: str, value: str) -> Iterator[str]:
-    """The value beside its head, in as many lines as it takes; a path is never broken."""
+    """Yields the lines of a value beside its head. A path is never broken."""
     yield from textwrap.wrap(
         value or "-", WIDTH, initial_indent=head, subsequent_indent=" " * len(head),
         break_long_words=False, break_on_hyphens=False,

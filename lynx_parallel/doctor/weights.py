@@ -1,4 +1,4 @@
-"""Whether the weights and face models of a pipeline are on this machine. Downloads nothing; no torch."""
+"""Finds which weights and face models of a pipeline are on this machine. Downloads nothing, imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def find_all(pipeline: str) -> list[Weight]:
     """Returns base, adapters and face models of a pipeline, each present or missing.
 
     Raises:
-        InputErrors: the pipeline file is missing or wrong; missing weights do not count.
+        InputErrors: the pipeline file is missing or wrong. Missing weights raise no error.
     """
     spec, file = load_pipeline(pipeline, resolve=False), find_pipeline(pipeline)
     finder = _Finder(pipeline, file.parent)
@@ -119,7 +119,7 @@ def _licence(source: str) -> str:
 
 
 def _snapshot(source: str) -> Path | None:
-    """The folder of a model in the hub cache."""
+    """Returns the folder of a model in the hub cache, or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -131,7 +131,7 @@ def _snapshot(source: str) -> Path | None:
 
 
 def _cached(source: str) -> Path | None:
-    """A single file in the hub cache."""
+    """Returns the path of a file in the hub cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     owner, repo, file = source.removeprefix("hub:").split("/", 2)
@@ -141,7 +141,7 @@ def _cached(source: str) -> Path | None:
 
 
 def _lacking(base: Path) -> list[str]:
-    """What a model in diffusers layout lacks: components, or files that an index of shards names."""
+    """Returns what is missing from a model in diffusers layout: components, or files that an index names."""
     lacking = []
     for component in COMPONENTS:
         folder = base / component
@@ -150,7 +150,7 @@ def _lacking(base: Path) -> list[str]:
         if not present:
             lacking.append(component)
         elif component in ("transformer", "text_encoder", "vae"):
-            # Some of the shards are not enough; where there is no index, one file is the whole.
+            # With an index, all of its files must be present. Without one, the model is a single file.
             if not needed and not any(name.endswith(_WEIGHTS) for name in present):
                 lacking.append(f"{component}/*.safetensors")
             lacking += [f"{component}/{name}" for name in sorted(needed - present)]

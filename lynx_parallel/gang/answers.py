@@ -31,7 +31,7 @@ _MEMORY = re.compile(
     ),
     re.IGNORECASE,
 )
-"""What libraries say when host or GPU memory is full. Most raise a plain RuntimeError."""
+"""Matches what libraries report when host or GPU memory is full. Most raise a plain RuntimeError."""
 
 
 async def answer(ref: Awaitable[Any]) -> Any:
@@ -52,7 +52,7 @@ async def answer(ref: Awaitable[Any]) -> Any:
 
 
 async def first_failure_wins(calls: Iterable[Awaitable[Any]]) -> list[Any]:
-    """Returns the results of several calls. The first failure ends the wait: its peers may wait forever."""
+    """Returns the results of several calls. Raises the first failure at once: the other calls may never return."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)

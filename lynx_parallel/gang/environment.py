@@ -1,6 +1,7 @@
 """The environment of rank processes: every variable that we set for them, and why. Imports neither torch nor Ray.
 
-A variable that the user has set already is left alone, except for ``CUDA_VISIBLE_DEVICES`` of a rank on the CPU.
+A variable that the user has set is not changed, with two exceptions: ``OMP_NUM_THREADS`` of ranks on this machine, and
+the variables that hide the GPUs from a rank on the CPU.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def rank_environment(device: str, threads: int | None, given: Mapping[str, str] 
 
     Args:
         device: ``cuda`` or ``cpu``.
-        threads: of OpenMP; None leaves the variable to Ray, where the rank's machine is not known yet.
+        threads: of OpenMP; None leaves the variable to Ray, because the rank's machine is not known yet.
         given: the driver's environment.
     """
     wanted = _CUDA if device == "cuda" else KEEP_FREED_MEMORY
@@ -47,10 +48,10 @@ def rank_environment(device: str, threads: int | None, given: Mapping[str, str] 
 
 
 def bind_network(address: str) -> None:
-    """Has this process's collectives use the interface of an address.
+    """Makes this process's collectives use the interface of an address.
 
-    Without it, gloo resolves the host's name, which may be a loopback address. NCCL is bound only where the address is
-    the loopback one: it would otherwise listen on every interface of a machine that runs alone.
+    Otherwise gloo resolves the host's name, which may give a loopback address. NCCL is bound only if the address is a
+    loopback one: on a machine that runs alone, it would otherwise listen on every interface.
     """
     if interface := interface_of(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -65,5 +66,5 @@ def interface_of(address: str) -> str | None:
 
 
 def threads_here(sharing: int) -> int:
-    """Returns the threads of one rank on this machine, of whose cores ``sharing`` ranks take equal parts."""
+    """Returns the number of threads for one rank if ``sharing`` ranks share this machine's cores equally."""
     return max(1, len(os.sched_getaffinity(0)) // max(1, sharing))

@@ -1,6 +1,6 @@
-"""Failures that are not a shot's own, but a GPU's, a machine's, or everyone's. Pure; imports neither torch nor Ray.
+"""Decides whether a shot, a GPU, a machine, or something that all shots share caused a failure.
 
-A *place* is where a rank runs: a GPU of a machine, or a machine of CPUs. The driver is a place without a name.
+A *place* is where a rank runs: one GPU, or a whole machine for ranks on the CPU. The driver is one too (``DRIVER``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from lynx_parallel.gang.policy import Kind
 from lynx_parallel.spec.manifest import Shot
 
 SHARED_KINDS: tuple[Kind, ...] = ("raised", "died")
-"""Kinds that a place can cause. A subject, a full disk or a lack of memory has a rule of its own."""
+"""Kinds of failure that a place can cause. The policy has separate rules for subjects, full disks and memory."""
 CONFIRMED_BY = 2
-"""Shots that must fail in the same way."""
+"""Different sources whose shots must fail in the same way before the cause is sought outside them."""
 DRIVER = ""
 
 Verdict = Literal["exclude place", "exclude machine", "end"]
@@ -24,11 +24,12 @@ Verdict = Literal["exclude place", "exclude machine", "end"]
 class Faults:
     """Counts equal failures at places where no shot has succeeded yet.
 
-    A place where two shots failed in the same way is excluded while the failure is not seen elsewhere. Two such places
-    of a machine on which nothing works exclude the machine. Where the failure is seen everywhere, the run ends once two
-    shots failed in the same way, one of them after its retries; at a single place, both after their retries.
+    - A place is excluded once two shots failed there in the same way, if work elsewhere does not show this failure. If
+      two places of a machine failed in that way and no shot succeeded on the machine, the machine is excluded.
+    - Otherwise the run ends once two shots failed in the same way. At one place, both shots must have spent their
+      retries. At several places, one of them must have.
 
-    Shots are told apart by their source, see ``source_of``: a bad subject fails all of its own shots in the same way.
+    The two shots must have different sources, see ``source_of``: a bad subject makes all of its own shots fail.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class Faults:
         self._outdone: set[str] = set()  # places that failed since another one succeeded
 
     def succeeded(self, places: Iterable[str]) -> None:
-        """Notes that a shot was made at these places: a failure there is the shot's own from now on."""
+        """Records that a shot succeeded at these places. Later failures there count as the shots' own."""
         places = {DRIVER, *places}
         self._proven |= places
         for by_place in self._failed.values():
@@ -49,7 +50,7 @@ class Faults:
         self._outdone -= places
 
     def exclude(self, place: str) -> None:
-        """Notes that no rank runs at this place, or on this machine, any more."""
+        """Records that no rank runs at this place, or on this machine, any more."""
         self._excluded.add(place)
 
     def proven(self, place: str) -> bool:
@@ -57,16 +58,16 @@ class Faults:
         return any(place in (one, machine_of(one)) for one in self._proven)
 
     def failed(self, place: str, source: str, failure: str, *, given_up: bool, elsewhere: bool) -> Verdict | None:
-        """Notes a failed attempt and returns what follows for the place, its machine, or the run.
+        """Records a failed attempt. Returns what to exclude, ``end`` to end the run, or None.
 
         Args:
-            source: of ``source_of``.
-            failure: of ``signature``.
+            source: from ``source_of``.
+            failure: from ``signature``.
             given_up: whether the shot's retries are spent.
             elsewhere: whether another gang works or starts without this failure, or other room was never tried.
         """
         if place in self._excluded or machine_of(place) in self._excluded:
-            return "exclude place"  # of a gang that was at work there meanwhile
+            return "exclude place"  # the gang was still running when the place was excluded
         by_place = self._failed.setdefault(failure, {})
         by_place.setdefault(place, set()).add(source)
         given = self._given_up.setdefault(failure, set())
@@ -75,7 +76,7 @@ class Faults:
         if place in self._proven:
             if place not in self._outdone or len(by_place[place]) < CONFIRMED_BY:
                 return None
-            self._proven.discard(place)  # it worked once, and now others do and it does not
+            self._proven.discard(place)  # shots succeeded here once; now they succeed only elsewhere
         if elsewhere and place != DRIVER:
             if len(by_place[place]) < CONFIRMED_BY:
                 return None
@@ -92,7 +93,7 @@ class Faults:
 
 
 def source_of(shots: Iterable[Shot]) -> Callable[[Shot], str]:
-    """Returns what tells the shots of a run apart: their subjects, or prompts where there is one subject, or names."""
+    """Returns a function from a shot to its source: its subject; its prompt if there is one subject; else its name."""
     shots = list(shots)
     if len({shot.subject.id for shot in shots}) > 1:
         return lambda shot: shot.subject.id
@@ -107,7 +108,7 @@ def machine_of(place: str) -> str:
 
 
 def signature(reason: str, shot: str) -> str:
-    """Returns what equal failures of different shots have in common: type and first line, without names and numbers.
+    """Returns a reason without names and numbers, so that equal failures of different shots have equal signatures.
 
     Args:
         reason: type and first line of an error.

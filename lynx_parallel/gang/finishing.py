@@ -1,4 +1,4 @@
-"""From final latents to files: decoding on a gang's ranks, encoding and writing on its first."""
+"""Makes files from final latents. All ranks of a gang decode; rank 0 encodes and writes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from lynx_parallel.stages.latents import decode, to_frames
 
 
 class Finisher:
-    """Makes a shot's files of its latents.
+    """Makes a shot's files from its latents.
 
     Attributes:
         vae: None until it is loaded or taken from a pipeline.
 
     Args:
-        waits: takes what is waited for, as in ``writing.when_room``.
+        waits: called with what the rank waits for, as in ``writing.when_room``.
     """
 
     def __init__(self, what: Load, device: torch.device, waits: Callable[[str], None]):
@@ -55,11 +55,11 @@ class Finisher:
             vae.enable_tiling()
 
     def regroup(self) -> None:
-        """Forgets the process group of the gang that is left."""
+        """Drops the split decoder, whose process group ends when the rank leaves its gang."""
         self._split = None
 
     def decode(self, latents: torch.Tensor, layout: Layout, rank: int) -> tuple[np.ndarray | None, dict[str, str]]:
-        """Returns the frames, on rank 0 at least, and what they owe to the way they were decoded."""
+        """Returns the frames, and how they were decoded for the sidecar. Only rank 0 is sure to get frames."""
         if self._what.tiled_decode or not can_split(latents.shape[3], layout.size):
             return (self._frames(self.vae, latents) if rank == 0 else None), self._tiled
         if self._split is None:
@@ -68,7 +68,7 @@ class Finisher:
 
     def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path]) -> Rendered:
         """Makes the video again from saved latents."""
-        if self.vae is None:  # sharded weights wait for ``join``, this does not
+        if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
         saved = load_file(latents)["latents"]
         return self.write(self._frames(self.vae, saved), saved, shot, video, parts, {}, self._tiled)
@@ -83,12 +83,12 @@ class Finisher:
         seconds: dict[str, float],
         how: dict[str, str],
     ) -> Rendered:
-        """Writes the latents, where they are wanted, and the video.
+        """Writes the video, and the latents if ``parts`` names a file for them.
 
         Args:
             parts: where to write ``video`` and, if wanted, ``latents``.
-            seconds: of the stages before.
-            how: what the frames owe to the way they were made.
+            seconds: of the earlier stages.
+            how: how the frames were made, for the sidecar.
         """
         assert frames is not None
         if "latents" in parts:

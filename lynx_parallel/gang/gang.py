@@ -148,7 +148,7 @@ class Gang:
             raise RenderError(f"a rank's self-check has not ended within {within:.0f} s", "hung") from None
         for hello, checks in zip(self.hellos, found, strict=True):
             for check in checks:
-                # A full disk is waited for at the end of a shot.
+                # A full disk is no fault of the rank: it waits for room when it writes a shot.
                 if not check.ok and not (check.name == "output" and disk_is_full(RuntimeError(check.detail))):
                     raise UnfitRank(hello, check)
 
@@ -179,7 +179,7 @@ class Gang:
 
     @property
     def breaks(self) -> tuple[int, ...]:
-        """Numbers of the ranks, but the first, with which another machine begins; empty on one machine."""
+        """Indexes of the ranks at which the next machine begins; empty on one machine."""
         machines = [hello.machine for hello in self.hellos]
         return tuple(n for n in range(1, len(machines)) if machines[n] != machines[n - 1])
 
@@ -225,11 +225,11 @@ class Gang:
         return (await self._done(renders, steps=True))[0]
 
     async def _done(self, refs: Iterable[Any], *, steps: bool = False, first: Sequence[Any] = ()) -> list[Any]:
-        """Returns all results, one a rank from rank 0 on, unless a rank stops answering or raises.
+        """Returns the results of one call per rank, from rank 0 on. Raises if a rank raises or stops answering.
 
         Args:
             steps: whether the steps of the shot must keep coming.
-            first: calls before these, whose results are not returned.
+            first: earlier calls, one per rank from rank 0 on. They must succeed too; their results are not returned.
         """
         calls = [*(self._of(rank, ref) for rank, ref in enumerate(first))]
         calls += [self._of(rank, ref) for rank, ref in enumerate(refs)]
@@ -245,7 +245,7 @@ class Gang:
             await asyncio.gather(work, watch, return_exceptions=True)  # both may have failed; one has been told
 
     async def _of(self, rank: int, ref: Awaitable[Any]) -> Any:
-        """Returns what a rank answers; an error names the rank's place."""
+        """Returns a rank's answer. An error that it raises gets the rank's place."""
         try:
             return await answer(ref)
         except LynxError as error:

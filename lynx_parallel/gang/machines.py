@@ -1,4 +1,4 @@
-"""Which machines and GPUs a run uses, and which it has left out because they are at fault."""
+"""The machines and GPUs that a run uses, and those that it has left out because they are at fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lynx_parallel.gang.placement import Terms, hold_gpu
 from lynx_parallel.gang.remedies import remedy_for
 
 UNFIT_AFTER = 2
-"""Starts that must fail at one place before it is left out: another process may have used the GPU for a moment."""
+"""Failed starts after which a place is left out. One may fail because another process briefly uses the GPU."""
 APART_S = 10.0
 """Failed starts of several gangs count as one within this time: they share the cause."""
 
@@ -22,12 +22,12 @@ HoldGpu = Callable[[str, str], Awaitable[Any | None]]
 
 
 class Machines:
-    """The machines of one run. A *place* is a GPU of a machine, or a machine of CPUs.
+    """The machines of one run. For *place*, see ``gang.faults``.
 
     Attributes:
         terms: on which gangs are started; ``terms.excluded`` grows.
         left_out: a line for each machine or GPU that was left out.
-        full: whether a gang found no room beside what was left out.
+        full: whether a gang found no room although places were left out.
 
     Args:
         hold: as ``placement.hold_gpu``.
@@ -47,26 +47,26 @@ class Machines:
 
     @property
     def ranks(self) -> int:
-        """How many ranks the machines can hold that are not left out."""
+        """Number of ranks that the remaining machines and GPUs can hold."""
         held = sum(machine_of(place) not in self.terms.excluded for place in self._held)
         return sum(machine.ranks for machine in self.terms.usable) - held
 
     def met(self, hellos: Sequence[Hello]) -> None:
-        """Notes where the ranks of a new gang run."""
+        """Records where the ranks of a new gang run."""
         self._hosts |= {hello.machine: hello.host for hello in hellos}
         self._known |= {hello.place for hello in hellos}
 
     def succeeded(self, hellos: Sequence[Hello]) -> None:
-        """Notes that these ranks rendered a shot."""
+        """Records that these ranks rendered a shot."""
         self._faults.succeeded(hello.place for hello in hellos)
 
     def proven(self, place: str) -> bool:
-        """Returns whether a shot has succeeded there."""
+        """Returns whether a shot has succeeded at this place."""
         return self._faults.proven(place)
 
     @property
     def untried(self) -> bool:
-        """Whether there is room, as far as is known, where no rank has run yet."""
+        """Whether there seems to be room where no rank has run yet."""
         if self.full:
             return False
         new = {machine.node for machine in self.terms.usable} - {machine_of(place) for place in self._known}
@@ -76,7 +76,7 @@ class Machines:
     async def failed(
         self, place: str, source: str, failure: str, reason: str, *, given_up: bool, elsewhere: bool
     ) -> Verdict | None:
-        """Notes a failed attempt, and leaves the GPU or the machine out where that follows.
+        """Records a failed attempt. Leaves out the GPU or the machine if it is at fault.
 
         Args:
             reason: in words. Other arguments and the result are those of ``Faults.failed``.
@@ -95,13 +95,13 @@ class Machines:
         return f"every shot fails in the same way, last on {host}: {reason}. {remedy_for(reason, host=host)}"
 
     async def unfit(self, place: str, host: str, line: str) -> bool:
-        """Notes a start that failed at a place. Returns whether the GPU or the machine was left out for it.
+        """Records a start that failed at a place. Returns whether the GPU or the machine was left out for it.
 
-        A whole machine on which shots succeed is never left out for it.
+        A whole machine on which shots succeeded is never left out for it.
 
         Args:
             host: name of the machine.
-            line: what to say of it.
+            line: what to print about it.
         """
         self._hosts[machine_of(place)] = host
         count, last = self._unfit.get(place, (0, -APART_S))
@@ -112,7 +112,7 @@ class Machines:
         return count >= UNFIT_AFTER and not (whole and self.proven(place)) and await self._leave_out(place, line)
 
     async def _leave_out(self, place: str, line: str) -> bool:
-        """Keeps a GPU or a machine from the gangs to come. Returns False where the GPU did not become free for that."""
+        """Keeps later gangs off a GPU or a machine. Returns False if the GPU did not become free in time."""
         machine, _, gpu = place.partition("/")
         async with self._holding[machine]:  # two at once would wait for each other's GPU
             if place in self._held or machine in self.terms.excluded:

@@ -36,7 +36,7 @@ class Hello:
 
     @property
     def machine(self) -> str:
-        """What tells one machine from another. Two containers may have one host name."""
+        """Identifies the machine. The host name alone does not: two containers may share it."""
         return self.node or self.host
 
     @property
@@ -112,10 +112,10 @@ class Load:
         tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
         keep_projections: as in ``load_transformer``; None keeps them where the device has room.
         face: models for subjects whose landmarks or embedding are not given.
-        prompts: where prompt embeddings lie; None keeps them in the rank's memory alone.
+        prompts: where prompt embeddings are stored; None keeps them only in the rank's memory.
         save_every: seconds between partial states at least.
         hung_after: as of ``ClusterSpec``.
-        tasks: what may have to be rendered; empty where it is not known.
+        tasks: sizes and layouts that the rank may have to render; empty if unknown.
     """
 
     weights: WeightFiles

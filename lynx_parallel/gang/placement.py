@@ -47,7 +47,7 @@ class UnfitRank(ClusterError):
 
     @property
     def where(self) -> str:
-        """The machine, and the GPU where that is at fault, in words."""
+        """Name of the machine, with the GPU if the GPU is at fault."""
         return f"{self.host}, GPU {self.gpu}" if self.gpu else self.host
 
 
@@ -99,7 +99,7 @@ class Placement(NamedTuple):
 
 
 def available(asked: str) -> tuple[str, tuple[Machine, ...]]:
-    """Returns what ranks run on, ``cuda`` or ``cpu``, and the machines that can hold at least one.
+    """Returns the device of the ranks, ``cuda`` or ``cpu``, and the machines that can hold at least one rank.
 
     Args:
         asked: ``auto``, ``cuda`` or ``cpu``.
@@ -123,7 +123,7 @@ async def place(size: int, terms: Terms) -> Placement:
     """Reserves room for ``size`` ranks: on one machine if possible, else on several.
 
     Raises:
-        NoRoom: the cluster has none, or not within ``terms.room_within``.
+        NoRoom: the cluster has no room, or none within ``terms.room_within``.
     """
     bundle = bundle_of(terms.device)
     selector = {_NODE_LABEL: f"!in({','.join(sorted(terms.excluded))})"} if terms.excluded else None
@@ -162,7 +162,7 @@ def _nodes(group: PlacementGroup) -> list[str]:
 def _sharing(size: int, terms: Terms, nodes: Sequence[str]) -> list[int]:
     """Returns for each bundle how many ranks share the cores of its machine, those of other gangs included."""
     here = Counter(nodes)
-    if terms.device == "cuda":  # every GPU may come to have a rank
+    if terms.device == "cuda":  # any GPU may get a rank later
         gpus = {machine.node: machine.ranks for machine in terms.machines}
         return [max(gpus.get(node, 0), here[node]) for node in nodes]
     everywhere = ceil(size * terms.gangs / max(1, len(terms.usable)))
@@ -185,7 +185,7 @@ class _Holder:
 async def hold_gpu(machine: str, gpu: str, within: float = 30.0) -> Any | None:
     """Takes a GPU out of the run, for as long as the returned actor lives.
 
-    Ray cannot be asked for a certain GPU. So actors take the machine's free GPUs until one of them has it.
+    Ray cannot reserve a particular GPU. So actors take the machine's free GPUs until one of them has this GPU.
 
     Args:
         machine: Ray's id of the node.
@@ -193,7 +193,7 @@ async def hold_gpu(machine: str, gpu: str, within: float = 30.0) -> Any | None:
         within: seconds that an actor may wait for a free GPU.
 
     Returns:
-        The actor, or None where the GPU did not become free.
+        The actor, or None if the GPU did not become free.
     """
     holders: list[Any] = []
     found = None

@@ -74,7 +74,7 @@ class Rank:
         self._partials: PartialStates | None = None
 
     def hello(self) -> Hello:
-        """Returns what this rank says of itself. It is asked first: nobody hears why a constructor fails.
+        """Returns what the driver needs to know of this rank. Called first: Ray gives no reason if a constructor fails.
 
         A GPU or a kernel that does not work is reported by ``check``, so that this rank can be left out.
         """
@@ -131,7 +131,7 @@ class Rank:
         return [str(path) for path in needed if not path.exists()]
 
     def check(self, output: Path) -> list[Check]:
-        """Checks in seconds what this rank needs by itself, before it loads the weights."""
+        """Checks what this rank needs by itself, in seconds. Called before the weights are loaded."""
         try:
             kernel = self._kernel()
         except Exception as error:
@@ -140,7 +140,7 @@ class Rank:
         return check_rank(self.device, getattr(torch, self.what.dtype), kernel.name, kernel.attention, output)
 
     def encode_prompts(self, prompts: list[str]) -> None:
-        """Rank 0: makes prompt embeddings for all gangs. The text encoder is gone before the rest is loaded."""
+        """Rank 0: makes prompt embeddings for all gangs. Frees the text encoder before the other weights are loaded."""
         dtype = getattr(torch, self.what.dtype)
         encode_prompts(self.what.weights.base, prompts, self._prompts, dtype=dtype, device=self.device)
 
@@ -169,7 +169,7 @@ class Rank:
         Weights stay as they are, unless they are sharded: each rank then reads its share of the new group.
 
         Returns:
-            The checks of the gang's collectives, one each axis.
+            The checks of the gang's collectives, one per axis.
 
         Raises:
             ClusterError: the attention kernel asked for does not give the log-sum-exp that a ring needs.
@@ -228,7 +228,7 @@ class Rank:
     def _has_room(self) -> bool:
         """Returns whether idle projections may stay on the device.
 
-        On the CPU they are left in the file: mapped again, they cost next to nothing (benchmarks/conditioning.py).
+        On the CPU they stay in the file: mapping them again costs next to nothing (benchmarks/conditioning.py).
         """
         if self.device.type != "cuda":
             return False

@@ -1,4 +1,4 @@
-"""What a rank checks at its start, in seconds: memory, attention, decoding, the output folder, its gang's groups.
+"""Self-checks of a rank, in seconds: memory, attention, decoding, the output folder, and its gang's groups.
 
 A failing check is a result, not an exception. Nothing here needs the weights.
 """
@@ -28,7 +28,7 @@ from lynx_parallel.model.attention import Attention
 ALLOCATION_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
 FILE_BYTES = 2**20
 HEADS, HEAD_DIM, QUERIES, KEYS = 4, 128, 197, 331
-"""Wan's head size. 128 divides neither length: cuDNN has its own faults there."""
+"""Sizes of the attention check. The head size is Wan's. 128 divides neither length: some cuDNN versions fail there."""
 
 ATTENTION_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """Largest error relative to the largest value. About five roundings of the 16-bit types; fp32 in TF32 (1e-3) fails."""
@@ -37,7 +37,7 @@ DECODE_TOLERANCE = 2e-2
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 
 EXCHANGING = ("ulysses", "ring")
-"""Axes whose ranks also send to each other in pairs."""
+"""Axes on which an all-to-all is checked too."""
 
 
 class _Wrong(Exception):
@@ -79,7 +79,7 @@ def check_group(
     groups: Mapping[str, dist.ProcessGroup | None],
     timeout: timedelta = COLLECTIVE_TIMEOUT,
 ) -> list[Check]:
-    """Runs collectives of known values on each axis of a gang; every rank of the gang calls it at once. Never raises.
+    """Runs collectives of known values on each axis of a gang. Every rank of the gang must call it. Never raises.
 
     After a collective that raised, the remaining axes are not tried: each would wait for the timeout.
 
@@ -131,7 +131,7 @@ def _free(device: torch.device) -> str:
         else:
             memory = psutil.virtual_memory()
             free, total = memory.available, memory.total
-    except Exception:  # it words a failure, and must not be another one
+    except Exception:  # this text is part of an error message and must not fail itself
         return "memory free: unknown"
     return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
 
@@ -193,7 +193,7 @@ def _difference(what: str, found: torch.Tensor, expected: torch.Tensor, toleranc
 
 def _write(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"probe-{uuid.uuid4().hex}"  # a later run removes what a killed process leaves of this name
+    path = folder / f"probe-{uuid.uuid4().hex}"  # a later run removes such a file if this process is killed
     content = os.urandom(FILE_BYTES)
     try:
         with path.open("wb") as file:
@@ -208,7 +208,7 @@ def _write(folder: Path) -> str:
 
 
 class _Communication:
-    """The collectives of one axis. ``broken`` tells whether one raised, so that peers may still wait in it."""
+    """The collectives of one axis. ``broken`` is True unless all returned: other ranks may still wait in one."""
 
     def __init__(self, device: torch.device, axis: str, group: dist.ProcessGroup, timeout: timedelta):
         self.device, self.axis, self.group, self.timeout = device, axis, group, timeout

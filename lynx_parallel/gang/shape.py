@@ -1,4 +1,4 @@
-"""How many gangs a run has, of how many ranks each, with which footprint. Imports neither torch nor Ray."""
+"""Number, size and memory footprint of a run's gangs. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lynx_parallel.spec.manifest import Shot
 
 
 class Shape:
-    """The gangs of one run; it changes where memory or machines are lacking.
+    """The shape of a run's gangs. It changes when memory runs out or machines are lost.
 
     Attributes:
         footprint: of every gang from now on.
@@ -48,11 +48,11 @@ class Shape:
         return self.size if self._layouts.asked is not None else self.most
 
     def lighter(self) -> Footprint:
-        """Returns the next footprint that needs less memory on a rank, or this one where there is none."""
+        """Returns the next footprint that needs less memory on a rank, or the current one if there is none."""
         return lighter(self.footprint, ranks=self.size, most=self.grows_to) or self.footprint
 
     def take(self, footprint: Footprint) -> bool:
-        """Has gangs take less memory: they may become larger, and fewer. Returns whether anything changed."""
+        """Uses this footprint from now on. Gangs may become larger and fewer. Returns whether anything changed."""
         if footprint == self.footprint:
             return False
         self.footprint = footprint
@@ -61,11 +61,11 @@ class Shape:
         return True
 
     def lose_gang(self) -> None:
-        """Gives up the room of one gang: no other is to grow onto it."""
+        """Removes the ranks of one gang. No other gang may grow onto them."""
         self.most -= self.size
 
     def shrink(self, ranks: int) -> None:
-        """Fits the gangs into so many ranks, those that are left."""
+        """Fits the gangs into the number of ranks that are left."""
         self.most = min(self.most, ranks)
         self.gangs = min(self.gangs, self.most // self.size)
 
@@ -74,11 +74,11 @@ class Shape:
 
 
 def span(hellos: Sequence[Hello], breaks: Sequence[int], asked: Layout | None) -> str | None:
-    """Returns which machines a gang spans, and whether all-to-all crosses the network. None on one machine.
+    """Returns a line on the machines that a gang spans and on what crosses the network, or None on one machine.
 
     Args:
-        breaks: numbers of the ranks with which another machine begins.
-        asked: layout that was asked for by hand.
+        breaks: indexes of the ranks at which the next machine begins.
+        asked: layout that the user asked for, or None.
     """
     if not breaks:
         return None

@@ -105,7 +105,7 @@ class Supervisor:
             self._fail(work.item, reason)
 
     def _leave(self, works: Sequence[Work]) -> None:
-        """Notes shots that were not tried. The fault is told once, and not for each of them."""
+        """Records the shots that were not tried. The fault is printed once, not for each of them."""
         self.run.summary.failed += [(work.item.shot.name, f"not tried: {self.run.summary.fault}") for work in works]
         if works:
             self.run.say(f"{len(works)} shots were not tried")
@@ -257,7 +257,7 @@ class Supervisor:
         return ROOM_AGAIN_S if no_room else BACKOFF_S[min(slot.failed_starts, len(BACKOFF_S)) - 1]
 
     async def _unfit(self, error: LynxError) -> bool:
-        """Has a place left out at which starts fail. Returns whether it was."""
+        """Leaves out a place at which starts fail. Returns whether it was left out."""
         if isinstance(error, UnfitRank):
             return await self._machines.unfit(error.place, error.host, str(error))
         shared = isinstance(error, RenderError) and error.kind in SHARED_KINDS
@@ -266,7 +266,7 @@ class Supervisor:
         return await self._machines.unfit(error.place, error.host, f"{error.host}: {error}")
 
     def _tell_left_out(self, reason: str) -> None:
-        """Says what was left out, and ends the run where no gang can form without it."""
+        """Reports what was left out. Ends the run if no gang can form without it."""
         run = self.run
         new = self._machines.left_out[len(run.summary.left_out) :]
         run.summary.left_out += new
@@ -329,7 +329,7 @@ class Supervisor:
             self._done(work, made, number, seconds)
 
     async def _texts_ready(self, slot: Slot, work: Work) -> bool:
-        """Waits until all prompts are encoded. Returns False where the shot is put back instead."""
+        """Waits until all prompts are encoded. Returns False if the shot was put back instead."""
         assert slot.gang is not None
         try:
             await self._texts.ready(slot.gang, lambda: self._stopping)
@@ -375,10 +375,10 @@ class Supervisor:
     async def _blame(
         self, slot: Slot, work: Work, place: str, cause: str, reason: str, decision: Retry | GiveUp
     ) -> tuple[Retry | GiveUp, bool]:
-        """Asks whether the GPU, the machine, or what all share is at fault.
+        """Decides whether the GPU, the machine, or something that all shots share is at fault.
 
         Returns:
-            What to do with the shot, and whether to try it again at once, before any other: each may have to fail.
+            What to do with the shot, and whether to retry it at once, before other shots that might fail too.
         """
         shot, given_up = work.item.shot, isinstance(decision, GiveUp)
         slot.failure = signature(cause, shot.name)
@@ -389,7 +389,7 @@ class Supervisor:
         if verdict == "end":
             self._end(self._machines.explain(place, cause))
         elif verdict is not None:
-            work.history.clear()  # those attempts were not its own fault
+            work.history.clear()  # the shot was not at fault in those attempts
             self._tell_left_out(cause)
             return Retry(0.0, self._shape.footprint), False
         elif given_up and elsewhere and place != DRIVER and not work.reason and not self._machines.proven(place):

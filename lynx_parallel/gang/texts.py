@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 1.0
 STALLED_S = 300.0
-"""Without a new embedding for so long, another gang encodes what is missing."""
+"""Seconds without a new embedding after which another gang encodes the missing ones."""
 
 
 class SharedTexts:
     """The texts of all shots, and which gang encodes them.
 
     Attributes:
-        files: of the embeddings.
+        files: where the embeddings are stored.
 
     Args:
         shots: those to render; without any, no text is needed.
@@ -48,7 +48,7 @@ class SharedTexts:
             self._claimed = False
 
     async def ready(self, gang: Gang, stopping: Callable[[], bool]) -> None:
-        """Returns once all texts are encoded, or ``stopping``; has the gang encode them where no other does.
+        """Returns once all texts are encoded or ``stopping()`` is true. The gang encodes them if no other gang does.
 
         Raises:
             RenderError: the gang's rank failed.
@@ -66,5 +66,5 @@ class SharedTexts:
                 self._claimed = False
 
     def _missing(self) -> list[str]:
-        self._texts = self.files.missing(self._texts)  # what is there stays there
+        self._texts = self.files.missing(self._texts)  # encoded texts need not be looked for again
         return self._texts

@@ -51,7 +51,7 @@ class Slot:
         failed_starts: in a row.
         error: for which it was given up.
         failure: signature of its last failure; empty since it last made a shot.
-        shun: a subject that is not to come next, as its shots may fail for its own fault.
+        shun: a subject whose shots must not come next, because the subject itself may be at fault.
         closed: whether it makes no more shots.
     """
 
@@ -144,7 +144,7 @@ class Queue:
         return any(work.not_at for work in self._retries)
 
     def take_stranded(self, gangs: Collection[Collection[str]]) -> list[Work]:
-        """Takes out and returns the shots that none of these gangs is to try again.
+        """Removes and returns the shots that none of these gangs may try again.
 
         Args:
             gangs: places of each; empty for one that is yet to be started.

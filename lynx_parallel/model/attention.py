@@ -1,4 +1,4 @@
-"""The one attention seam: kernels, their choice, and how the token axis lies over ranks.
+"""Attention kernels, how one is chosen, and how the token axis is split over ranks.
 
 Legend of tensor names: B batch, L query tokens held by this rank, N all tokens, S key tokens,
 H heads, D channels of a head, C = H·D channels.
@@ -25,7 +25,7 @@ _PACKAGES = {"flash3": "flash_attn_interface", "flash": "flash_attn"}
 _CUDNN_WITH_A_FAULT = 91500
 """cuDNN up to 9.15.0 fails, or gives wrong results, for lengths that 128 does not divide. torch has the same rule."""
 _PROBED_KEYS = 130, 16
-"""Key counts that a kernel must get right: 128 divides neither; the second is near the ID adapter's."""
+"""Numbers of keys with which a kernel is probed. 128 divides neither. The second is near the ID adapter's."""
 
 
 class Kernel(NamedTuple):
@@ -64,7 +64,7 @@ def find_facts(device: torch.device, dtype: torch.dtype) -> Facts:
     else:
         capability, cudnn_version = torch.cuda.get_device_capability(device), torch.backends.cudnn.version() or 0
     specs = {name: importlib.util.find_spec(package) for name, package in _PACKAGES.items()}
-    # flash_attn without a file of its own is only the folder in which FlashAttention 4 lies.
+    # A flash_attn without a file is only a folder that FlashAttention 4 leaves.
     installed = frozenset(name for name, spec in specs.items() if spec is not None and spec.origin is not None)
     return Facts(device.type, capability, dtype, cudnn_version, installed)
 
@@ -92,7 +92,7 @@ def refusal(name: str, facts: Facts) -> str | None:
 
 def candidates(facts: Facts) -> list[str]:
     """Returns the kernels for ``auto``, fastest first. The last one is always ``sdpa``."""
-    # cuDNN passes FlashAttention 2 from Hopper on; torch's own SDPA prefers it on the same cards.
+    # From Hopper on, cuDNN comes before FlashAttention 2, as in torch's own SDPA. ``make gpu`` measures both.
     order = ["flash3", "cudnn", "flash", "sdpa"] if facts.capability >= (9, 0) else ["flash", "sdpa"]
     return [name for name in order if refusal(name, facts) is None]
 
@@ -115,7 +115,7 @@ def choose_kernel(
         kernels: by name; all by default.
 
     Raises:
-        ClusterError: no kernel works, or not the one asked for. The message gives the reason.
+        ClusterError: the kernel asked for does not work, or with ``auto`` none does. The message gives the reason.
     """
     facts, kernels = facts or find_facts(device, dtype), kernels or _KERNELS
     on = f"{device.type} in {str(dtype).removeprefix('torch.')}"
@@ -152,7 +152,7 @@ def probe(attention: Attention, device: torch.device, dtype: torch.dtype, need_l
             lse = lse.double().cpu() if need_lse and lse is not None else None
         except Exception as error:  # ImportError, OSError, RuntimeError, TypeError, … by what is broken
             return f"{type(error).__name__}: {one_line((str(error).strip().splitlines() or ['no message'])[0])}"
-        # One lost key in 130 is an error of 0.08; rounding to bf16 is one of 0.002. NaN is not below anything.
+        # One lost key in 130 is an error of 0.08; rounding to bf16 is one of 0.002. ``not <`` also catches NaN.
         tolerance = 1e-4 if dtype == torch.float32 else 0.02
         if out.shape != wanted.shape or not (out - wanted).norm() < tolerance * wanted.norm():
             return f"wrong result for {keys} keys"
@@ -167,7 +167,7 @@ def probe(attention: Attention, device: torch.device, dtype: torch.dtype, need_l
 def sdpa(
     q_BLHD: torch.Tensor, k_BSHD: torch.Tensor, v_BSHD: torch.Tensor, need_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """torch's own choice of kernel. With the log-sum-exp its flash kernel, or for fp32 on CUDA the efficient one."""
+    """Calls the kernel that torch chooses. For the log-sum-exp: flash, or the efficient one for fp32 on CUDA."""
     q, k, v = (t.transpose(1, 2) for t in (q_BLHD, k_BSHD, v_BSHD))
     if not need_lse:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2), None
@@ -211,7 +211,7 @@ def flash3(
     """FlashAttention 3 (Hopper)."""
     from flash_attn_interface import flash_attn_func
 
-    # (out, lse); its betas lack this parameter, and the probe refuses them.
+    # Returns (out, lse). Beta versions lack this parameter, so the probe refuses them.
     out, lse = flash_attn_func(q_BLHD, k_BSHD, v_BSHD, return_attn_probs=True)
     return out, lse if need_lse else None
 

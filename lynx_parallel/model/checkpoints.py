@@ -156,10 +156,10 @@ def load_resampler(path: Path, *, dtype: torch.dtype, device: torch.device | str
 def load_vae(
     folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> AutoencoderKLWan:
-    """Wan's VAE.
+    """Loads Wan's VAE.
 
     Args:
-        dtype: of its weights. Its decode loses visibly in bf16.
+        dtype: of its weights. Decoding in bf16 loses visible detail.
 
     Raises:
         CheckpointError: a file, key, shape or setting does not fit.

@@ -1,9 +1,9 @@
-"""Stores a transformer once more in another type, so that ranks can map its files and share their pages.
+"""Stores a copy of a transformer in another dtype, so that ranks can map its files and share their pages.
 
     python -m lynx_parallel.model.convert SOURCE TARGET DTYPE
 
-Runs as a process of its own, since the command line does not import torch. Prints what ``convert`` yields, one number
-a line.
+Runs as a child process, because the command line does not import torch. Prints what ``convert`` yields, one number per
+line.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from lynx_parallel.weights import one_line
 
 
 def convert(source: Path, target: Path, dtype: torch.dtype) -> Iterator[int]:
-    """Writes the files of ``source`` to ``target``, each tensor of the type that ``load_transformer`` gives it.
+    """Writes the files of ``source`` to ``target``, each tensor in the dtype that ``load_transformer`` gives it.
 
     Holds one file in memory at a time. Keeps the files that ``target`` already has: a file appears there only when it
     is complete.
 
     Yields:
-        Bytes to write, 0 where the files are already of this type; then the bytes written so far.
+        First the bytes to write, or 0 if the files already have this dtype. Then the bytes written so far.
 
     Raises:
         CheckpointError: a file or a tensor cannot be read.
     """
     files = weight_files(source)
-    shapes = {key: one.shape for key, one in base_sources(source).items()}  # refuses what the loader would refuse
+    shapes = {key: one.shape for key, one in base_sources(source).items()}  # raises the loader's errors
     if outside := [path for path in files if path.parent != source]:
         raise CheckpointError(f"{source / INDEX}: {outside[0]}: expected a file beside the index")
     if all(stored_as(path, dtype) for path in files):

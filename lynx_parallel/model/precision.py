@@ -1,6 +1,6 @@
 """Precision of fp32 arithmetic on CUDA. torch computes fp32 convolutions in TF32 unless it is told otherwise.
 
-TF32 keeps 10 of fp32's 23 bits of the mantissa. The settings are of the process. They have no effect on the CPU.
+TF32 keeps 10 of the 23 mantissa bits of fp32. The settings apply to the whole process. They have no effect on the CPU.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def is_projection(key: str) -> bool:
 
 
 def projection_units(block: nn.Module) -> list[list[nn.Module]]:
-    """Returns a block's projections, one list a kind that it has. The modules of a list run together."""
+    """Returns a block's projections, one list per kind. The modules of a list run together."""
     modules = dict(block.named_modules())
     units = [[modules[n] for name in names if (n := name.rstrip(".")) in modules] for names in _MODULES.values()]
     return [unit for unit in units if unit]

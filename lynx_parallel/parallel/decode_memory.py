@@ -1,4 +1,4 @@
-"""What the VAE's decoding of a video takes, from its size alone. Pure; imports neither torch nor Ray."""
+"""Predicts the memory that decoding a video takes, from its size alone. Pure; imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from math import ceil
 from typing import NamedTuple
 
 SPATIAL_STRIDE, TEMPORAL_STRIDE, PATCH = 8, 4, 2
-"""Of Wan's VAE, and of the transformer's patches."""
+"""Strides of Wan's VAE in pixels and frames, and the side of the transformer's patches in latent pixels."""
 VAE_BASE_DIM = 96
 """Channels of Wan2.1's VAE at full resolution (``base_dim``)."""
 TILE = 256
-"""Pixels of a side of diffusers' tiles."""
+"""Side of diffusers' tiles, in pixels."""
 _WHOLE, _BAND, _TILED_VIDEOS, _FRAME_VIDEOS = 51, 57, 5, 3
 
 
@@ -33,8 +33,8 @@ def decode_bytes(
 ) -> int:
     """Returns the peak of decoding and of making uint8 frames on the fullest rank, without the VAE's weights.
 
-    With C base channels, H × W pixels, F frames, and b bytes a number. The VAE decodes one latent frame, that is four
-    frames, at a time. The peak is at a convolution at full resolution. U = b·C·H·W is one frame of C channels.
+    C: base channels; H × W: pixels; F: frames; b: bytes of a number; U = b·C·H·W: one frame of C channels. The VAE
+    decodes one latent frame (four frames) at a time. The peak is at a convolution at full resolution.
 
     - Whole video, traced with fake tensors to within 1 % at 480p and 720p: the block's input, the residual and the
       activation (4 U each), the input behind its cached frames, and that input padded (6 U each), what the causal

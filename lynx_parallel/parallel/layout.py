@@ -56,10 +56,10 @@ class Layout:
         return ceil(tokens / self.sequence)
 
     def splits_ulysses(self, breaks: Sequence[int]) -> bool:
-        """Returns whether a Ulysses group would lie on more than one machine.
+        """Returns whether a Ulysses group would span several machines.
 
         Args:
-            breaks: numbers of the ranks with which another machine begins.
+            breaks: indexes of the ranks at which the next machine begins.
         """
         return any(rank % self.ulysses for rank in breaks if rank < self.size)
 
@@ -93,12 +93,12 @@ class Layout:
 def choose_layout(needs: Needs, ranks: int, breaks: tuple[int, ...] = ()) -> Layout:
     """Returns the layout of at most this many ranks that fits a shot best, where none was asked for by hand.
 
-    It has as many ranks as fit. Ulysses comes first, which is exact and sends least; what heads or tokens leave over
-    goes to guidance. A ring is used only across machines, where all-to-all is slow: each Ulysses group then lies within
-    one machine.
+    It uses as many ranks as fit. Ulysses comes first, because it is exact and sends least. Guidance takes the ranks
+    that Ulysses cannot use. A ring is used only between machines, where all-to-all is slow. Each Ulysses group then
+    stays within one machine.
 
     Args:
-        breaks: numbers of the ranks with which another machine begins; empty on one machine.
+        breaks: indexes of the ranks at which the next machine begins; empty on one machine.
     """
     for size in range(ranks, 1, -1):
         spans = any(rank < size for rank in breaks)

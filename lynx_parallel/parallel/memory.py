@@ -21,7 +21,7 @@ KEPT_FP32 = frozenset({"rope", "time_embedder", "scale_shift_table", "norm1", "n
 """Modules that diffusers keeps in fp32 (``WanTransformer3DModel._keep_in_fp32_modules``)."""
 TEXT_TOKENS, ID_TOKENS, REF_TOKENS = 512, 16, 256
 KEPT_SETS = 8
-"""``LynxPipeline.conditioning_entries``, which needs torch to be imported."""
+"""Equals ``LynxPipeline.conditioning_entries``, which cannot be read without importing torch."""
 ALLOWANCE_BYTES = 1_500_000_000
 """Estimate: the CUDA context (0.5 GB), the face models (0.2 GB), the workspaces of cuBLAS and cuDNN, the rounding of
 the allocator, and small tensors (latents, the scheduler's state)."""
@@ -51,7 +51,7 @@ class Prediction:
         resampler, vae: whole on every rank.
         gathered: with sharding, the weights that are whole while a block runs.
         static_kv: keys and values of text, ID and reference for this rank's branches.
-        kept_kv: the most that ``LynxPipeline`` keeps of them from earlier shots.
+        kept_kv: the most keys and values that ``LynxPipeline`` keeps from earlier shots.
         activations: peak of a forward.
         communication: NCCL's buffers, estimated.
         decode: peak of decoding, see ``decode_bytes``.
@@ -86,7 +86,7 @@ class Prediction:
 
     @property
     def total(self) -> int:
-        """What the fullest phase takes, with ``ALLOWANCE_BYTES``."""
+        """Bytes of the largest phase, plus ``ALLOWANCE_BYTES``."""
         return max(self.phases.values()) + ALLOWANCE_BYTES
 
 
@@ -175,7 +175,7 @@ def parameter_bytes(
 
 
 def is_projection(key: str) -> bool:
-    """Returns what ``model.projections.is_projection`` does, which needs torch to be imported."""
+    """Returns the same as ``model.projections.is_projection``, without importing torch."""
     return key.startswith("blocks.") and any(part in key for part in (".attn2.to_k.", ".attn2.to_v.", "_adapter."))
 
 
@@ -189,9 +189,9 @@ def static_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -
 
 
 def kept_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> int:
-    """Returns the most that ``LynxPipeline`` keeps from earlier shots: as many of the largest sets as it has room for.
+    """Returns the most bytes that ``LynxPipeline`` keeps from earlier shots: its free entries, filled by largest sets.
 
-    Such a set is the text of an earlier prompt, or of "image of a face" that the reference pass reads.
+    Such a set is the text of an earlier prompt, or the reference pass's own prompt, "image of a face".
     """
     sets, (texts, people) = _static_sets(shapes, dtype_bytes), _sets_in_use(branches)
     used = texts + people * sum(sets[kind] > 0 for kind in ("identity", "reference"))
@@ -199,7 +199,7 @@ def kept_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> 
 
 
 def _sets_in_use(branches: Iterable[str]) -> tuple[int, int]:
-    """Returns how many different texts and people these branches see."""
+    """Returns the numbers of different texts and people that these branches see."""
     branches = set(branches)
     return len({name == "c" for name in branches}), len({name == "u" for name in branches})
 
@@ -246,9 +246,9 @@ def activation_bytes(tokens: int, layout: Layout, *, dim: int, ffn_dim: int, hea
 
 
 def _gathered_bytes(shapes: Shapes, dtype_bytes: int, kept_fp32: Collection[str]) -> int:
-    """Returns what sharding makes whole for a while: what lies outside the blocks, and twice the largest block.
+    """Returns the most bytes that sharding gathers at once: weights outside the blocks, and twice the largest block.
 
-    A forward gathers no projections. They are gathered a kind at a time, before the activations take their memory.
+    A forward gathers no projections. They are gathered one kind at a time, before activations take memory.
     """
     groups: dict[str, dict[str, tuple[int, ...]]] = {"": {}}
     for key, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Whether a device has room, by the prediction of ``parallel.memory``; reads the headers of weights files alone."""
+"""Decides whether a device has room, by the prediction of ``parallel.memory``. Reads only headers of weights files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def keeps_projections(
     tiled_decode: bool = False,
     tasks: Collection[Task] = (),
 ) -> bool:
-    """Returns whether idle projections may stay on a device: whether every task fits beside them.
+    """Returns whether idle projections may stay on a device, that is, whether every task fits beside them.
 
-    Elements count, in the type in which they are loaded. The size of the files does not: they may be fp32.
+    Counts elements in the dtype in which they are loaded. The files' size is no measure: they may be fp32.
 
     Args:
         device_bytes: memory of the device.
         dtype, sharded, tiled_decode: as in ``predict``.
-        tasks: what may have to be rendered; ``LARGEST`` where it is not known.
+        tasks: sizes and layouts that may have to be rendered; ``LARGEST`` if empty.
 
     Raises:
         CheckpointError: a file or key does not fit; names it.

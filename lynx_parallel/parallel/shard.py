@@ -17,7 +17,7 @@ from lynx_parallel.model.transformer import LynxTransformer
 def shard(transformer: LynxTransformer, group: dist.ProcessGroup, *, keep_projections: bool = True) -> None:
     """Marks a transformer, still on the meta device, to keep 1/P of every parameter on each rank.
 
-    A block's weights are gathered for its forward and let go after it. Kept projections are gathered apart, when
+    A block's weights are gathered for its forward and freed after it. Kept projections are gathered separately, when
     they are called: a forward never needs them. The group's ranks must make the same calls in the same order: it is
     a ring × Ulysses group, not the whole gang, whose guidance ranks run different branches.
 
@@ -37,7 +37,7 @@ def shard(transformer: LynxTransformer, group: dist.ProcessGroup, *, keep_projec
             for unit in projection_units(block):
                 share(unit)
         share(block)
-        # These are no forwards, but need the block's norms whole.
+        # These methods are no forward, but need the block's norms gathered.
         for name in ("text_kv", "identity_kv", "reference_kv"):
             register_fsdp_forward_method(block, name)
     share(transformer)
@@ -48,8 +48,8 @@ def shard(transformer: LynxTransformer, group: dist.ProcessGroup, *, keep_projec
 def release() -> None:
     """Frees the weights of sharded transformers to which no reference is left.
 
-    FSDP ties modules, hooks and parameters into cycles. Without this call the weights would stay until Python's
-    collector runs by itself, and the next gang's weights would come on top. The collector finds every cycle; to cut
-    them by hand would depend on FSDP's private attributes, which change with each torch.
+    FSDP ties modules, hooks and parameters into cycles. Without this call, the weights stay in memory beside the next
+    gang's until Python's collector runs by itself. Cutting the cycles by hand would depend on FSDP's private
+    attributes, which change between versions of torch.
     """
     gc.collect()

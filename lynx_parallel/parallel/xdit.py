@@ -35,7 +35,7 @@ class Membership(NamedTuple):
     """A rank's place in a gang: how the token axis and the guidance branches lie over it.
 
     Attributes:
-        groups: process group of each axis; one rank may be a group.
+        groups: process group of each axis; a group may have one rank.
     """
 
     tokens: UspTokens
@@ -235,8 +235,8 @@ def _hidden_gpus() -> Iterator[None]:
 def _answer_for_cpu() -> None:
     """Lets xfuser 0.7 import, and run on the CPU, with any build of torch.
 
-    Its ``envs`` takes a build for CUDA as proof of a GPU, and raises where torch is built for the CPU alone. Both
-    are answered before the package's own ``__init__`` runs; nothing else of xfuser is replaced.
+    Its ``envs`` assumes a GPU if torch is built for CUDA, and raises if torch is built for the CPU. This function
+    replaces both answers before the package's own ``__init__`` runs. It replaces nothing else of xfuser.
     """
     spec = importlib.util.find_spec("xfuser")
     assert spec is not None

@@ -78,7 +78,7 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
 
 
 def find_pipeline(path: Path | str) -> Path:
-    """Returns the file of a pipeline: a path as it is, a bare name among the shipped ones.
+    """Returns the file of a pipeline. A path is returned as it is; a bare name means a shipped pipeline.
 
     Raises:
         InputErrors: no shipped pipeline has this name.

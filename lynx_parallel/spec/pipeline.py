@@ -193,8 +193,8 @@ class ModelSpec(Strict):
     Attributes:
         base: a hub id ``org/name[@revision]``, an absolute folder or ``demo:name``.
         dtype: of the transformer, the resampler and the text encoder.
-        vae_dtype: precision of the VAE: true ``float32``; ``tf32``, fp32 weights with convolutions in TF32, on CUDA
-            alone; or ``bfloat16``. The last two are faster, and lose detail.
+        vae_dtype: precision of the VAE. ``float32`` is true fp32. ``tf32`` has fp32 weights and computes convolutions
+            in TF32, on CUDA only. ``tf32`` and ``bfloat16`` lose detail; how much faster they are is not measured.
     """
 
     base: Text = Field(description="a hub id org/name[@revision], a folder or demo:tiny")

@@ -57,9 +57,10 @@ def pad(embeds_SC: torch.Tensor) -> torch.Tensor:
 
 
 class PromptFolder(MutableMapping[str, torch.Tensor]):
-    """Embeddings by prompt, in files that other processes read as well.
+    """Embeddings by prompt, in files that other processes read too.
 
-    What cannot be written, to a full disk for example, is kept in memory. A damaged file counts as missing.
+    An embedding that cannot be written, for example to a full disk, is kept in memory. A damaged file counts as
+    missing.
 
     Args:
         path: returns the file of a prompt.
@@ -105,9 +106,9 @@ def encode_prompts(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> None:
-    """Puts the embeddings of prompts that are not there yet, [tokens, text_dim] on the CPU, into a mapping.
+    """Adds the missing embeddings of these prompts to a mapping, each [tokens, text_dim] on the CPU.
 
-    The encoder is loaded for it and let go.
+    Loads the text encoder only if an embedding is missing, and frees it afterwards.
     """
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in into]
     encoder = TextEncoder(base, dtype=dtype, device=device) if missing else None

@@ -37,7 +37,7 @@ def leave_and_join_again(rank: int, store: Any, demo: Path) -> list[tuple[int, i
 
 
 def test_a_rank_that_leaves_frees_its_shards(demo: Path) -> None:
-    """At once, not when the garbage collector happens to run: the next gang's shards are read right after."""
+    """Shards must be freed at once, because the next gang's shards are read right after."""
     for counts in run_gang(2, leave_and_join_again, demo):
         for shards, alive in counts:
             assert shards > 100

@@ -1,4 +1,4 @@
-"""TF32 where it was asked for and nowhere else. The flags can be read and set without a GPU, so their state is held."""
+"""TF32 is used only where it was asked for. Without a GPU, the tests check torch's flags."""
 
 from __future__ import annotations
 

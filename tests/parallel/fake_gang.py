@@ -67,7 +67,7 @@ class Collectives(TorchDispatchMode):
 
 @contextmanager
 def fake_group(ranks: int, rank: int = 0) -> Iterator[dist.ProcessGroup]:
-    """The world of one rank. What the others would send is left to chance."""
+    """The process group of one rank. What it receives from the other ranks is arbitrary."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
         assert dist.group.WORLD is not None

@@ -1,4 +1,4 @@
-"""What sharded weights cost in communication: the bytes that each call gathers, counted."""
+"""Counts the bytes that each call of a sharded model gathers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PART = {"text": ".attn2.to_", "identity": ".id_adapter.", "reference": ".ref_ada
 
 
 def gathered(function: Callable[..., Any], *args: Any) -> int:
-    """Calls the function; bytes that this rank has whole after its collectives, which are all-gathers alone."""
+    """Calls the function. Returns the bytes that its collectives gather; all of them must be all-gathers."""
     with Collectives() as sent:
         function(*args)
     assert {call.name for call in sent.calls} == {"_allgather_base_"}
