@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import lynx_parallel
 from lynx_parallel.artifacts import shown
+from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.lock import Lock
 from lynx_parallel.plan import Item, Plan
 from lynx_parallel.signals import deferred_signals, hold, signals
-from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.spec.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.summary import Summary
 from lynx_parallel.weights import FaceFiles, WeightFiles
@@ -74,6 +75,9 @@ class Driver:
         todo = plan.of("render", "encode")
         if todo:
             self._layouts.check(item.shot for item in todo)  # before any work
+            if self.cluster.attention in CUDA_ONLY and self.campaign.pipeline.model.dtype == "float32":
+                name = f"--attention {self.cluster.attention}"
+                raise InputErrors([f"{name}: does not run in float32, the pipeline's dtype: use auto or sdpa"])
         if todo or (self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._told()))):
             with self._locked() as (journal, told):
                 plan = self.replan()  # another driver may have been at work until the lock was ours
@@ -157,6 +161,8 @@ class Driver:
         from lynx_parallel.gang.supervisor import STOP_WITHIN_S, Supervisor
 
         device, machines = available(self.cluster.device)
+        if device == "cpu" and self.cluster.attention in CUDA_ONLY:
+            raise ClusterError(f"--attention {self.cluster.attention}: runs on CUDA only. The ranks run on the CPU.")
         terms = Terms(device, local, machines, hung_after=self.cluster.hung_after)
         supervisor = Supervisor(run, todo, terms)
         work = asyncio.ensure_future(supervisor.make_all())

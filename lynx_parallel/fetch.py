@@ -19,6 +19,7 @@ from lynx_parallel.converted import convert
 from lynx_parallel.download import Download, check_room, download_all, with_sizes
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, first_line
 from lynx_parallel.spec.pipeline import ARCFACE, BUFFALO_L, PipelineSpec
+from lynx_parallel.spec.problems import nearest
 from lynx_parallel.transfer import Transfer, shown_size
 from lynx_parallel.weights import (
     ARCFACE_SHA256,
@@ -119,6 +120,10 @@ def _hub_files(spec: PipelineSpec, licenses: dict[str, str]) -> Iterator[Downloa
         info = _ask_hub(repo, revision)
         tags = [tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")]
         licenses[repo] = tags[0] if tags else _NO_LICENSE
+        there = [file.rfilename for file in info.siblings or ()]
+        for path in allowed:
+            if "*" not in path and path not in there and path not in BASE_PATTERNS:
+                raise CheckpointError(f"hub:{repo}/{path}: the repository has no such file; {nearest(path, there)}")
         for file in filter_repo_objects(info.siblings or (), allow_patterns=allowed, key=lambda one: one.rfilename):
             if (file.lfs or file.blob_id) and file.size is not None:
                 yield _hub_download(repo, info.sha, file)

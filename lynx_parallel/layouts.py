@@ -93,7 +93,8 @@ class Layouts:
                 )
             return self.asked.size
         if available < 1:
-            raise ClusterError(f"--device {device}: the cluster has none")
+            what = "no GPU found. Use --device cpu, or run lynx-render doctor" if device == "cuda" else "no CPU is free"
+            raise ClusterError(f"--device {device}: {what}.")
         return 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
 
     def layout(self, shot: Shot, ranks: int, breaks: tuple[int, ...] = ()) -> Layout:

@@ -310,3 +310,14 @@ def test_ctrl_c_while_planning(folder: Path, demo: Path, monkeypatch: pytest.Mon
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+
+
+def test_a_kernel_for_cuda_alone_is_refused_before_any_work_in_float32(campaign: Path, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "lynx_parallel.cli", str(campaign), "--attention", "flash"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "--attention flash: does not run in float32, the pipeline's dtype: use auto or sdpa"
+    ]

@@ -231,7 +231,10 @@ def test_a_gated_repository(user: User) -> None:
     [
         ("org/base\n", ("org/none\n", "org/none: no such repository on the hub")),
         ("base: org/base", ("base: org/base@v2", "org/base@v2: the repository has no such revision")),
-        ("hub:org/base/lynx/resampler", ("hub:org/base/lynx/other", "hub:org/base/lynx/other.safetensors: ")),
+        (
+            "hub:org/base/lynx/resampler",
+            ("hub:org/base/lynx/resamplr", "resamplr.safetensors: the repository has no such file; did you mean"),
+        ),
         ("version: 1", ("version: 2", "p.yaml:1: version: 2: must be 1")),
     ],
 )

@@ -108,7 +108,9 @@ def test_ranks_of_a_shot(demo: Path, shots: tuple[Shot, ...]) -> None:
 def test_more_ranks_than_there_are(demo: Path) -> None:
     with pytest.raises(InputErrors, match=r"^Ulysses 4: needs 4 ranks, the cluster has room for 2 GPUs$"):
         Layouts(ClusterSpec(ulysses=4), files(demo)).ranks("cuda", 2)
-    with pytest.raises(ClusterError, match=r"^--device cuda: the cluster has none$"):
+    with pytest.raises(
+        ClusterError, match=r"^--device cuda: no GPU found. Use --device cpu, or run lynx-render doctor.$"
+    ):
         Layouts(ClusterSpec(), files(demo)).ranks("cuda", 0)
 
 

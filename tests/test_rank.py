@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lynx_parallel.errors import ClusterError, RenderError, Stopped, SubjectError
+from lynx_parallel.errors import RenderError, Stopped, SubjectError
 from lynx_parallel.gang.rank import Load, Rank, Rendered
 from lynx_parallel.ledger import Output
 from lynx_parallel.model.attention import Kernel, sdpa
@@ -147,9 +147,11 @@ def test_a_picture_without_a_face(load: Load, shots: tuple[Shot, ...], tmp_path:
     render(rank, shots[0], tmp_path / "next")
 
 
-def test_a_kernel_that_is_not_there(load: Load) -> None:
-    with pytest.raises(ClusterError, match=r"--attention flash3: not available on cpu in float32: runs on CUDA only"):
-        Rank("cpu", 1, replace(load, attention="flash3")).hello()
+def test_a_kernel_that_is_not_there(load: Load, tmp_path: Path) -> None:
+    rank = Rank("cpu", 1, replace(load, attention="flash3"))
+    assert rank.hello().attention == "none"
+    [check] = rank.check(tmp_path)
+    assert check.detail.startswith("--attention flash3: not available on cpu in float32: runs on CUDA only")
 
 
 def test_a_ring_that_needs_another_kernel_says_so(
@@ -251,7 +253,7 @@ def test_prompts_that_cannot_be_written_stay_in_memory(load: Load, shots: tuple[
 def test_a_rank_checks_itself(load: Load, tmp_path: Path) -> None:
     checks = Rank("cpu", 1, load).check(tmp_path)
     assert [(check.name, check.ok) for check in checks] == [
-        ("memory", True), ("attention", True), ("decode", True), ("output", True)
+        ("memory", True), ("attention", True), ("decode", True), ("output", True), ("ffmpeg", True)
     ]  # fmt: skip
 
 
@@ -270,3 +272,17 @@ def test_a_broken_gpu_is_told_by_the_check_and_not_by_hello(
     assert not check.ok
     assert check.detail.startswith("CUDA error: no kernel image")
     assert check.remedy.startswith("This torch build has no code for this GPU.")
+
+
+def test_an_ffmpeg_that_cannot_encode_shows_before_a_shot_is_made(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, detail in (
+        ("/bin/false", "cannot encode: ffmpeg ended"),
+        ("/nowhere/ffmpeg", "ffmpeg not found at /now"),
+    ):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", path)
+        failed = [check for check in Rank("cpu", 1, load).check(tmp_path) if not check.ok]
+        assert [check.name for check in failed] == ["ffmpeg"]
+        assert detail in failed[0].detail
+        assert "IMAGEIO_FFMPEG_EXE" in failed[0].remedy

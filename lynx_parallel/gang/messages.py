@@ -113,6 +113,7 @@ class Load:
         keep_projections: as in ``load_transformer``; None keeps them where the device has room.
         face: models for subjects whose landmarks or embedding are not given.
         prompts: where prompt embeddings are stored; None keeps them only in the rank's memory.
+        codec: of the videos.
         save_every: seconds between partial states at least.
         hung_after: as of ``ClusterSpec``.
         tasks: sizes and layouts that the rank may have to render; empty if unknown.
@@ -128,6 +129,7 @@ class Load:
     keep_projections: bool | None = None
     face: FaceFiles | None = None
     prompts: PromptFiles | None = None
+    codec: str = "h264"
     save_every: float = 30.0
     hung_after: float = 60.0
     tasks: tuple[Task, ...] = ()

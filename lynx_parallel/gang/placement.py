@@ -41,7 +41,7 @@ class UnfitRank(ClusterError):
 
     def __init__(self, hello: Hello, check: Check):
         self.host = hello.host
-        self.gpu = "" if check.name == "output" else hello.gpu
+        self.gpu = "" if check.name in ("output", "ffmpeg") else hello.gpu
         self.place = hello.place if self.gpu else hello.machine
         super().__init__(f"{self.where}: {check.name}: {check.detail.rstrip('.')}. {check.remedy}")
 

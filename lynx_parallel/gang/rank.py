@@ -24,7 +24,7 @@ from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
 from lynx_parallel.gang.partials import PartialStates
 from lynx_parallel.gang.preparation import Preparation
 from lynx_parallel.gang.remedies import remedy_for
-from lynx_parallel.gang.selfcheck import check_group, check_rank
+from lynx_parallel.gang.selfcheck import check_encoder, check_group, check_rank
 from lynx_parallel.gang.writing import logged_to, write_log
 from lynx_parallel.model.attention import Kernel, choose_kernel
 from lynx_parallel.model.precision import use_ieee
@@ -137,7 +137,8 @@ class Rank:
         except Exception as error:
             remedy = remedy_for(f"{type(error).__name__}: {error}", host=socket.gethostname())
             return [Check("attention", False, 0.0, first_line(error), remedy)]
-        return check_rank(self.device, getattr(torch, self.what.dtype), kernel.name, kernel.attention, output)
+        checks = check_rank(self.device, getattr(torch, self.what.dtype), kernel.name, kernel.attention, output)
+        return [*checks, check_encoder(self.what.codec)]
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Rank 0: makes prompt embeddings for all gangs. Frees the text encoder before the other weights are loaded."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
@@ -24,6 +26,7 @@ from lynx_parallel.errors import first_line
 from lynx_parallel.gang.messages import Check
 from lynx_parallel.gang.remedies import remedy_for
 from lynx_parallel.model.attention import Attention
+from lynx_parallel.stages.encode import encode_video
 
 ALLOCATION_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
 FILE_BYTES = 2**20
@@ -65,6 +68,15 @@ def check_rank(
         _run("decode", device, lambda: _decode(device)),
         _run("output", torch.device("cpu"), lambda: _write(output / ".lynx")),
     ]
+
+
+def check_encoder(codec: str) -> Check:
+    """Encodes two small frames, as the end of every shot does; never raises.
+
+    Args:
+        codec: of the run's videos.
+    """
+    return _run("ffmpeg", torch.device("cpu"), lambda: _encode(codec))
 
 
 def check_attention(
@@ -176,6 +188,14 @@ def _decode(device: torch.device) -> str:
     remedy = "Convolutions compute wrongly here. Reinstall torch with its own NVIDIA packages (cuDNN)."
     error = _difference("decoding", video, expected, DECODE_TOLERANCE, remedy)
     return f"{expected.shape[2]} frames: error {error:.0e}, allowed {DECODE_TOLERANCE:.0e}"
+
+
+def _encode(codec: str) -> str:
+    frames = np.zeros((2, 32, 32, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "two.mp4"
+        encode_video(frames, path, fps=8, codec=codec, crf=18)
+        return f"{codec}: {path.stat().st_size} bytes"
 
 
 def _difference(what: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float, remedy: str) -> float:

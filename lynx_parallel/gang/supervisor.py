@@ -253,7 +253,7 @@ class Supervisor:
             return None
         if getattr(error, "kind", None) == "memory" and slot.footprint == self._shape.footprint:
             self._change(self._shape.lighter())
-        self.run.say(f"no ranks could be started: {error}; trying again")
+        self.run.say(f"no ranks could be started: {str(error).rstrip('.')}; trying again")
         return ROOM_AGAIN_S if no_room else BACKOFF_S[min(slot.failed_starts, len(BACKOFF_S)) - 1]
 
     async def _unfit(self, error: LynxError) -> bool:
@@ -290,7 +290,7 @@ class Supervisor:
             run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._shape.footprint.shard,
             attention=run.cluster.attention, tiled_decode=self._shape.footprint.tiled_decode, face=run.face,
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=self._texts.files,
-            vae_dtype=run.campaign.pipeline.model.vae_dtype,
+            vae_dtype=run.campaign.pipeline.model.vae_dtype, codec=run.campaign.pipeline.video.codec,
             tasks=tuple({run.layouts.task(item.shot, self._shape.footprint.ranks) for item in left}),
         )  # fmt: skip
 

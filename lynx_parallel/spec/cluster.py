@@ -13,6 +13,8 @@ Device = Literal["auto", "cuda", "cpu"]
 DEVICES = ("auto", "cuda", "cpu")
 Attention = Literal["auto", "flash3", "flash", "cudnn", "sdpa"]
 ATTENTION = ("auto", "flash3", "flash", "cudnn", "sdpa")
+CUDA_ONLY = ("flash3", "flash", "cudnn")
+"""Attention kernels that run on CUDA alone, and not in float32."""
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.ASCII)
 
 

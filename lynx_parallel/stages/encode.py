@@ -7,6 +7,7 @@ the number of encoder threads is fixed, and x264 is told not to choose by CPU ty
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -215,6 +216,10 @@ def _ffmpeg() -> str:
     import imageio_ffmpeg
 
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise ClusterError("there is no ffmpeg: reinstall imageio-ffmpeg, or name one in IMAGEIO_FFMPEG_EXE") from error
+        path = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        path = ""
+    if not path or shutil.which(path) is None:
+        where = f" at {path}" if path else ""
+        raise ClusterError(f"ffmpeg not found{where}: reinstall imageio-ffmpeg, or name one in IMAGEIO_FFMPEG_EXE")
+    return path
