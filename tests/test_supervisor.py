@@ -797,3 +797,23 @@ def test_embeddings_are_waited_for_and_not_the_gang_that_makes_them(campaign_of:
     )  # fmt: skip
     assert len(summary.rendered) == 13
     assert ends[0] < 120
+
+
+def test_ranks_that_die_at_first_do_not_cost_the_only_machine(campaign_of: Any, tmp_path: Path) -> None:
+    """Two gangs on one machine of CPUs; the first shots of two subjects die in one of them."""
+    render, died = FakeGang.render, itertools.count()
+
+    async def dying(gang: FakeGang, *arguments: Any) -> Rendered:
+        if gang.gpus == ["0", "1"] and next(died) < 9:
+            await asyncio.sleep(5)
+            raise gang._failure("ActorDiedError: The actor died unexpectedly.", "died")
+        await asyncio.sleep(600)
+        return await render(gang, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeGang, "render", dying)
+        summary, plan, error = supervise(campaign_of(tmp_path), World(iter(())), ClusterSpec(gangs=2))
+    assert not error
+    assert not summary.fault
+    assert not summary.left_out
+    assert len(summary.rendered) == len(plan.items)

@@ -64,6 +64,11 @@ class Machines:
         """Returns whether a shot has succeeded at this place."""
         return self._faults.proven(place)
 
+    def only(self, place: str) -> bool:
+        """Returns whether no rank can run anywhere else."""
+        usable = [machine.node for machine in self.terms.usable]
+        return usable == [machine_of(place)] and (self.terms.device == "cpu" or self.ranks <= 1)
+
     @property
     def untried(self) -> bool:
         """Whether there seems to be room where no rank has run yet."""

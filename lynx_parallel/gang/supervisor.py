@@ -310,10 +310,10 @@ class Supervisor:
         item, name, run = work.item, work.item.shot.name, self.run
         number = next_attempt(run.output, name, len(work.history) + 1)
         attempt = Attempt(run, item, number, f"{work.label} {name}")
-        run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
         try:
             if not await self._texts_ready(slot, work):
                 return
+            run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
             layout = run.layouts.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
             made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
         except Stopped as error:
@@ -382,7 +382,7 @@ class Supervisor:
         """
         shot, given_up = work.item.shot, isinstance(decision, GiveUp)
         slot.failure = signature(cause, shot.name)
-        elsewhere = self._elsewhere(slot)
+        elsewhere = self._elsewhere(slot, place)
         verdict = await self._machines.failed(
             place, self._source(shot), slot.failure, cause, given_up=given_up, elsewhere=elsewhere
         )
@@ -399,11 +399,14 @@ class Supervisor:
             work.not_at = place  # a place that fails fast must not take all retries while the others work
         if given_up:
             slot.shun = work.subject
-        return decision, not elsewhere and not self._machines.proven(place)
+        return decision, not self._others(slot) and not elsewhere and not self._machines.proven(place)
 
-    def _elsewhere(self, slot: Slot) -> bool:
+    def _elsewhere(self, slot: Slot, place: str) -> bool:
         """Returns whether a shot may succeed elsewhere: other gangs, or room, do not show this slot's failure."""
-        return self._machines.untried or any(other.failure != slot.failure for other in self._others(slot))
+        if self._machines.only(place):
+            return False
+        others = [other for other in self._others(slot) if place not in other.places]
+        return self._machines.untried or any(other.failure != slot.failure for other in others)
 
     def _others(self, slot: Slot) -> list[Slot]:
         """Returns the other slots that go on."""
