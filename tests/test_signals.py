@@ -15,13 +15,14 @@ from lynx_parallel.cli import _Say
 from lynx_parallel.signals import signals
 
 PRINTS = """
-import signal, sys
+import signal, sys, time
 from lynx_parallel.cli import _Say
 said = []
 signal.signal(signal.SIGHUP, lambda *_: said.append("hung up"))
 say = _Say(sys.stdout)
 say("before")
-signal.pause()
+while not said:  # pause() would miss a signal that has come already
+    time.sleep(0.01)
 say("after")
 sys.stderr.write(said[0])
 """
