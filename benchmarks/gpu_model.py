@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel
 
-from benchmarks.shapes import WAN_14B, dim_of, model_shapes
+from benchmarks.shapes import UMT5_XXL, WAN_14B, dim_of, model_shapes
 from lynx_parallel.demo import tiny
 from lynx_parallel.model.attention import Attention, AttentionName, choose_kernel
 from lynx_parallel.model.block import KV, BlockConditioning
@@ -51,14 +51,10 @@ class Sizes:
 _TINY_TRANSFORMER = {
     **WAN_14B, "num_attention_heads": 4, "attention_head_dim": 24, "ffn_dim": 192, "num_layers": 2, "text_dim": 64,
 }  # fmt: skip
-_UMT5_XXL = {
-    **tiny.TEXT_ENCODER, "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64,
-    "num_layers": 24,
-}  # fmt: skip
 FULL = Sizes(
     transformer=WAN_14B,
     vae={"base_dim": 96, "decoder_base_dim": 96},  # all else as diffusers has it by default, which is Wan2.1's
-    text_encoder=_UMT5_XXL,
+    text_encoder={**tiny.TEXT_ENCODER, **UMT5_XXL},
     stored_text_encoder={**tiny.TEXT_ENCODER, "d_model": WAN_14B["text_dim"]},
     videos={"480p": (832, 480, 81), "720p": (1280, 720, 81)},
     gemms=((32760, 5120, 13824), (8192, 8192, 8192)),

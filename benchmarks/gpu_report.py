@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe, describe_in_words, table
+from lynx_parallel.doctor.machine import nvidia_driver
 
 AIM_S, AIM_CARD = 2.5, "H200"
 """Target seconds of one forward at 480p, and the card for which the target is set."""
@@ -28,16 +28,7 @@ def describe_gpu() -> dict[str, Any]:
             machine["versions"][name] = version(name)
         except PackageNotFoundError:
             continue
-    return machine | {"driver": _driver(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-
-
-def _driver() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return lines[0].strip() if lines else None
+    return machine | {"driver": nvidia_driver()[0], "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
 
 
 def slug(machine: Mapping[str, Any]) -> str:

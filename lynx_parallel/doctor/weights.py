@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from lynx_parallel.artifacts import cache_root
 from lynx_parallel.demo.checkpoint import demo_root, is_built
 from lynx_parallel.demo.facepack import facepack_root
 from lynx_parallel.doctor.report import Weight
 from lynx_parallel.spec.load import find_pipeline, load_pipeline
 from lynx_parallel.spec.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, resolve_file
-from lynx_parallel.weights import COMPONENTS
+from lynx_parallel.weights import COMPONENTS, arcface_file, hub_file, pack_folder
 
 # Beginning of a source → licence; see the README. A pipeline's own ``license:`` wins.
 _LICENCES = {
@@ -79,10 +78,7 @@ class _Finder:
     def face(self, face: FaceSpec | None) -> list[Weight]:
         if face is None:
             return []
-        places = {
-            BUFFALO_L: Path("~/.insightface/models/buffalo_l").expanduser(),
-            ARCFACE: cache_root() / "recognition_arcface_ir_se50.pth",
-        }
+        places = {BUFFALO_L: pack_folder(), ARCFACE: arcface_file()}
         found = []
         for name, source in (("detector", face.detector), ("recognizer", face.recognizer)):
             if source == DEMO_FACES:
@@ -134,9 +130,10 @@ def _cached(source: str) -> Path | None:
     """Returns the path of a file in the hub cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    owner, repo, file = source.removeprefix("hub:").split("/", 2)
-    repo, _, revision = repo.partition("@")
-    found = try_to_load_from_cache(f"{owner}/{repo}", file, revision=revision or None)
+    if (named := hub_file(source)) is None:
+        return None
+    repo, revision, file = named
+    found = try_to_load_from_cache(repo, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 

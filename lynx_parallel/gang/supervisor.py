@@ -143,7 +143,7 @@ class Supervisor:
                 taken = {other.subject for other in self._slots if other is not slot}
                 work = self._queue.pull(slot, taken, _clock()) if self._has_room(slot) else None
                 if work is None:  # all that is left is running elsewhere, or waits for its retry
-                    self._fail_stranded()
+                    self._settle_stranded()
                     await asyncio.sleep(IDLE_S)
                 elif reason := self._quarantined.get(work.subject):
                     self._fail(work.item, reason)
@@ -153,8 +153,8 @@ class Supervisor:
             slot.closed = True
             slot.end()
 
-    def _fail_stranded(self) -> None:
-        """Sees to shots that were to be tried elsewhere, once no gang is left to do it."""
+    def _settle_stranded(self) -> None:
+        """Settles the shots that were to be tried elsewhere, if no gang is left to do it."""
         gangs = [slot.places for slot in self._slots if self._open(slot) and self._has_room(slot)]
         for work in self._queue.take_stranded(gangs):
             self._strand(work)

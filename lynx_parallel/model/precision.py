@@ -1,4 +1,4 @@
-"""Precision of fp32 arithmetic on CUDA. torch computes fp32 convolutions in TF32 unless it is told otherwise.
+"""Precision of fp32 arithmetic on CUDA. torch computes fp32 convolutions in TF32 by default.
 
 TF32 keeps 10 of the 23 mantissa bits of fp32. The settings apply to the whole process. They have no effect on the CPU.
 """
