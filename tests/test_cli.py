@@ -25,7 +25,7 @@ import atexit, runpy, sys
 heavy = ("torch", "ray", "diffusers", "transformers", "numpy")
 atexit.register(lambda: open("imported", "w").write(" ".join(m for m in heavy if m in sys.modules)))
 sys.path.insert(0, "")
-runpy.run_module("lynx_parallel.cli", run_name="__main__", alter_sys=True)
+runpy.run_module("lynx_parallel.cli.__main__", run_name="__main__", alter_sys=True)
 """
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lynx_parallel.artifacts import sha256_file
-from lynx_parallel.cli import _load
+from lynx_parallel.cli.load import load
 from lynx_parallel.converted import convert, with_converted
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.errors import CheckpointError, ClusterError
@@ -123,7 +123,7 @@ def test_what_was_done_stays_done(converted: Converted, tmp_path: Path, monkeypa
     manifest = small.write(tmp_path)
     shutil.copy(converted.folder / "p.yaml", tmp_path / "full.yaml")
     (tmp_path / "wan").symlink_to(converted.folder / "wan")
-    campaign, weights, _, digests, replan = _load(str(manifest), None, None, False)
+    campaign, weights, _, digests, replan = load(str(manifest), None, None, False)
     assert weights.converted == converted.copy
     assert digests == converted.digests
     monkeypatch.setattr(small, "WEIGHTS", converted.digests)  # those before there was a copy

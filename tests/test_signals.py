@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.cli import _Say
+from lynx_parallel.cli.options import Say
 from lynx_parallel.signals import signals
 
 PRINTS = """
 import signal, sys, time
-from lynx_parallel.cli import _Say
+from lynx_parallel.cli.options import Say
 said = []
 signal.signal(signal.SIGHUP, lambda *_: said.append("hung up"))
-say = _Say(sys.stdout)
+say = Say(sys.stdout)
 say("before")
 while not said:  # pause() would miss a signal that has come already
     time.sleep(0.01)
@@ -51,4 +51,4 @@ def test_a_line_for_a_terminal_that_is_gone_is_lost_and_no_more() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_line_for_a_full_disk_is_lost_and_no_more() -> None:
     with Path("/dev/full").open("wb", buffering=0) as raw:
-        _Say(os.fdopen(os.dup(raw.fileno()), "w", closefd=False))("a line")
+        Say(os.fdopen(os.dup(raw.fileno()), "w", closefd=False))("a line")

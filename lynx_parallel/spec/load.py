@@ -74,6 +74,7 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
         prompts=tuple(good_prompts.values()),
         shots=shots,
         save_latents=top.save_latents if forced.save_latents is None else forced.save_latents,
+        notices=tuple(problems.notices),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from lynx_parallel.notices import Notice
 from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, SamplingOverrides
 
 Label = str | int | float | bool
@@ -89,7 +90,7 @@ class Campaign:
     """A whole manifest. ``shots`` stand in the manifest's order; priorities are not yet applied.
 
     ``pipeline`` includes ``--set video.*``; its ``sampling`` is the pipeline file's own (each shot has its
-    resolved one).
+    resolved one). ``notices`` are warnings about the manifest.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class Campaign:
     prompts: tuple[Prompt, ...]
     shots: tuple[Shot, ...]
     save_latents: bool
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.notices import Notice
 
 KeyPath = tuple[str | int, ...]
 
@@ -83,9 +84,14 @@ def one_of(names: Sequence[str]) -> str:
 
 
 class Problems:
-    """Collects mistakes; ``raise_if_any`` raises them as one InputErrors, sorted by file and line."""
+    """Collects mistakes; ``raise_if_any`` raises them as one InputErrors, sorted by file and line.
+
+    Attributes:
+        notices: warnings, which do not raise.
+    """
 
     def __init__(self) -> None:
+        self.notices: list[Notice] = []
         self._found: dict[tuple[str, int, str], None] = {}  # a set that keeps order
 
     def __len__(self) -> int:
@@ -98,6 +104,10 @@ class Problems:
     def option(self, message: str) -> None:
         """Records a mistake in a command-line option; the message starts with the option."""
         self._found.setdefault(("", 0, _one_line(message)))
+
+    def warn(self, kind: str, message: str, example: str) -> None:
+        """Records a warning; the arguments are ``Notice``'s."""
+        self.notices.append(Notice(kind, _one_line(message), _one_line(example)))
 
     def raise_if_any(self) -> None:
         """Raises InputErrors when something was recorded."""

@@ -1,0 +1,40 @@
+"""lynx-render fetch PIPELINE."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lynx_parallel.cli.options import Debug, Json, Say
+
+
+def fetch(
+    pipeline: Annotated[str, typer.Argument(help="Pipeline file, or the bare name of a shipped one (lynx-full).")],
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Also store a copy of an fp32 transformer in the pipeline's dtype.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Download the weights and face models of PIPELINE. Checks each file and shows where it is stored."""
+    from lynx_parallel.fetch import fetch as fetch_all
+    from lynx_parallel.spec.load import load_pipeline
+    from lynx_parallel.transfer import shown_size
+
+    stream = sys.stderr if as_json else sys.stdout
+    say = Say(stream)
+    try:
+        fetched = fetch_all(load_pipeline(pipeline), converting=convert, stream=stream, say=say)
+    except KeyboardInterrupt:
+        say("stopped; what has arrived stays, run again to resume")
+        stream.flush()
+        os._exit(130)  # does not wait for downloads that get no answer
+    if as_json:
+        typer.echo(json.dumps({"files": [vars(one) for one in fetched], "exit_code": 0}, default=str))
+        return
+    for one in fetched:
+        typer.echo(f"{one.name:11}{shown_size(one.bytes):>9}  {one.source}, {one.license}: {one.path}")

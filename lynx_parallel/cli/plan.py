@@ -1,0 +1,33 @@
+"""lynx-render plan MANIFEST."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from lynx_parallel.cli.load import load
+from lynx_parallel.cli.options import Debug, Json, Manifest, Only, Set, Strict, Verify, show_notices
+from lynx_parallel.notices import notices_as_json
+
+
+def plan(
+    manifest: Manifest, set_: Set = None, only: Only = None, verify: Verify = False, strict: Strict = False,
+    as_json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Show what render would do, shot by shot, and why; renders nothing."""
+    campaign, _, _, _, make = load(manifest, set_, only, verify)
+    show_notices(campaign.notices, strict)
+    planned = make()
+    if as_json:
+        rows = [
+            {"name": i.shot.name, "action": i.action, "reason": i.reason, "seed": i.shot.seed} for i in planned.items
+        ]
+        found = {"shots": rows, "orphans": list(planned.orphans), "warnings": notices_as_json(campaign.notices)}
+        typer.echo(json.dumps({"output": str(campaign.output), **found}))
+        return
+    typer.echo(f"{campaign.path.name}: {planned}")
+    for item in planned.items:
+        typer.echo(f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}")
+    for name in planned.orphans:
+        typer.echo(f"orphan  {name}")
