@@ -110,9 +110,20 @@ class ShotEntry(Strict):
 
 
 class TableEntry(Strict):
-    """``shots: {from: shots.csv}`` and ``subjects: {from: faces/*.jpg}``."""
+    """``shots: {from: shots.csv}``."""
 
     from_: Text = Field(alias="from", description="a file name")
+
+
+class SubjectsFrom(Strict):
+    """``subjects: {from: faces/*.jpg}`` or ``{from: people.csv}``; the other keys are for all of its subjects."""
+
+    from_: Text = Field(alias="from", description="pictures such as faces/*.jpg, or a table such as people.csv")
+    face: Face = "largest"
+    vars: dict[str, str] = Field(default_factory=dict)
+    sampling: SamplingOverrides = SamplingOverrides()
+    consent: ConsentEntry | None = None
+    labels: dict[str, LabelValue] = Field(default_factory=dict)
 
 
 def _ref(model: str) -> dict[str, str]:
@@ -133,7 +144,7 @@ Subjects = Annotated[
         {
             "anyOf": [
                 {"type": "object", "propertyNames": _IDS, "additionalProperties": _ref("SubjectEntry")},
-                _FROM,
+                _ref("SubjectsFrom"),
             ]
         }
     ),
@@ -158,6 +169,7 @@ class ManifestFile(Strict):
     pipeline: Text = Field(description="the name of a shipped pipeline, or the path of a pipeline file")
     output: Text = Field(description="the folder for the videos, relative to this file")
     sampling: SamplingOverrides = SamplingOverrides()
+    vars: dict[str, str] = Field(default_factory=dict)
     subjects: Subjects = Field(description="a mapping id: {image: …}, or {from: faces/*.jpg}")
     prompts: Prompts = None
     shots: Shots = None

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import string
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lynx_parallel.spec.entries import VAR
 from lynx_parallel.spec.manifest import Prompt, Shot, ShotGroup, Subject
 from lynx_parallel.spec.names import fold, folder_clash, name_mistake
 from lynx_parallel.spec.pipeline import MAX_SEED, Sampling, SamplingOverrides, overlay
 from lynx_parallel.spec.problems import Problems, nearest, shown_path, shown_value
+from lynx_parallel.spec.template import fill, template_fields, unknown_vars
 from lynx_parallel.spec.yaml_lines import Document
 
 MAX_SHOTS = 1_000_000
-
-
-def template_mistake(text: str) -> str | None:
-    """What is wrong with a prompt's ``{var}`` fields, whatever the subject; None when nothing is."""
-    try:
-        parts = list(string.Formatter().parse(text))
-    except ValueError as error:
-        return f"{error}: write {{{{ and }}}} for braces"
-    for _, name, spec, conversion in parts:
-        if name is not None and (spec or conversion or not VAR.fullmatch(name)):
-            shown = shown_value("{" + name + "}")
-            return f"{shown}: only plain {{name}} fields work; write {{{{ and }}}} for braces"
-    return None
-
-
-def unknown_vars(text: str, known: Mapping[str, str]) -> list[str]:
-    """Fields of a right template that ``known`` lacks, each once."""
-    names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
-    return [name for name in dict.fromkeys(names) if name not in known]
 
 
 @dataclass
@@ -43,6 +24,7 @@ class Expansion:
         document: the manifest, for lines.
         base: the pipeline's sampling; ``campaign`` the manifest's; ``forced`` the ``--set`` options'.
         pattern: of the output names, already checked.
+        vars: the manifest's, for subjects without a var of that name.
     """
 
     document: Document
@@ -53,6 +35,7 @@ class Expansion:
     pattern: str
     subjects: Mapping[str, Subject]
     prompts: Mapping[str, Prompt]
+    vars: Mapping[str, str] = field(default_factory=dict)
     _texts: dict[tuple[str, str], str | None] = field(default_factory=dict)
     _takes: dict[tuple[str, str], int] = field(default_factory=dict)
     _given: dict[tuple[str, str, int], ShotGroup] = field(default_factory=dict)
@@ -129,15 +112,30 @@ class Expansion:
         pair = (subject.id, prompt.id)
         if pair not in self._texts:
             self._texts[pair] = None
-            lacking = unknown_vars(prompt.text, subject.vars)
-            text = "" if lacking else prompt.text.format_map(subject.vars).strip()
+            values = {**self.vars, **subject.vars}
+            lacking = unknown_vars(prompt.text, values)
+            text = "" if lacking else fill(prompt.text, values).strip()
+            self._warn_of_defaults(subject, prompt, values)
             for name in lacking:
-                hint = nearest(name, subject.vars, "its vars")
-                self._blame(group, prompt, f"{{{name}}}: subject {subject.id!r} has no such var; {hint}")
+                hint = nearest(name, values, "its vars")
+                self._blame(
+                    group,
+                    prompt,
+                    f"{{{name}}}: subject {subject.id!r} has no such var; {hint}; or write {{{name}|a default}}",
+                )
             if not lacking and not text:
                 self._blame(group, prompt, f"empty once the vars of subject {subject.id!r} are filled in")
             self._texts[pair] = text or None
         return self._texts[pair]
+
+    def _warn_of_defaults(self, subject: Subject, prompt: Prompt, values: Mapping[str, str]) -> None:
+        """Warns where a default is taken beside a var whose name looks like a misspelling of the field's."""
+        fields = template_fields(prompt.text)
+        spare = values.keys() - {field.name for field in fields}
+        for name in dict.fromkeys(f.name for f in fields if f.default is not None and f.name not in values):
+            for near in difflib.get_close_matches(name, spare, n=1, cutoff=0.75):
+                message = "a prompt's default was used where a var has a similar name; correct the var's name"
+                self.problems.warn("default-used", message, f"{{{name}}} in {prompt.id}, {near!r} of {subject.id}")
 
     def _blame(self, group: ShotGroup, prompt: Prompt, message: str) -> None:
         path = ("prompts", prompt.id)

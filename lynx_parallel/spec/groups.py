@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from lynx_parallel.spec.entries import ShotEntry, TableEntry
+from lynx_parallel.spec.ids import earlier_prompt_ids
 from lynx_parallel.spec.manifest import Prompt, ShotGroup, Subject
 from lynx_parallel.spec.pipeline import resolve_file
 from lynx_parallel.spec.problems import KeyPath, Problems, nearest, shown_key, shown_value
@@ -18,8 +21,13 @@ def read_groups(
     subjects: dict[str, Subject | None],
     prompts: dict[str, Prompt | None],
     problems: Problems,
+    output: Path,
 ) -> list[ShotGroup]:
-    """Groups in the manifest's order; wrong ones are recorded and left out. A table adds to ``prompts``."""
+    """Groups in the manifest's order; wrong ones are recorded and left out. A table adds to ``prompts``.
+
+    Args:
+        output: the campaign's output folder, where a table's texts may have ids by an earlier version.
+    """
     data = document.data.get("shots")
     if "shots" not in document.data:
         return [ShotGroup(document.file, 1, "shots", tuple(subjects), tuple(prompts))]
@@ -32,7 +40,7 @@ def read_groups(
             wrong = "not a regular file" if table.exists() else "missing file"
             document.blame(problems, ("shots", "from"), f"{shown_value(entry.from_)}: {wrong}")
             return []
-        return Table(table, subjects, prompts, problems).groups()
+        return Table(table, subjects, prompts, problems, cache(partial(earlier_prompt_ids, output))).groups()
     if not isinstance(data, list) or not data:
         shown = "is empty" if data == [] else document.shown(("shots",), data)
         message = f"{shown}: must be a list with at least one entry, or {{from: shots.csv}}"

@@ -10,21 +10,23 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from lynx_parallel.shipped import shipped_dir, shipped_names
-from lynx_parallel.spec.entries import DEFAULT_NAME, ManifestFile, PromptEntry, ShotEntry, SubjectEntry
+from lynx_parallel.spec.entries import DEFAULT_NAME, ManifestFile, PromptEntry, ShotEntry, SubjectEntry, SubjectsFrom
 from lynx_parallel.spec.expand import Expansion
 from lynx_parallel.spec.groups import read_groups
+from lynx_parallel.spec.lost_text import warn_of_lost_text
 from lynx_parallel.spec.manifest import Campaign, Shot, ShotGroup, Subject
 from lynx_parallel.spec.names import pattern_mistake
 from lynx_parallel.spec.options import read_overrides, select
 from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, resolve_file, resolve_weights
 from lynx_parallel.spec.problems import Problems, nearest, shown_path, shown_value
+from lynx_parallel.spec.subject import check_vars
 from lynx_parallel.spec.subjects import face_gaps, read_prompts, read_subjects
 from lynx_parallel.spec.validate import read_model
 from lynx_parallel.spec.yaml_lines import Document, read_yaml
 
 
 def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Campaign:
-    """Reads a manifest, its pipeline file, prompts and table, and expands them to shots.
+    """Reads a manifest, its pipeline file, prompts and tables, and expands them to shots.
 
     Args:
         manifest: a path, or the bare name of a shipped manifest (its output then is ``./renders/<name>``).
@@ -43,12 +45,16 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
         problems.raise_if_any()
     assert document is not None
     top = read_model(ManifestFile, document, (), problems)
+    if top:
+        check_vars(top.vars, lambda path, message: document.blame(problems, ("vars", *path), message))
+    warn_of_lost_text(document, problems)
     subjects, prompts = read_subjects(document, problems), read_prompts(document, problems)
     from_table = isinstance(document.data.get("shots"), dict)
     if "prompts" not in document.data and not from_table:
         document.blame(problems, ("prompts",), "missing: a mapping id: text")
     pipeline_path, pipeline = _pipeline(document, problems)
-    groups = read_groups(document, subjects, prompts, problems)
+    place = _output(document, forced.output, output, problems)
+    groups = read_groups(document, subjects, prompts, problems, place)
     if pipeline:
         _check_faces(document, groups, subjects, pipeline, problems)
     shots: tuple[Shot, ...] = ()
@@ -58,10 +64,9 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
     if top and pattern and len(good_subjects) == len(subjects) and len(good_prompts) == len(prompts):
         base = pipeline.sampling if pipeline else Sampling()
         shots = Expansion(
-            document, problems, base, top.sampling, forced.sampling, pattern, good_subjects, good_prompts
+            document, problems, base, top.sampling, forced.sampling, pattern, good_subjects, good_prompts, top.vars
         ).shots(groups)
         shots = select(shots, only, problems) if shots else shots
-    place = _output(document, forced.output, output, problems)
     problems.raise_if_any()
     assert top is not None
     assert pipeline is not None
@@ -112,7 +117,7 @@ def load_pipeline(path: Path | str, *, resolve: bool = True) -> PipelineSpec:
 
 def schema() -> dict[str, Any]:
     """JSON schema of a manifest, for editors; the checks that need files or other entries are not in it."""
-    models: list[Any] = [(m, "validation") for m in (ManifestFile, SubjectEntry, PromptEntry, ShotEntry)]
+    models: list[Any] = [(m, "validation") for m in (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, ShotEntry)]
     references, definitions = models_json_schema(models)
     top = definitions["$defs"].pop("ManifestFile")
     assert references
@@ -162,6 +167,8 @@ def _pipeline(document: Document, problems: Problems) -> tuple[Path, PipelineSpe
 
 def _read_pipeline(path: Path, problems: Problems, resolve: bool = True) -> PipelineSpec | None:
     document = read_yaml(path, problems)
+    if document:
+        warn_of_lost_text(document, problems)
     spec = read_model(PipelineSpec, document, (), problems) if document else None
     return resolve_weights(spec, document, problems) if spec and document and resolve else spec
 

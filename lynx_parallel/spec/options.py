@@ -83,8 +83,9 @@ def select(shots: Sequence[Shot], only: Iterable[str], problems: Problems) -> tu
     keep = [False] * len(shots)
     pairs = [f"{shot.subject.id}/{shot.prompt.id}" for shot in shots]
     for pattern in patterns:
+        literal = pattern.replace("[", "[[]")  # a name may hold brackets, as in name: "[ACME] {subject}"
         fits = [
-            fnmatchcase(pair, pattern) or fnmatchcase(shot.name, pattern)
+            fnmatchcase(pair, pattern) or fnmatchcase(shot.name, pattern) or fnmatchcase(shot.name, literal)
             for pair, shot in zip(pairs, shots, strict=True)
         ]
         if not any(fits):

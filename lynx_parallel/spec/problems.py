@@ -19,7 +19,8 @@ _SHOWN_CHARS = 80
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.*-]{0,99}")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Returns the text with line ends and control characters as escapes such as ``\\n``."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -29,7 +30,7 @@ def shown_path(path: Path | str) -> str:
         text = str(Path(path).absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
         text = str(path)
-    return _one_line(text)
+    return one_line(text)
 
 
 def shown_value(value: Any) -> str:
@@ -99,15 +100,15 @@ class Problems:
 
     def add(self, file: Path | str, line: int, message: str) -> None:
         """Records ``file:line: message``; saying the same twice counts once."""
-        self._found.setdefault((shown_path(file), line, _one_line(message)))
+        self._found.setdefault((shown_path(file), line, one_line(message)))
 
     def option(self, message: str) -> None:
         """Records a mistake in a command-line option; the message starts with the option."""
-        self._found.setdefault(("", 0, _one_line(message)))
+        self._found.setdefault(("", 0, one_line(message)))
 
     def warn(self, kind: str, message: str, example: str) -> None:
         """Records a warning; the arguments are ``Notice``'s."""
-        self.notices.append(Notice(kind, _one_line(message), _one_line(example)))
+        self.notices.append(Notice(kind, one_line(message), one_line(example)))
 
     def raise_if_any(self) -> None:
         """Raises InputErrors when something was recorded."""

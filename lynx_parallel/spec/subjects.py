@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 from typing import Any
 
-from lynx_parallel.spec.entries import ID, ID_ALLOWED, VAR, PromptEntry, SubjectEntry, TableEntry
-from lynx_parallel.spec.expand import template_mistake
-from lynx_parallel.spec.manifest import Consent, Prompt, Subject
+from lynx_parallel.spec.entries import ID, ID_ALLOWED, PromptEntry, SubjectEntry, SubjectsFrom
+from lynx_parallel.spec.files import Unreadable, read_text
+from lynx_parallel.spec.manifest import Prompt, Subject
+from lynx_parallel.spec.people import id_of_file, read_people
+from lynx_parallel.spec.pictures import find_pictures
 from lynx_parallel.spec.pipeline import PipelineSpec, resolve_file
-from lynx_parallel.spec.problems import KeyPath, Problems, shown_value
+from lynx_parallel.spec.problems import KeyPath, Problems, shown_path, shown_value
+from lynx_parallel.spec.sheet import is_table
+from lynx_parallel.spec.subject import Blame, as_consent, check_vars, make_subject
+from lynx_parallel.spec.template import template_mistake
 from lynx_parallel.spec.validate import read_model
-from lynx_parallel.spec.yaml_lines import Document, Unreadable, read_text
+from lynx_parallel.spec.yaml_lines import Document
 
 MAX_PROMPT_BYTES = 2**20
 
@@ -22,11 +26,12 @@ def read_subjects(document: Document, problems: Problems) -> dict[str, Subject |
     """Subjects by id, None for those that are wrong (recorded)."""
     data = document.data.get("subjects")
     if isinstance(data, dict) and "from" in data and not isinstance(data["from"], dict):
-        return _from_folder(document, problems)
+        return _subjects_from(document, problems)
     out: dict[str, Subject | None] = {}
     for name in _ids(document, "subjects", problems):
         entry = read_model(SubjectEntry, document, ("subjects", name), problems)
-        out[name] = _subject(name, entry, document, problems) if entry else None
+        blame = _blame_entry(document, name, problems)
+        out[name] = make_subject(name, entry, document.file.parent, blame) if entry else None
     return out
 
 
@@ -78,67 +83,69 @@ def _ids(document: Document, section: str, problems: Problems) -> list[str]:
     return good
 
 
-def _from_folder(document: Document, problems: Problems) -> dict[str, Subject | None]:
-    entry = read_model(TableEntry, document, ("subjects",), problems)
+def _subjects_from(document: Document, problems: Problems) -> dict[str, Subject | None]:
+    """Subjects of a table or of pictures, with what the manifest gives for all of them."""
+    entry = read_model(SubjectsFrom, document, ("subjects",), problems)
     if entry is None:
         return {}
+    before = len(problems)
+    check_vars(entry.vars, lambda path, message: document.blame(problems, ("subjects", "vars", *path), message))
+    if len(problems) != before:
+        return {}
+    if is_table(entry.from_):
+        table = resolve_file(document.file.parent, entry.from_)
+        if not os.path.isfile(table):
+            wrong = "not a regular file" if os.path.exists(table) else "missing file"
+            document.blame(problems, ("subjects", "from"), f"{shown_value(entry.from_)}: {wrong}")
+            return {}
+        given = {key: value for key, value in document.data["subjects"].items() if key != "from"}
+        return read_people(document, table, given, problems)
+    return _from_pictures(document, entry, problems)
+
+
+def _from_pictures(document: Document, entry: SubjectsFrom, problems: Problems) -> dict[str, Subject | None]:
     path = ("subjects", "from")
-    folder = document.file.parent
-    pattern = os.path.join(os.path.abspath(folder), os.path.expanduser(entry.from_))
+    shown = shown_value(entry.from_)
     try:
-        files = [resolve_file(folder, found) for found in sorted(glob.glob(pattern)) if os.path.isfile(found)]
-    except (OSError, ValueError) as error:
-        document.blame(problems, path, f"{shown_value(entry.from_)}: {error}")
+        files, others = find_pictures(document.file.parent, entry.from_, problems)
+    except OSError as error:
+        folder = f" {shown_path(error.filename)}" if error.filename else ""
+        document.blame(problems, path, f"{shown}: cannot read{folder}: {error.strerror or error}")
+        return {}
+    except ValueError:
+        document.blame(problems, path, f"{shown}: not a possible path")
         return {}
     if not files:
-        document.blame(problems, path, f"{shown_value(entry.from_)}: matches no file")
+        only = f"matches no picture, only {', '.join(others[:3])}" if others else "matches no file"
+        document.blame(problems, path, f"{shown}: {only}")
+    for other in others:
+        message = "subjects.from matches files that are no pictures; they were left out"
+        problems.warn("not-a-picture", message, other)
     out: dict[str, Subject | None] = {}
     seen: dict[str, Path] = {}
     for file in files:
-        first = seen.setdefault(file.stem.casefold(), file)
-        if not ID.fullmatch(file.stem):
-            document.blame(problems, path, f"{shown_value(file.name)}: its stem is no id: {ID_ALLOWED}")
-        elif first != file:
-            message = f"{shown_value(first.name)} and {shown_value(file.name)} give the same id"
-            document.blame(problems, path, message)
-        else:
-            out[file.stem] = Subject(file.stem, image=file)
+        name = id_of_file(file.stem, shown_path(file), problems)
+        first = seen.setdefault(name.casefold(), file)
+        if first != file:
+            pair = f"{shown_value(first.name)} and {shown_value(file.name)}"
+            if first.name == file.name:
+                pair = f"{shown_path(first)} and {shown_path(file)}"
+            document.blame(problems, path, f"{pair} give the same id {name!r}; rename one of them")
+            continue
+        out[name] = Subject(
+            name,
+            image=file,
+            face=entry.face,
+            vars=dict(entry.vars),
+            sampling=entry.sampling,
+            consent=as_consent(entry.consent),
+            labels=dict(entry.labels),
+        )
     return out
 
 
-def _file(document: Document, path: KeyPath, text: str | None, problems: Problems) -> Path | None:
-    """Absolute path of an existing regular file."""
-    if text is None:
-        return None
-    file = resolve_file(document.file.parent, text)
-    if not os.path.isfile(file):
-        wrong = "not a regular file" if os.path.exists(file) else "missing file"
-        document.blame(problems, path, f"{shown_value(text)}: {wrong}")
-    return file
-
-
-def _subject(name: str, entry: SubjectEntry, document: Document, problems: Problems) -> Subject:
-    at = ("subjects", name)
-    for var in entry.vars:
-        if not VAR.fullmatch(var):
-            message = f"{shown_value(var)}: a var's name is a letter or '_', then letters, digits or '_' (ASCII)"
-            document.blame(problems, (*at, "vars", var), message)
-    embedding = entry.embedding
-    if embedding and not embedding.endswith((".safetensors", ".npy")):
-        message = f"{shown_value(embedding)}: must be a .safetensors or .npy file"
-        document.blame(problems, (*at, "embedding"), message)
-    consent = entry.consent
-    return Subject(
-        name,
-        image=_file(document, (*at, "image"), entry.image, problems),
-        embedding=_file(document, (*at, "embedding"), embedding, problems),
-        landmarks=entry.landmarks,
-        face=entry.face,
-        vars=dict(entry.vars),
-        sampling=entry.sampling,
-        consent=Consent(consent.ref, consent.scope, consent.expires) if consent else None,
-        labels=dict(entry.labels),
-    )
+def _blame_entry(document: Document, name: str, problems: Problems) -> Blame:
+    return lambda path, message: document.blame(problems, ("subjects", name, *path), message)
 
 
 def _prompt(name: str, entry: PromptEntry, document: Document, problems: Problems) -> Prompt | None:

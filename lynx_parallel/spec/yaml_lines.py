@@ -8,20 +8,17 @@ once, one document per file, no tags, no merge keys. Anchors and aliases work, w
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from yaml.reader import Reader
 
+from lynx_parallel.spec.files import Unreadable, read_text
 from lynx_parallel.spec.problems import KeyPath, Problems, shown_key, shown_value
 
-MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 50
 MAX_VALUES = 1_000_000
 
@@ -37,26 +34,50 @@ _HEX = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 _INF_NAN = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_COMMENT = re.compile(r"([ \t]+)(#[^\r\n]*)")
 _TAG = "tag:yaml.org,2002:"
 
 
-class Unreadable(Exception):
-    """A file cannot be used at all; ``line`` is where it shows (1 when it is the whole file)."""
+class Place(NamedTuple):
+    """Where an entry stands; ``where`` is how errors call it, such as ``row``."""
 
-    def __init__(self, reason: str, line: int = 1):
-        super().__init__(reason)
-        self.reason = reason
-        self.line = line
+    file: Path
+    line: int
+    where: str
+
+
+class Lost(NamedTuple):
+    """What YAML dropped from an unquoted value.
+
+    Attributes:
+        line: where it stands.
+        mark: an anchor that no alias uses (``&Co``) or ``!``; empty where there is none.
+        comment: the comment behind the value, from its ``#``; empty where there is none.
+        gap: characters of white space before the comment.
+    """
+
+    line: int
+    mark: str
+    comment: str
+    gap: int
 
 
 @dataclass
 class Document:
-    """A parsed file: plain values, and for every key path its line (a mapping entry's is its key's)."""
+    """A parsed file: plain values, and for every key path its line (a mapping entry's is its key's).
+
+    Attributes:
+        raw: scalars that are not text, as written.
+        elsewhere: places of entries that another file gives, such as a table's subjects.
+        lost: what YAML dropped from unquoted values.
+    """
 
     file: Path
     data: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
-    raw: dict[KeyPath, str] = field(default_factory=dict)  # scalars that are not text, as written
+    raw: dict[KeyPath, str] = field(default_factory=dict)
+    elsewhere: dict[KeyPath, Place] = field(default_factory=dict)
+    lost: dict[KeyPath, Lost] = field(default_factory=dict)
 
     def standing(self, path: KeyPath) -> KeyPath:
         """The path, or its nearest parent that stands in the file."""
@@ -75,38 +96,11 @@ class Document:
 
     def blame(self, problems: Problems, path: KeyPath, message: str) -> None:
         """Records ``file:line: path: message``."""
+        if place := self.elsewhere.get(path[:2]):
+            problems.add(place.file, place.line, f"{place.where}: {message}")
+            return
         where = shown_key(path)
         problems.add(self.file, self.line(path), f"{where}: {message}" if where else message)
-
-
-def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
-    """Text of a regular file, without a byte order mark.
-
-    Raises:
-        Unreadable: missing, not a regular file, too large, not UTF-8, or holding control characters.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise Unreadable("is a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
-        with open(path, "rb") as file:
-            content = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise Unreadable("missing file") from None
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror or error}") from None
-    except ValueError:
-        raise Unreadable("not a possible path") from None
-    if len(content) > max_bytes:
-        raise Unreadable(f"larger than {max_bytes / 2**20:g} MiB")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Unreadable("not UTF-8 text", content.count(b"\n", 0, error.start) + 1) from None
-    odd = Reader.NON_PRINTABLE.search(text)
-    if odd:
-        raise Unreadable(f"holds the control character {odd[0]!r}", text.count("\n", 0, odd.start()) + 1)
-    return text
 
 
 def read_scalar(text: str) -> Any:
@@ -134,23 +128,30 @@ def read_scalar(text: str) -> Any:
 class _Node:
     """A value with its line. ``value`` is a scalar, a list of nodes, or a dict's list of entries."""
 
-    __slots__ = ("key", "kind", "line", "open", "raw", "value")
+    __slots__ = ("comment", "key", "kind", "line", "mark", "open", "raw", "value")
 
     def __init__(self, kind: str, value: Any, line: int, raw: str | None = None):
         self.kind, self.value, self.line, self.raw = kind, value, line, raw
         self.open = kind != "scalar"
         self.key: tuple[str, int] | None = None  # a mapping's key that waits for its value
+        self.mark = ""  # of a plain scalar: "!", or its anchor until an alias uses it
+        self.comment = (line, "", 0)  # behind a plain scalar: line, text, white space before it
 
 
-def _scalar(event: yaml.ScalarEvent, line: int) -> _Node:
+def _scalar(event: yaml.ScalarEvent, line: int, text: str) -> _Node:
     if "\0" in event.value or any("\ud800" <= c <= "\udfff" for c in event.value):
         raise Unreadable(f"{shown_value(event.value)}: a NUL or half a surrogate pair is not text", line)
     if event.tag not in (None, "!", _TAG + "str"):
         raise Unreadable(f"the tag {shown_value(event.tag)} is not supported: leave it out", line)
-    if event.tag is None and event.implicit[0]:
-        value = read_scalar(event.value)
-        return _Node("scalar", value, line, None if isinstance(value, str) else event.value)
-    return _Node("scalar", event.value, line)
+    typed = event.tag is None and event.implicit[0]
+    value = read_scalar(event.value) if typed else event.value
+    node = _Node("scalar", value, line, event.value if typed and not isinstance(value, str) else None)
+    if not event.style:  # neither quoted nor a block
+        node.mark = "!" if event.tag == "!" else f"&{event.anchor}" if event.anchor else ""
+        end: Any = event.end_mark
+        if comment := _COMMENT.match(text, end.index):
+            node.comment = (end.line + 1, comment[2].rstrip(), len(comment[1]))
+    return node
 
 
 def _attach(parent: _Node, node: _Node, event: Any, line: int) -> None:
@@ -191,8 +192,9 @@ def _compose(text: str) -> _Node:
             node = anchors[event.anchor]
             if node.open:
                 raise Unreadable(f"*{event.anchor}: refers to itself", line)
+            node.mark = ""
         elif isinstance(event, yaml.ScalarEvent):
-            node = _scalar(event, line)
+            node = _scalar(event, line, text)
         elif isinstance(event, yaml.CollectionStartEvent):
             kind = "list" if isinstance(event, yaml.SequenceStartEvent) else "mapping"
             if event.tag not in (None, "!", _TAG + ("seq" if kind == "list" else "map")):
@@ -246,6 +248,9 @@ class _Builder:
             return out
         if node.raw is not None:
             self.document.raw[path] = node.raw
+        if node.mark or node.comment[1]:
+            comment_line, comment, gap = node.comment
+            self.document.lost[path] = Lost(comment_line, node.mark, comment, gap)
         return node.value
 
 
@@ -268,6 +273,11 @@ def read_yaml(file: Path, problems: Problems) -> Document | None:
         here = text.split("\n")[line - 1 : line]
         if mark and here and here[0][mark.column :].startswith("\t"):
             reason = "indent with spaces, not tabs"
+        for number, near in enumerate(text.split("\n")[max(line - 2, 0) : line], max(line - 1, 1)):
+            if comment := re.search(r"[ \t](#[^\s#].*)", near):
+                shown = shown_value(comment[1].rstrip())
+                reason += f"; {shown} on line {number} is a comment: put a text that holds ' #' in quotes"
+                break
         problems.add(file, line, f"not valid YAML: {reason}")
     else:
         return document

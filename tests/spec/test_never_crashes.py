@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.spec.load import load_campaign, load_pipeline
 
-WHERE = re.compile(r"(m\.yaml|lite\.yaml|p\.yaml|t\.csv):\d+: .|--(set|only) .")
+WHERE = re.compile(r"(m\.yaml|lite\.yaml|p\.yaml|t\.csv|t\.xlsx):\d+: .|--(set|only) .")
 QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 MANIFEST: dict[str, Any] = {
@@ -68,6 +69,7 @@ ODD = st.one_of(
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
     st.just({"from": "t.csv"}),
     st.just({"from": "faces/*.jpg"}),
+    st.just({"from": "people.csv", "vars": {"person": "x"}}),
 )  # fmt: skip
 
 
@@ -117,6 +119,7 @@ def dump(file: Path, data: Any) -> None:
 @pytest.fixture(autouse=True)
 def _table(folder: Path) -> None:
     (folder / "t.csv").write_text("subject,prompt\nada,walk\n")
+    (folder / "people.csv").write_text("id,embedding\nada,faces/ada.npy\nbob,faces/bob.npy\n")
 
 
 def test_the_original_is_right(folder: Path) -> None:
@@ -154,6 +157,54 @@ def test_random_tables(folder: Path, content: bytes) -> None:
     for head in (b"", b"subject,prompt_text,seed,sampling.fps\n"):
         (folder / "t.csv").write_bytes(head + content)
         check(lambda: load_campaign("m.yaml"))
+
+
+CELLS = st.lists(
+    st.lists(
+        st.text('ada.npyjg/{}|"\'\r\n\t,;=#*1é\ufeff', max_size=8)
+        | st.sampled_from(["id", "image", "embedding", "face", "landmarks", "vars.person", "labels.x", "consent.ref",
+                           "consent.expires", "sampling.fps", "subject", "prompt", "prompt_text", "_x", "note", "",
+                           "ada", "faces/ada.npy", "faces/ada.jpg", "walk", "sep=;", "2027-01-31"]),
+        max_size=5,
+    ),
+    max_size=5,
+)  # fmt: skip
+
+
+@QUICK
+@given(CELLS, st.sampled_from(",;\t"), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]), st.booleans())
+def test_random_cells(folder: Path, cells: list[list[str]], separator: str, encoding: str, quoted: bool) -> None:
+    quote = '"' if quoted else ""
+    rows = [separator.join(quote + cell + quote for cell in row) for row in cells]
+    (folder / "t.csv").write_bytes("\r\n".join(rows).encode(encoding, "replace"))
+    for section in ("shots", "subjects"):
+        dump(folder / "m.yaml", {**MANIFEST, section: {"from": "t.csv"}})
+        check(lambda: load_campaign("m.yaml"))
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.dates() | st.text("ada/{}|=#é", max_size=8)
+
+
+@settings(QUICK, max_examples=50)
+@given(st.lists(st.lists(VALUES, max_size=4), max_size=4), st.integers(0, 6000), st.binary(max_size=3))
+def test_random_workbooks(folder: Path, cells: list[list[Any]], place: int, damage: bytes) -> None:
+    book = openpyxl.Workbook()
+    for row in [["id", "embedding", "vars.person", "face"], *cells]:
+        book.active.append(row)
+    book.save(folder / "t.xlsx")
+    content = (folder / "t.xlsx").read_bytes()
+    (folder / "t.xlsx").write_bytes(content[:place] + damage + content[place + len(damage) :])
+    for section in ("shots", "subjects"):
+        dump(folder / "m.yaml", {**MANIFEST, section: {"from": "t.xlsx"}})
+        check(lambda: load_campaign("m.yaml"))
+
+
+@QUICK
+@given(st.text("faces/*?[]!.jpgadb~{}\0é", max_size=12))
+def test_random_patterns(folder: Path, pattern: str) -> None:
+    pattern = "./" + pattern.replace("..", "")  # not the whole disk
+    dump(folder / "m.yaml", {**MANIFEST, "subjects": {"from": pattern}})
+    check(lambda: load_campaign("m.yaml"))
 
 
 @QUICK

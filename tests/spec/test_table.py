@@ -18,9 +18,11 @@ COLUMNS = (
     " sampling.identity_window, sampling.ref_blocks, sampling.seed)"
 )
 
+IGNORED = "a name that starts with _ is ignored"
 
-def p_id(text: str) -> str:
-    return "p-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+def p_id(words: str, text: str) -> str:
+    return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def test_a_table(folder: Path, load: Load) -> None:
@@ -33,7 +35,7 @@ def test_a_table(folder: Path, load: Load) -> None:
         "bob,*,,,,,,,,\r\n"
     )
     campaign = load(TEXT)
-    sings = p_id("A {person}\r\nsings.")
+    sings = p_id("a-person-sings", "A {person}\r\nsings.")
     assert [(s.id, s.seed, s.priority, s.sampling.fps) for s in campaign.shots] == [
         ("ada/run/1", 7, 1, 24),
         ("ada/run/2", 8, 1, 24),
@@ -61,14 +63,14 @@ def test_prompts_may_all_be_in_the_table(folder: Path, load: Load) -> None:
         ("\n\n  ,\nsubject,prompt\nada,none\n", [
             "t.csv:5: column prompt: 'none': no such prompt; (allowed: walk, run)"]),
         ("subject,promt,x y\nada,run,1\n", [
-            f"t.csv:1: column 'promt': unknown column; did you mean 'prompt'? {COLUMNS}",
-            f"t.csv:1: column 'x y': unknown column; {COLUMNS}",
+            f"t.csv:1: column 'promt': unknown column; did you mean 'prompt'? {COLUMNS}; {IGNORED}",
+            f"t.csv:1: column 'x y': unknown column; {COLUMNS}; {IGNORED}",
             "t.csv:1: column prompt or prompt_text: missing"]),
         ("prompt,prompt\nrun,run\n", [
             "t.csv:1: column prompt: given twice", "t.csv:1: column subject: missing"]),
         ("subject,prompt,prompt_text\nada,run,x\nada,,\n,run,\nadda,run,\n", [
-            "t.csv:2: columns prompt and prompt_text: both are given: a row has exactly one of them",
-            "t.csv:3: columns prompt and prompt_text: neither is given: a row has exactly one of them",
+            "t.csv:2: column prompt: run: another text or spelling is given in the manifest: a prompt has one text",
+            "t.csv:3: columns prompt and prompt_text: neither is given: a row needs an id, a text, or both",
             "t.csv:4: column subject: empty: must be a subject's id, or * for all",
             "t.csv:5: column subject: 'adda': no such subject; did you mean 'ada'? (allowed: ada, bob)"]),
         ("subject,prompt,takes,seed,priority,sampling.width\nada,run,0,-1,x,65\nada,run,1.0,yes,,\n", [
@@ -79,16 +81,17 @@ def test_prompts_may_all_be_in_the_table(folder: Path, load: Load) -> None:
             "t.csv:3: column takes: '1.0': must be a whole number from 1",
             "t.csv:3: column seed: 'yes': must be a whole number from 0 to 2^63-1"]),
         ("subject,prompt\nada\n\"a\nb\",run\nada,run,1\n", [
-            "t.csv:2: row has 1 cells, the header has 2",
+            "t.csv:2: columns prompt and prompt_text: neither is given: a row needs an id, a text, or both",
             "t.csv:3: column subject: 'a\\nb': no such subject; (allowed: ada, bob)",
-            "t.csv:5: row has 3 cells, the header has 2"]),
+            "t.csv:5: row has 3 cells, the header has 2: '1'"]),
         ("subject,prompt\nada,run\nada,*\n", [
             "t.csv:3: row: ada/run with seed 42 is given twice, first on line 2"]),
         ("subject,prompt_text\nada,a {b}\nada,{c.d}\n", [
-            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person)",
-            "t.csv:3: column prompt_text: '{c.d}': only plain {name} fields work; write {{ and }} for braces"]),
+            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person); or write {b|a default}",
+            "t.csv:3: column prompt_text: '{c.d}': only {name} and {name|default} fields work; write {{ and }} for"
+            " braces"]),
         ("subject,prompt_text\nada,a {b}\n", [
-            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person)"]),
+            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person); or write {b|a default}"]),
         ("subject,prompt,takes\nada,run,9999999\n", [
             "t.csv:2: row: makes more than 1000000 shots: split the manifest"]),
         ("subject,prompt\nada,\"run\n", ["t.csv:2: not a valid table: unexpected end of data"]),
@@ -104,8 +107,8 @@ def test_wrong_tables(folder: Path, complain: Complain, table: str, lines: list[
 
 def test_an_adhoc_id_that_is_taken(folder: Path, complain: Complain) -> None:
     (folder / "t.csv").write_text("subject,prompt_text\nada,x\n")
-    assert complain(TEXT.replace("walk:", f"{p_id('x').upper()}:")) == [
-        f"t.csv:2: column prompt_text: its id would be {p_id('x')}, which is another prompt's"
+    assert complain(TEXT.replace("walk:", f"{p_id('x', 'x').upper()}:")) == [
+        f"t.csv:2: column prompt_text: its id would be {p_id('x', 'x')}, which is another prompt's"
     ]
 
 
@@ -116,7 +119,7 @@ def test_all_prompts_of_none(folder: Path, complain: Complain) -> None:
 
 def test_not_utf8(folder: Path, complain: Complain) -> None:
     (folder / "t.csv").write_bytes(b"subject,prompt\nada,\xff\n")
-    assert complain(TEXT) == ["t.csv:2: not UTF-8 text"]
+    assert complain(TEXT) == ["t.csv:2: not UTF-8 text; in Excel, save it as 'CSV UTF-8' or as .xlsx"]
 
 
 def test_rows_written_alike_share_their_settings_and_not_their_mistakes(
@@ -130,3 +133,93 @@ def test_rows_written_alike_share_their_settings_and_not_their_mistakes(
     assert len({id(shot.sampling) for shot in shots}) == 3
     (folder / "t.csv").write_text(rows.replace("24", "fast").format("fast"))
     assert [line.partition(": ")[0] for line in complain(TEXT)] == [f"t.csv:{line}" for line in (2, 3, 4, 5)]
+
+
+ROWS = """\
+subject,prompt,prompt_text
+bob,beach,
+ada,beach,A {person} walks along a beach.
+bob,run,A {person} runs.
+*,,A {person} sings.
+ada,*,
+"""
+
+
+def test_a_row_may_give_id_and_text(folder: Path, load: Load) -> None:
+    (folder / "t.csv").write_text(ROWS)
+    campaign = load(TEXT)
+    sings = p_id("a-person-sings", "A {person} sings.")
+    assert [(shot.id, shot.text) for shot in campaign.shots] == [
+        ("bob/beach/1", "A man walks along a beach."),
+        ("ada/beach/1", "A woman walks along a beach."),
+        ("bob/run/1", "A man runs."),
+        (f"ada/{sings}/1", "A woman sings."),
+        (f"bob/{sings}/1", "A man sings."),
+        ("ada/walk/1", "A woman walks."),  # * means the manifest's prompts
+        ("ada/run/1", "A woman runs."),
+    ]
+    assert [prompt.id for prompt in campaign.prompts] == ["walk", "run", "beach", sings]
+
+
+def test_an_edited_text_keeps_the_id_that_its_row_gives(folder: Path, load: Load) -> None:
+    (folder / "t.csv").write_text(ROWS)
+    before = {shot.text: shot.name for shot in load(TEXT).shots}
+    (folder / "t.csv").write_text(ROWS.replace("walks along a", "runs on a").replace("sings", "hums"))
+    after = {shot.text: shot.name for shot in load(TEXT).shots}
+    assert after["A man runs on a beach."] == before["A man walks along a beach."] == "bob/beach-t01"
+    assert after["A man hums."] != before["A man sings."]
+    assert after["A man runs."] == before["A man runs."]
+
+
+def test_prompts_of_a_table_alone_are_known_by_id(folder: Path, load: Load) -> None:
+    (folder / "t.csv").write_text("subject,prompt,prompt_text\nada,a,x\nada,b,y\nbob,a,\n")
+    assert [s.id for s in load(TEXT.replace(PROMPTS, "")).shots] == ["ada/a/1", "ada/b/1", "bob/a/1"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines"),
+    [
+        ("ada,a,x\nbob,a,y\n", [
+            "t.csv:3: column prompt: a: another text or spelling is given on line 2: a prompt has one text"]),
+        ("ada,a,x\nbob,A,x\n", [
+            "t.csv:3: column prompt: A: another text or spelling is given on line 2: a prompt has one text"]),
+        ("ada,RUN,A {person} runs.\n", [
+            "t.csv:2: column prompt: RUN: another text or spelling is given in the manifest: a prompt has one text"]),
+        ("ada,my beach,x\n", [
+            "t.csv:2: column prompt: 'my beach': an id is a letter or digit, then up to 99 letters, digits, '.', '_' or"
+            " '-' (ASCII); for example my-beach"]),
+        ("ada,*,x\n", [
+            "t.csv:2: column prompt: '*': an id is a letter or digit, then up to 99 letters, digits, '.', '_' or '-'"
+            " (ASCII)"]),
+        ("ada,a,{x\nbob,a,\n", [
+            "t.csv:2: column prompt_text: a single '{': write {{ and }} for braces",
+            "t.csv:3: column prompt: 'a': no such prompt; (allowed: walk, run)"]),
+        ("ada,a,x\nbob,b,\n", ["t.csv:3: column prompt: 'b': no such prompt; (allowed: walk, run, a)"]),
+    ],
+)  # fmt: skip
+def test_wrong_ids_and_texts(folder: Path, complain: Complain, rows: str, lines: list[str]) -> None:
+    (folder / "t.csv").write_text("subject,prompt,prompt_text\n" + rows)
+    assert complain(TEXT) == lines
+
+
+def test_a_text_whose_prompt_is_wrong_in_the_manifest(folder: Path, complain: Complain) -> None:
+    (folder / "t.csv").write_text("subject,prompt,prompt_text\nada,run,x\n")
+    assert complain(TEXT.replace("'A {person} runs.'", "3")) == [
+        'm.yaml:5: prompts.run: 3: must be text; quote it: "3"'
+    ]
+
+
+@pytest.mark.parametrize("name", ["{subject}/{prompt}-t{take:02}", "{prompt}/{subject}"])
+def test_texts_that_version_0_1_rendered_keep_their_ids(folder: Path, load: Load, name: str) -> None:
+    """Their finished shots stay done; ids of texts that are new are made of words."""
+    (folder / "t.csv").write_text("subject,prompt_text\nada,x\nada,y\n")
+    text = TEXT + f"name: '{name}'\n"
+    words = [p_id("x", "x"), p_id("y", "y")]
+    assert [prompt.id for prompt in load(text).prompts] == ["walk", "run", *words]
+    earlier = p_id("p", "x")
+    finished = folder / "out" / (name.format(subject="ada", prompt=earlier, take=1) + ".json")
+    finished.parent.mkdir(parents=True)
+    finished.write_text("{}")
+    assert [prompt.id for prompt in load(text).prompts] == ["walk", "run", earlier, words[1]]
+    finished.rename(finished.with_suffix(".mp4"))
+    assert [prompt.id for prompt in load(text).prompts] == ["walk", "run", *words]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.spec import yaml_lines
+from lynx_parallel.spec import files, yaml_lines
 from lynx_parallel.spec.problems import Problems
 from lynx_parallel.spec.yaml_lines import read_scalar, read_yaml
 
@@ -103,7 +103,8 @@ def test_byte_order_mark_and_quoted_scalars(tmp_path: Path) -> None:
         ("a: " + "[" * 100_000, "1: nested deeper than 50 levels"),
         ('a: "\\0"\n', "1: '\\x00': a NUL or half a surrogate pair is not text"),
         (b"a: 1\nb: \xff\n", "2: not UTF-8 text"),
-        ("a: 1".encode("utf-16"), "1: not UTF-8 text"),
+        ("a: 1".encode("utf-16")[:-1], "1: not UTF-16 text"),
+        ("a: 1\n".encode("utf-16") + b"\x00\xd8", "2: not UTF-16 text"),
         (b"a: 1\nb: \x00\n", "2: holds the control character '\\x00'"),
     ],
 )  # fmt: skip
@@ -133,7 +134,7 @@ def test_aliases_deeper_than_the_limit(tmp_path: Path) -> None:
 
 
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, lines = read(tmp_path, b"a: 1\n" + b"#" * yaml_lines.MAX_BYTES)
+    _, lines = read(tmp_path, b"a: 1\n" + b"#" * files.MAX_BYTES)
     assert lines == ["1: larger than 16 MiB"]
     monkeypatch.setattr(yaml_lines, "MAX_VALUES", 10)
     _, lines = read(tmp_path, "a:\n" + "- x\n" * 20)
