@@ -13,6 +13,7 @@ from lynx_parallel.spec.template import template_words
 
 _MAX_ID = 100
 _MAX_WORDS = 40
+_MAX_START = 200  # characters of a text in which words for its id are looked for
 _EARLIER_ID = re.compile(r"p-[0-9a-f]{8}", re.ASCII)
 # Letters that Unicode does not decompose into an ASCII letter and marks. Fixed: an id names output files.
 _LETTERS = str.maketrans(
@@ -28,6 +29,8 @@ def digits(text: str) -> str:
 
 def _plain(text: str) -> str:
     """The text with letters in their ASCII form, where they have one."""
+    if text.isascii():
+        return text
     decomposed = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
@@ -54,7 +57,7 @@ def prompt_id(text: str) -> str:
     The same text always gives the same id, whatever other prompts there are.
     """
     slug = ""
-    for word in re.findall(r"[a-z0-9]+", _plain(template_words(text)).lower()):
+    for word in re.findall(r"[a-z0-9]+", _plain(template_words(text)[:_MAX_START]).lower()):
         if len(slug) + len(word) > _MAX_WORDS:
             break
         slug += word + "-"

@@ -25,10 +25,10 @@ _PATTERN = re.compile(r"[*?[]")
 def find_pictures(folder: Path, pattern: str, problems: Problems) -> tuple[list[Path], list[str]]:
     """Returns the pictures that fit a pattern, sorted, and shown names of what fits and is left out.
 
-    ``*``, ``?`` and ``[…]`` match inside one name, ``**`` also folders inside folders. Picture suffixes match in upper
-    and lower case. A part of the pattern that exists as it is written is taken literally, so that folders may be called
-    ``[ACME]``. Hidden files need a pattern that starts with a dot. A warning names pictures that differ from the
-    pattern in their suffix only.
+    ``*``, ``?`` and ``[…]`` match inside one name, ``**`` also folders inside folders. A folder stands for the pictures
+    in it. Picture suffixes match in upper and lower case. A part of the pattern that exists as it is written is taken
+    literally, so that folders may be called ``[ACME]``. Hidden files need a pattern that starts with a dot. A warning
+    names pictures that differ from the pattern in their suffix only.
 
     Args:
         folder: relative patterns start here.
@@ -45,7 +45,11 @@ def find_pictures(folder: Path, pattern: str, problems: Problems) -> tuple[list[
     if parts[-1] == "**":
         parts.append("*")
     start = "/" if pattern.startswith("/") else os.path.abspath(folder)
-    found = dict.fromkeys(resolve_file(folder, path) for path in sorted(_matches(start, parts)))
+    paths = sorted(_matches(start, parts))
+    if any(os.path.basename(path) == parts[-1] and os.path.isdir(path) for path in paths):
+        parts.append("*")
+        paths = sorted(_matches(start, parts))
+    found = dict.fromkeys(resolve_file(folder, path) for path in paths)
     pictures = [path for path in found if _is_picture(path)]
     others = [_shown_other(path) for path in found if not _is_picture(path) and not ("**" in parts and path.is_dir())]
     _warn_of_other_suffixes(folder, start, parts, pictures, problems)

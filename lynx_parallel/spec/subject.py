@@ -58,5 +58,7 @@ def _file(folder: Path, key: str, text: str | None, blame: Blame) -> Path | None
     file = resolve_file(folder, text)
     if not os.path.isfile(file):
         wrong = "not a regular file" if os.path.exists(file) else "missing file"
+        if "\\" in text:
+            wrong += "; write / between folders, not \\"
         blame((key,), f"{shown_value(text)}: {wrong}")
     return file

@@ -111,6 +111,8 @@ COLUMNS = "id, image, embedding, landmarks, face, vars.{0}, labels.{0}, consent.
             "2: column image: 'd': missing file",
             "2: column embedding: 'x.npy': missing file",
             "3: column embedding: 'bob.jpg': must be a .safetensors or .npy file"]),
+        ("id,image,embedding\nada,faces\\ada.jpg,ada.npy\n", [
+            "2: column image: 'faces\\\\ada.jpg': missing file; write / between folders, not \\"]),
         ("id,embedding,face,landmarks,consent.expires,sampling.fps\nada,ada.npy,left,1 2 3,soon,x\n", [
             "2: column landmarks: '1 2 3': must be 5 points [x, y] in pixels of the picture: eyes, nose, mouth corners",
             "2: column face: 'left': must be 'largest', 'only' or a number from 1, from the left",

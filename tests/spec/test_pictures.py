@@ -96,6 +96,17 @@ def test_two_stars_search_inside(folder: Path, load: Load, pattern: str) -> None
     assert said(campaign) == []
 
 
+@pytest.mark.parametrize("pattern", ["faces", "faces/", "faces/[x] y", "~/faces"])
+def test_a_folder_stands_for_its_pictures(
+    folder: Path, load: Load, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    put(folder, *(f"{pattern.removeprefix('~/').rstrip('/')}/{name}"[6:] for name in ("ada.jpg", "bob.PNG", "x.txt")))
+    campaign = load(manifest(pattern))
+    assert ids(campaign) == ["ada", "bob"]
+    assert [kind for kind, example in said(campaign) if example.endswith("x.txt")] == ["not-a-picture"]
+
+
 def test_folders_and_pictures_that_are_links(folder: Path, load: Load) -> None:
     put(folder, "ada.jpg")
     (folder / "more").symlink_to("faces")
@@ -119,7 +130,7 @@ def test_pictures_with_another_suffix_are_named(folder: Path, load: Load) -> Non
         ("faces/*.txt", "'faces/*.txt': matches no picture, only faces/a.txt, faces/b.txt"),
         ("faces/*.jpg", "'faces/*.jpg': matches no file"),
         ("none/*.jpg", "'none/*.jpg': matches no file"),
-        ("faces/d", "'faces/d': matches no picture, only faces/d/ (a folder; ** searches inside)"),
+        ("faces/d*", "'faces/d*': matches no picture, only faces/d/ (a folder; ** searches inside)"),
     ],
 )
 def test_nothing_found(folder: Path, complain: Complain, pattern: str, line: str) -> None:
