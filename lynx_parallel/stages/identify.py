@@ -13,8 +13,8 @@ from PIL import Image
 from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import SubjectError
 from lynx_parallel.model.arcface import ArcFace, load_arcface
-from lynx_parallel.stages.face import Detector, Policy, choose_face, make_detector
-from lynx_parallel.stages.subject import Picture, id_crop, ref_crop
+from lynx_parallel.stages.face import ADVICE, Detector, Policy, choose_face, make_detector
+from lynx_parallel.stages.subject import Picture, check_inside, check_landmarks, id_crop, ref_crop
 from lynx_parallel.weights import FaceFiles
 
 
@@ -24,7 +24,7 @@ class Person:
 
     Attributes:
         embedding: ArcFace vector [512], float32, L2-normalised.
-        landmarks: [5, 2] pixels of the picture; None where nothing needed them.
+        landmarks: [5, 2] pixels of the picture; None where nothing needed them. Detected ones may lie outside it.
         id_crop: what ArcFace saw, uint8 [112, 112, 3] RGB; None where the embedding was given.
         ref_crop: what the reference branch sees, uint8 [size, size, 3] RGB; None for lite.
         warning: a line for the user, where the choice of the face was a guess.
@@ -73,34 +73,49 @@ def identify_person(
         picture: uint8 RGB [H, W, 3]; None where embedding is given and no reference crop is wanted.
         where: the picture's name, for messages.
         models: None where landmarks and embedding are given, or not needed.
+        landmarks: [5, 2] as written in the manifest, in pixels of the upright picture; None to detect them.
         reference_size: side of the reference crop in pixels; None for no crop (lite).
 
     Raises:
-        SubjectError: no picture, no face, several under ``only``, or landmarks that cannot be used.
+        SubjectError: no picture, no face, several under ``only``, or landmarks that cannot be used. Only given
+            landmarks must lie inside the picture.
     """
     if embedding is not None and reference_size is None:
         return Person(embedding)
     if picture is None:
         raise SubjectError(f"{where}: a picture is needed: to find the face, or for the reference branch")
-    warning = None
-    if landmarks is None:
-        if models is None:
-            raise SubjectError(f"{where}: no landmarks given, and no face models to find them")
-        face, warning = choose_face(models.detector.detect(picture), policy, where)
-        landmarks = face.landmarks
+    if landmarks is None and models is None:
+        raise SubjectError(f"{where}: no landmarks given, and no face models to find them")
     if embedding is None and models is None:
         raise SubjectError(f"{where}: no embedding given, and no face models to make it")
-    points = np.asarray(landmarks, dtype=np.float32)
-    try:
-        small = id_crop(picture, points) if embedding is None else None
-        reference = None if reference_size is None else ref_crop(picture, points, size=reference_size)
-    except SubjectError as error:
-        raise SubjectError(f"{where}: {error}") from None
+    points, warning = _find(picture, where, models, landmarks, policy)
+    small = id_crop(picture, points) if embedding is None else None
+    reference = None if reference_size is None else ref_crop(picture, points, size=reference_size)
     if small is not None:
         assert models is not None
         embedding = models.recognizer.embed(small)
     assert embedding is not None
     return Person(embedding, points, small, reference, warning)
+
+
+def _find(
+    picture: Picture, where: str, models: FaceModels | None, landmarks: Any, policy: Policy
+) -> tuple[np.ndarray, str | None]:
+    """Returns the face's landmarks, [5, 2] float32, given or detected, and a warning where the choice was a guess."""
+    if landmarks is not None:
+        height, width = picture.shape[:2]
+        try:
+            return check_inside(landmarks, width, height).astype(np.float32), None
+        except SubjectError as error:
+            raise SubjectError(f"{where}: {error}") from None
+    assert models is not None
+    face, warning = choose_face(models.detector.detect(picture), policy, where)
+    try:
+        check_landmarks(face.landmarks)
+    except SubjectError:
+        message = "the detected face has eyes, nose and mouth on one line, so it cannot be cropped"
+        raise SubjectError(f"{where}: {message}: {ADVICE}") from None
+    return face.landmarks, warning
 
 
 def save_crops(folder: Path, person: Person) -> None:

@@ -89,11 +89,11 @@ def ref_crop(image: Picture, landmarks: ArrayLike, size: int = 256) -> Picture:
     insightface does for multiples of 128: by size/128, moved right by 8 of those units.
 
     Args:
-        landmarks: [5, 2], x and y in pixels, in ARCFACE_TEMPLATE's order.
+        landmarks: [5, 2], x and y in pixels, in ARCFACE_TEMPLATE's order; they may lie outside the picture.
         size: a multiple of 128 (Lynx: 256).
 
     Raises:
-        SubjectError: landmarks that are not five points of one face inside the picture.
+        SubjectError: landmarks that are not five points of one face.
     """
     template = ARCFACE_TEMPLATE.copy()
     template[:, 1] += 10
@@ -105,7 +105,7 @@ def ref_crop(image: Picture, landmarks: ArrayLike, size: int = 256) -> Picture:
 
 
 def id_crop(image: Picture, landmarks: ArrayLike) -> Picture:
-    """The tight crop that ArcFace reads (insightface's ``norm_crop``), RGB. [112, 112, 3]
+    """The tight crop that ArcFace reads (insightface's ``norm_crop``), black where the picture ends. [112, 112, 3] RGB
 
     Raises:
         SubjectError: as :func:`ref_crop`.
@@ -116,14 +116,38 @@ def id_crop(image: Picture, landmarks: ArrayLike) -> Picture:
 def _warp(image: Picture, landmarks: ArrayLike, template: NDArray, size: int) -> Picture:
     import cv2
 
-    height, width = image.shape[:2]
-    points = check_landmarks(landmarks, width, height)
+    points = check_landmarks(landmarks)
     matrix = similarity(points.astype(np.float32), template)
     return cv2.warpAffine(np.ascontiguousarray(image), matrix, (size, size), borderValue=0.0)
 
 
-def check_landmarks(landmarks: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
-    """The five points as [5, 2], or a SubjectError that says what is wrong with them."""
+def check_inside(landmarks: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
+    """Returns landmarks that somebody wrote down, as ``check_landmarks`` does. They must lie inside the picture.
+
+    A detector's landmarks may lie outside: it guesses the mouth of a face that the picture cuts off.
+
+    Args:
+        width, height: of the upright picture, in pixels.
+
+    Raises:
+        SubjectError: as ``check_landmarks``; or a point outside the picture.
+    """
+    points = check_landmarks(landmarks)
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise SubjectError(
+                f"landmarks: [{x:g}, {y:g}] lies outside the {width}x{height} picture: "
+                "give pixels of the upright picture, or leave landmarks out to have them found"
+            )
+    return points
+
+
+def check_landmarks(landmarks: ArrayLike) -> NDArray[np.float64]:
+    """Returns the five points as [5, 2].
+
+    Raises:
+        SubjectError: not five finite points that spread in both directions.
+    """
     try:
         points = np.asarray(landmarks, dtype=np.float64)
     except (TypeError, ValueError):
@@ -132,9 +156,6 @@ def check_landmarks(landmarks: ArrayLike, width: int, height: int) -> NDArray[np
         raise SubjectError(f"landmarks: shape {list(points.shape)}: five [x, y] pairs are needed")
     if not np.isfinite(points).all():
         raise SubjectError("landmarks: not finite: five [x, y] pairs in pixels are needed")
-    for x, y in points:
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise SubjectError(f"landmarks: [{x:g}, {y:g}] lies outside the {width}x{height} picture")
     # A face spreads in both directions; on a line, or in one spot, no rotation and scale can be told from it.
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
     if spread[0] < 1e-3 or spread[1] < 0.02 * spread[0]:
