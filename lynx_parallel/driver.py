@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import lynx_parallel
 from lynx_parallel.artifacts import shown
+from lynx_parallel.crops import faces_folder, make_faces_folder
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
@@ -78,6 +79,9 @@ class Driver:
             if self.cluster.attention in CUDA_ONLY and self.campaign.pipeline.model.dtype == "float32":
                 name = f"--attention {self.cluster.attention}"
                 raise InputErrors([f"{name}: does not run in float32, the pipeline's dtype: use auto or sdpa"])
+        shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
+        if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
+            self.say(f"warning: {warning}")
         if todo or (self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._told()))):
             with self._locked() as (journal, told):
                 plan = self.replan()  # another driver may have been at work until the lock was ours

@@ -169,6 +169,14 @@ def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str], devi
     return digest({"numerics": NUMERICS, **settings, **vae})
 
 
+def crops_source(campaign: Campaign, subject: Subject, weights: Mapping[str, str]) -> str:
+    """Returns a digest of all that a subject's crops depend on, except their size.
+
+    Arguments and errors as in ``identify``.
+    """
+    return digest({"numerics": NUMERICS, **_subject_settings(campaign, subject, weights)})
+
+
 def prompt_salt(weights: Mapping[str, str], dtype: str, device: str) -> str:
     """Returns a digest of all that a prompt's embedding depends on, except its text.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lynx_parallel.artifacts import cache_root, publish
+from lynx_parallel.crops import faces_folder
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.ledger import Output
 from lynx_parallel.sealed import pack, unpack
@@ -296,8 +297,8 @@ def forget(subjects: Iterable[str]) -> list[Forgotten]:
 
 
 def faces(output: Path, subject: str) -> Path:
-    """Folder of a subject's crops in an output: ``id.png``, ``ref.png``."""
-    return Output(output).private / "faces" / subject
+    """Folder of a subject's crops in an output, see ``crops.Crops``."""
+    return faces_folder(output) / subject
 
 
 def remaining_videos(outputs: Mapping[str, Collection[Path]]) -> dict[str, list[Path]]:

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from lynx_parallel.crops import Crops
 from lynx_parallel.errors import RenderError, Stopped, SubjectError
 from lynx_parallel.gang.rank import Load, Rank, Rendered
 from lynx_parallel.ledger import Output
@@ -25,6 +27,7 @@ from lynx_parallel.spec.pipeline import REFERENCE_PROMPT, Video
 from lynx_parallel.stages.encode import probe
 from lynx_parallel.stages.partial import load_partial
 from lynx_parallel.weights import find_face_models, find_weights
+from tests.distributed.test_render import FACES
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def make_rank(load: Load, shots: tuple[Shot, ...]) -> Rank:
 
 def render(rank: Rank, shot: Shot, folder: Path) -> Rendered:
     folder.mkdir(parents=True, exist_ok=True)
-    rank.prepare(shot, shot.subject.id.encode().hex().ljust(64, "0"), folder)
+    rank.prepare(shot, shot.subject.id.encode().hex().ljust(64, "0"), Crops(folder, shot.subject.id, "source"))
     parts = {"video": folder / "video.part", "latents": folder / "latents.part"}
     made = rank.render(shot, "digest", folder / "partial", Video(), parts, folder / "rank0.log")
     assert made is not None
@@ -62,7 +65,7 @@ def test_a_shot(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     assert load_file(tmp_path / "a" / "latents.part")["latents"].shape == (1, 16, 3, 6, 8)
     assert made.exactness == {}
     assert (made.conditioning["reference"], made.conditioning["identity"]) == (2, 2)
-    assert {path.name for path in (tmp_path / "a" / ".lynx" / "faces" / "astronaut").iterdir()} == {"id.png", "ref.png"}
+    assert set(shown(tmp_path / "a")) == {"id.png", "ref-256.png"}
 
     again = render(rank, shots[1], tmp_path / "a")  # the same subject, another prompt
     assert again.conditioning["subject kept"] == 1
@@ -133,14 +136,12 @@ def test_a_rank_that_the_driver_has_lost_ends_its_shot(load: Load, shots: tuple[
 
 
 def test_a_picture_without_a_face(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
-    from PIL import Image
-
     picture = tmp_path / "black.png"
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(picture)
     shot = replace(shots[0], subject=replace(shots[0].subject, image=picture))
     rank = make_rank(load, shots)
     with pytest.raises(SubjectError, match=r"black\.png: no face .*use a picture of one face"):
-        rank.prepare(shot, "f" * 64, tmp_path)
+        rank.prepare(shot, "f" * 64, Crops(tmp_path, "astronaut", "source"))
     parts = {"video": tmp_path / "video.part"}
     assert rank.render(shot, "digest", tmp_path / "partial", Video(), parts, tmp_path / "log") is None
     assert not parts["video"].exists()
@@ -241,7 +242,7 @@ def test_prompts_that_one_rank_encoded_are_read_by_another(
 
     files.path(texts[0]).write_bytes(b"damaged")  # counts as missing
     with pytest.raises(Loaded):
-        other.prepare(shots[0], "0" * 64, tmp_path / "other")
+        other.prepare(shots[0], "0" * 64, Crops(tmp_path / "other", "astronaut", "source"))
 
 
 def test_prompts_that_cannot_be_written_stay_in_memory(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
@@ -286,3 +287,51 @@ def test_an_ffmpeg_that_cannot_encode_shows_before_a_shot_is_made(
         assert [check.name for check in failed] == ["ffmpeg"]
         assert detail in failed[0].detail
         assert "IMAGEIO_FFMPEG_EXE" in failed[0].remedy
+
+
+def shown(folder: Path) -> dict[str, bytes]:
+    """Pixels of the crops that an output folder shows of the astronaut."""
+    crops = folder / ".lynx" / "faces" / "astronaut"
+    return {path.name: Image.open(path).tobytes() for path in crops.iterdir()} if crops.exists() else {}
+
+
+def prepare(rank: Rank, shot: Shot, folder: Path, source: str) -> dict[str, bytes]:
+    """As the driver asks for it: a digest of the subject's source as key. Returns what is shown then."""
+    folder.mkdir(exist_ok=True)
+    size = shot.sampling.reference_size
+    key = f"{source}-{size}".encode().hex().ljust(64, "0")
+    rank.prepare(shot, key, Crops(folder, shot.subject.id, source, frozenset({size})))
+    return shown(folder)
+
+
+def drawn(shot: Shot, shots: tuple[Shot, ...]) -> Shot:
+    """The astronaut's shot with the other subject's picture."""
+    other = shots[-1].subject
+    assert other.id == "drawn"
+    return replace(shot, subject=replace(other, id=shot.subject.id))
+
+
+def test_the_folder_shows_the_picture_that_was_used(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    """Also when the subject comes from this machine's cache, or from that of another machine."""
+    rank, out = make_rank(load, shots), tmp_path / "out"
+    first = prepare(rank, shots[0], out, "picture 1")
+    assert set(first) == {"id.png", "ref-256.png"}
+    second = prepare(rank, drawn(shots[0], shots), out, "picture 2")
+    assert all(second[name] != first[name] for name in first)
+    assert prepare(rank, shots[0], out, "picture 1") == first
+    assert rank._preparation.from_cache
+    assert prepare(make_rank(load, shots), drawn(shots[0], shots), out, "picture 2") == second
+
+    larger = replace(shots[0], sampling=shots[0].sampling.model_copy(update={"reference_size": 384}))
+    assert set(prepare(rank, larger, out, "picture 1")) == {"id.png", "ref-384.png"}
+    given = replace(shots[0].subject, embedding=FACES / "astronaut.safetensors")
+    assert set(prepare(rank, replace(shots[0], subject=given), out, "embedding")) == {"ref-256.png"}
+
+
+def test_no_old_face_stays_when_the_new_picture_has_none(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+    rank, out, black = make_rank(load, shots), tmp_path / "out", tmp_path / "black.png"
+    prepare(rank, shots[0], out, "picture 1")
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(black)
+    with pytest.raises(SubjectError, match="no face"):
+        prepare(rank, replace(shots[0], subject=replace(shots[0].subject, image=black)), out, "black picture")
+    assert shown(out) == {}

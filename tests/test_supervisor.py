@@ -192,7 +192,15 @@ class FakeGang:
         self.layout = layout
 
     async def render(
-        self, shot: Shot, key: str, digest: str, output: Output, video: Any, parts: dict[str, Path], logs: Path
+        self,
+        shot: Shot,
+        key: str,
+        crops: Any,
+        digest: str,
+        output: Output,
+        video: Any,
+        parts: dict[str, Path],
+        logs: Path,
     ) -> Rendered:
         world = self.world
         assert shot.name not in world.at_work, "two gangs at one shot"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_parallel.artifacts import machine_at_fault, part_path
+from lynx_parallel.crops import Crops
 from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.messages import Rendered
 from lynx_parallel.gang.policy import Footprint
-from lynx_parallel.identity import identify, subject_key
+from lynx_parallel.identity import crops_source, identify, subject_key
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import Journal, Output
 from lynx_parallel.parallel.layout import Layout
@@ -117,7 +118,11 @@ class Attempt:
                 run.say(f"grouped {count}{again}: {layout}, {time.monotonic() - began:.1f} s")
         device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
         key = subject_key(run.campaign, item.shot, run.digests, device)
-        return await gang.render(item.shot, key, item.identity.latents, run.output, video, parts, self.logs)
+        crops = Crops(
+            run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.digests),
+            run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
+        )  # fmt: skip
+        return await gang.render(item.shot, key, crops, item.identity.latents, run.output, video, parts, self.logs)
 
     def _publish(
         self, gang: Gang, footprint: Footprint, made: Rendered, kinds: tuple[str, ...], seconds: float

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import lynx_parallel
 from lynx_parallel.artifacts import disk_is_full
+from lynx_parallel.crops import Crops
 from lynx_parallel.errors import ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.answers import answer, first_failure_wins
 from lynx_parallel.gang.environment import rank_environment, threads_here
@@ -198,6 +199,7 @@ class Gang:
         self,
         shot: Shot,
         key: str,
+        crops: Crops,
         digest: str,
         output: Output,
         video: Video,
@@ -212,7 +214,7 @@ class Gang:
             RenderError: a rank failed, died or hung.
         """
         # Asked for at once: no rank waits for the answer to go through the driver.
-        prepared = self.ranks[0].prepare.remote(shot, key, output.folder)
+        prepared = self.ranks[0].prepare.remote(shot, key, crops)
         renders = [
             rank.render.remote(shot, digest, output.partial(digest), video, parts, logs / f"rank{index}.log")
             for index, rank in enumerate(self.members)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from lynx_parallel.crops import Crops
+from lynx_parallel.errors import SubjectError
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.spec.manifest import Shot
-from lynx_parallel.stages.identify import Person, save_crops
-from lynx_parallel.subjects import SubjectCache, faces
+from lynx_parallel.stages.identify import Person
+from lynx_parallel.subjects import SubjectCache
 
 
 class Preparation:
@@ -24,14 +26,24 @@ class Preparation:
         self.from_cache = False
         self.warnings: list[str] = []
         self._subjects = SubjectCache(warn=lambda line: self.warnings.append(line))
+        self._said: set[str] = set()
 
-    def make(self, pipeline: LynxPipeline, shot: Shot, key: str, output: Path) -> ShotInputs:
-        """A shot's inputs; arguments and errors as of ``Rank.prepare``."""
+    def make(self, pipeline: LynxPipeline, shot: Shot, key: str, crops: Crops) -> ShotInputs:
+        """A shot's inputs; arguments and errors as of ``Rank.prepare``.
+
+        The crops are shown before anything else can fail. Those of a subject that cannot be used are removed: they
+        would show an earlier picture.
+        """
         self.warnings = []
-        person, latents = self._person(pipeline, shot, key, output)
-        inputs = pipeline.prepare(shot.text, shot.sampling, person, latents)
-        save_crops(faces(output, shot.subject.id), person)
-        return inputs
+        try:
+            person, latents = self._person(pipeline, shot, key, crops.output)
+        except SubjectError:
+            crops.remove()
+            raise
+        if (warning := crops.show(person.id_crop, person.ref_crop)) and warning not in self._said:
+            self._said.add(warning)
+            self.warnings.append(warning)
+        return pipeline.prepare(shot.text, shot.sampling, person, latents)
 
     def _person(self, pipeline: LynxPipeline, shot: Shot, key: str, output: Path) -> tuple[Person, torch.Tensor | None]:
         """The subject's person and reference latents, the latter None for lite."""

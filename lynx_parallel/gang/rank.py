@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 import lynx_parallel
+from lynx_parallel.crops import Crops
 from lynx_parallel.errors import RenderError, Stopped, first_line
 from lynx_parallel.gang.environment import bind_network, threads_here
 from lynx_parallel.gang.finishing import Finisher
@@ -238,20 +239,20 @@ class Rank:
             what.weights, memory, dtype=what.dtype, sharded=what.shard, tiled_decode=what.tiled_decode, tasks=what.tasks
         )
 
-    def prepare(self, shot: Shot, key: str, output: Path) -> None:
+    def prepare(self, shot: Shot, key: str, crops: Crops) -> None:
         """Rank 0: reads the subject, or finds it in the cache, and draws the noise. It may fail freely: ``render`` then
         finds nothing to do.
 
         Args:
             key: of ``identity.subject_key``.
-            output: the campaign's output folder; what the model sees of the face is shown there.
+            crops: where what the model sees of the face is shown.
 
         Raises:
             SubjectError: picture, landmarks or embedding cannot be used.
         """
         assert self.pipeline is not None
         self._inputs = None
-        self._inputs = self._preparation.make(self.pipeline, shot, key, output)
+        self._inputs = self._preparation.make(self.pipeline, shot, key, crops)
         self._stepped, self._progress = time.monotonic(), Progress(0, shot.sampling.num_inference_steps, 0.0)
 
     def render(

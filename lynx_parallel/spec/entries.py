@@ -46,6 +46,10 @@ Face = Annotated[
     Literal["largest", "only"] | Annotated[int, Field(ge=1, le=1000)],
     must("'largest', 'only' or a number from 1, from the left"),
 ]
+Faces = Annotated[
+    Literal["private", "inherit"],
+    must("'private' (only you can read the face crops) or 'inherit' (whoever can read the output folder)"),
+]
 Expires = Annotated[date, BeforeValidator(_as_date), must("a date such as 2027-01-31")]
 LabelValue = Annotated[str | int | float | bool, must("text, a number, true or false")]
 Takes = Annotated[int, Field(ge=1), must("a whole number from 1")]
@@ -174,4 +178,5 @@ class ManifestFile(Strict):
     prompts: Prompts = None
     shots: Shots = None
     save_latents: bool = True
+    faces: Faces = Field(default="inherit", description="who can read the face crops in the output folder")
     name: Text = DEFAULT_NAME

@@ -14,7 +14,7 @@ from lynx_parallel.spec.entries import DEFAULT_NAME, ManifestFile, PromptEntry, 
 from lynx_parallel.spec.expand import Expansion
 from lynx_parallel.spec.groups import read_groups
 from lynx_parallel.spec.lost_text import warn_of_lost_text
-from lynx_parallel.spec.manifest import Campaign, Shot, ShotGroup, Subject
+from lynx_parallel.spec.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes
 from lynx_parallel.spec.names import pattern_mistake
 from lynx_parallel.spec.options import read_overrides, select
 from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, resolve_file, resolve_weights
@@ -58,6 +58,7 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
     if pipeline:
         _check_faces(document, groups, subjects, pipeline, problems)
     shots: tuple[Shot, ...] = ()
+    sizes: dict[str, frozenset[int]] = {}
     good_subjects = {name: subject for name, subject in subjects.items() if subject}
     good_prompts = {name: prompt for name, prompt in prompts.items() if prompt}
     pattern = _pattern(document, problems)
@@ -66,6 +67,7 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
         shots = Expansion(
             document, problems, base, top.sampling, forced.sampling, pattern, good_subjects, good_prompts, top.vars
         ).shots(groups)
+        sizes = reference_sizes(shots)
         shots = select(shots, only, problems) if shots else shots
     problems.raise_if_any()
     assert top is not None
@@ -80,6 +82,8 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
         shots=shots,
         save_latents=top.save_latents if forced.save_latents is None else forced.save_latents,
         notices=tuple(problems.notices),
+        faces=top.faces,
+        reference_sizes=sizes,
     )
 
 

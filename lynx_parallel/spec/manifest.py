@@ -5,6 +5,7 @@ Made by ``lynx_parallel.spec.load.load_campaign``; everything here is checked, f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -85,12 +86,25 @@ class Shot:
         return f"{self.subject.id}/{self.prompt.id}/{self.take}"
 
 
+def reference_sizes(shots: Iterable[Shot]) -> dict[str, frozenset[int]]:
+    """Returns the sides of the reference crops that shots use, in pixels, by subject."""
+    sizes: dict[str, set[int]] = {}
+    for shot in shots:
+        sizes.setdefault(shot.subject.id, set()).add(shot.sampling.reference_size)
+    return {subject: frozenset(sides) for subject, sides in sizes.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Campaign:
     """A whole manifest. ``shots`` stand in the manifest's order; priorities are not yet applied.
 
     ``pipeline`` includes ``--set video.*``; its ``sampling`` is the pipeline file's own (each shot has its
     resolved one). ``notices`` are warnings about the manifest.
+
+    Attributes:
+        faces: ``private`` closes the folder of crops to everyone but its owner; ``inherit`` gives it the mode of the
+            output folder.
+        reference_sizes: ``reference_size`` of each subject's shots, those left out by ``--only`` included.
     """
 
     path: Path
@@ -102,6 +116,8 @@ class Campaign:
     shots: tuple[Shot, ...]
     save_latents: bool
     notices: tuple[Notice, ...] = ()
+    faces: str = "inherit"
+    reference_sizes: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import SubjectError
 from lynx_parallel.model.arcface import ArcFace, load_arcface
 from lynx_parallel.stages.face import ADVICE, Detector, Policy, choose_face, make_detector
@@ -116,14 +113,3 @@ def _find(
         message = "the detected face has eyes, nose and mouth on one line, so it cannot be cropped"
         raise SubjectError(f"{where}: {message}: {ADVICE}") from None
     return face.landmarks, warning
-
-
-def save_crops(folder: Path, person: Person) -> None:
-    """Writes ``id.png`` and ``ref.png``, so that a person can see what the model sees; readable by the owner alone."""
-    crops = {"id.png": person.id_crop, "ref.png": person.ref_crop}
-    for name, crop in crops.items():
-        if crop is None or (folder / name).exists():
-            continue
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with atomic_write(folder / name) as part:
-            Image.fromarray(crop).save(part, format="PNG")

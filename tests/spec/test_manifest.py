@@ -414,7 +414,15 @@ TOP_CASES = [
         [
             "m.yaml:1: output: missing: the folder for the videos, relative to this file",
             "m.yaml:3: outptu: unknown key; did you mean 'output'? (allowed: version, pipeline, output, sampling,"
-            " vars, subjects, prompts, shots, save_latents, name)",
+            " vars, subjects, prompts, shots, save_latents, faces, name)",
+        ],
+    ),
+    (
+        "output: out",
+        "output: out\nfaces: public",
+        [
+            "m.yaml:4: faces: 'public': must be 'private' (only you can read the face crops) or 'inherit' "
+            "(whoever can read the output folder)"
         ],
     ),
     ("output: out", "output: out\nsave_latents: 1", ["m.yaml:4: save_latents: 1: must be true or false"]),
@@ -488,6 +496,7 @@ def test_schema_matches_the_keys() -> None:
         "subjects",
         "prompts",
         "shots",
+        "faces",
         "save_latents",
         "name",
     }
