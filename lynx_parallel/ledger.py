@@ -95,7 +95,7 @@ class Output:
     def sidecars(self, *, but: Set[str] = frozenset()) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every (name, sidecar) below the folder, sorted by name; those of the names in ``but`` are not read."""
         suffix = SUFFIXES["sidecar"]
-        names = {file.removesuffix(suffix) for file in self._files() if file.endswith(suffix)}
+        names = {file.removesuffix(suffix) for file in self.files() if file.endswith(suffix)}
         for name in sorted(names - but):
             if (sidecar := self.sidecar(name)) is not None:
                 yield name, sidecar
@@ -106,7 +106,7 @@ class Output:
         Args:
             ours: shots the journal knows; only their temporaries go: a user's own ``.part`` (a download, say) stays.
         """
-        parts = [self.folder / file for file in self._files() if (m := _PART.fullmatch(file)) and m[1] in ours]
+        parts = [path for path, name in self.parts() if name in ours]
         for folder in ("superseded", "partial", "faces", "prompts"):
             parts += (self.private / folder).rglob("*.part")
         parts += self.private.glob("probe-*")
@@ -129,7 +129,13 @@ class Output:
         """As ``path``; what is asked of every shot of a campaign does without Path's own work."""
         return os.path.join(self._root, name + SUFFIXES[kind])
 
-    def _files(self) -> Iterator[str]:
+    def parts(self) -> Iterator[tuple[Path, str]]:
+        """Yields each half-written file of a shot, and the shot's name. Other files may be named alike."""
+        for file in self.files():
+            if match := _PART.fullmatch(file):
+                yield self.folder / file, match[1]
+
+    def files(self) -> Iterator[str]:
         """Every file below the folder, relative to it; ``.lynx`` folders are passed over."""
         for folder, folders, files in os.walk(self.folder):
             folders[:] = [name for name in folders if name != ".lynx"]

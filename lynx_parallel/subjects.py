@@ -1,7 +1,8 @@
-"""What is computed once per subject picture, kept for the next run; and how a subject is forgotten.
+"""What is computed once per subject picture, kept for the next run.
 
 Face data is biometric: it lies in one folder that is its owner's alone, every entry is tied to the subjects
-and output folders it served, and ``forget`` removes it. Imports neither torch nor Ray, and numpy only on use.
+and output folders it served, and ``SubjectCache.forget`` removes it; see ``forget`` for the rest of a subject.
+Imports neither torch nor Ray, and numpy only on use.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lynx_parallel.artifacts import cache_root, publish
 from lynx_parallel.crops import faces_folder
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.ledger import Output
+from lynx_parallel.modes import REFUSED, reason
 from lynx_parallel.sealed import pack, unpack
 from lynx_parallel.spec.entries import ID, ID_ALLOWED
 
@@ -37,6 +37,9 @@ MAX_REFERENCE_BYTES = 2**16
 STALE_PART_S = 3600.0
 _KEY = re.compile(r"[0-9a-f]{16,128}")
 _NAME = re.compile(rf"({_KEY.pattern})\.(safetensors|[0-9a-f]{{16}}\.json)(\.[^.]+\.part)?")
+
+Wanted = Mapping[str, Collection[Path] | None]
+"""Output folders in which subjects are looked for, by subject; None for all."""
 
 
 def _to_stderr(line: str) -> None:
@@ -65,6 +68,7 @@ class SubjectCache:
         self.warn = warn
         self.hits = 0
         self.misses = 0
+        self._open = False  # on a file system without permissions
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
         """The arrays put under ``key``, exactly, or None.
@@ -94,11 +98,37 @@ class SubjectCache:
         self._entry(key)
         self._refer(key, subject, output)
 
-    def forget(self, subjects: Collection[str]) -> dict[str, list[Path]]:
+    def uses(self, subjects: Collection[str]) -> dict[str, set[Path]]:
+        """Returns the output folders that used each of these subjects; removes nothing.
+
+        Raises:
+            OSError: the cache cannot be read.
+        """
+        found: dict[str, set[Path]] = {}
+        for reference in self._kept(dict.fromkeys(subjects))[1]:
+            found.setdefault(reference.subject, set()).add(reference.output)
+        return found
+
+    def kept(self, subjects: Collection[str] | Wanted) -> list[Path]:
+        """Returns the files of these subjects that ``forget`` would remove from the cache.
+
+        Raises:
+            OSError: the cache cannot be read.
+        """
+        entries, mine, _ = self._kept(_wanted(subjects))
+        keys = {reference.key for reference in mine}
+        theirs = (path for path in entries if path.name.partition(".")[0] in keys)
+        return sorted({*theirs, *(reference.path for reference in mine)})
+
+    def forget(self, subjects: Collection[str] | Wanted) -> dict[str, list[Path]]:
         """Removes what is kept of these subjects: entries, and the crops in every output that used them.
 
-        An entry that another subject shares goes as well: it is the same picture. So does an entry without a
-        readable reference: it could be anybody's. A run that is rendering the subject meanwhile may keep it anew.
+        An entry that another subject or another output folder shares goes as well: it is the same picture. So does an
+        entry without a readable reference: it could be anybody's. A run that is rendering the subject meanwhile may
+        keep it anew.
+
+        Args:
+            subjects: ids, or ids with the output folders in which the subject is to be forgotten.
 
         Returns:
             The existing output folders of each subject of whom anything was known. Where a crop could not be
@@ -108,22 +138,32 @@ class SubjectCache:
             InputErrors: no subject id.
             OSError: the cache cannot be read or changed.
         """
-        if wrong := [subject for subject in subjects if not ID.fullmatch(subject)]:
-            raise InputErrors(f"{subject!r}: {ID_ALLOWED}" for subject in wrong)
+        check_ids(subjects)
+        entries, mine, others = self._kept(_wanted(subjects), removing=True)
+        for path in entries:
+            path.unlink(missing_ok=True)
+        for name in sorted({reference.subject for reference in others} - {*subjects}):
+            self.warn(f"{name}: has the same picture as a subject forgotten here, and is not forgotten itself")
+        for folder in sorted({reference.output for reference in others if reference.subject in subjects}):
+            self.warn(f"{folder}: uses the same picture: its crops and videos stay, and its next run caches it again")
+        return self._forget_crops(mine)
+
+    def _kept(self, wanted: Wanted, *, removing: bool = False) -> tuple[list[Path], list[_Reference], list[_Reference]]:
+        """Returns entries of subjects, the references to them, and the references of others to the same entries."""
         try:
             self._tighten()
         except FileNotFoundError:
-            return {}
+            return [], [], []
         files = self._files()  # before the references: an entry seen here has its reference by then
-        references = list(self._references())
-        mine = [reference for reference in references if reference.subject in subjects]
+        references = list(self._references(removing=removing))
+        mine = [one for one in references if one.subject in wanted and _is_in(one.output, wanted[one.subject])]
         doomed, known = {reference.key for reference in mine}, {reference.key for reference in references}
-        for path, key, kind in files:
-            if key in doomed if kind == "part" else kind == "entry" and (key in doomed or key not in known):
-                path.unlink(missing_ok=True)
-        for other in sorted({reference.subject for reference in references if reference.key in doomed} - {*subjects}):
-            self.warn(f"{other}: has the same picture as a subject forgotten here, and is not forgotten itself")
-        return self._forget_crops(mine)
+        entries = [
+            path
+            for path, key, kind in files
+            if (key in doomed if kind == "part" else kind == "entry" and (key in doomed or key not in known))
+        ]
+        return entries, mine, [one for one in references if one.key in doomed and one not in mine]
 
     def _forget_crops(self, references: Iterable[_Reference]) -> dict[str, list[Path]]:
         outputs: dict[str, set[Path]] = {}
@@ -133,7 +173,7 @@ class SubjectCache:
             try:
                 if output.is_dir():
                     there.add(output)
-                    _remove(crops)
+                    remove(crops)
                 else:
                     self.warn(f"{output}: not there; if it lies on a disk that is away, remove {crops} by hand")
             except OSError as error:
@@ -152,7 +192,8 @@ class SubjectCache:
             self._tighten()
             arrays = unpack(key, _read(path, self.max_bytes))
             with contextlib.suppress(OSError):  # a cache that can only be read is of use, too
-                path.chmod(0o600)
+                if not self._open:
+                    path.chmod(0o600)
                 os.utime(path)
             return arrays
         except FileNotFoundError:
@@ -186,12 +227,28 @@ class SubjectCache:
         return True
 
     def _tighten(self) -> None:
-        """Closes the folder to others; one of somebody else's, where that fails, must not be used."""
+        """Closes the folder to others.
+
+        A file system without permissions, where the folder is our own, costs one warning.
+
+        Raises:
+            OSError: the folder is somebody else's and cannot be closed, so it must not be used; or it is missing.
+        """
         status = self.root.stat()
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.root))
-        if status.st_mode & 0o777 != 0o700:
-            self.root.chmod(0o700)
+        if status.st_mode & 0o777 != 0o700 and not self._open:
+            try:
+                self.root.chmod(0o700)
+            except OSError as error:
+                if error.errno not in REFUSED or status.st_uid != os.geteuid():
+                    raise
+                self._open = True
+                self.warn(
+                    f"{self.root}: cannot be closed to others: {reason(error)}. Its file system decides who can read "
+                    "the face data. Set LYNX_CACHE to a folder on another file system."
+                )
+                return
             for path, _, _ in self._files():
                 with contextlib.suppress(FileNotFoundError):
                     if stat.S_ISREG(path.lstat().st_mode):
@@ -202,7 +259,8 @@ class SubjectCache:
         part = Path(name)
         try:
             with open(descriptor, "wb") as file:
-                os.fchmod(descriptor, 0o600)
+                if not self._open:
+                    os.fchmod(descriptor, 0o600)
                 file.write(data)
             publish(part, path)
         except BaseException:
@@ -236,8 +294,8 @@ class SubjectCache:
                 found.append((self.root / name, match[1], kind))
         return found
 
-    def _references(self) -> Iterator[_Reference]:
-        """All that can be read; the others are removed."""
+    def _references(self, *, removing: bool = False) -> Iterator[_Reference]:
+        """Yields all that can be read; the others are removed, if asked for."""
         for path, key, kind in self._files():
             if kind != "reference":
                 continue
@@ -250,8 +308,17 @@ class SubjectCache:
             except FileNotFoundError:
                 pass
             except (ValueError, KeyError, TypeError, RecursionError):
-                self.warn(f"{path}: damaged; removed")
-                path.unlink(missing_ok=True)
+                if removing:
+                    self.warn(f"{path}: damaged; removed")
+                    path.unlink(missing_ok=True)
+
+
+def _wanted(subjects: Collection[str] | Wanted) -> Wanted:
+    return subjects if isinstance(subjects, Mapping) else dict.fromkeys(subjects)
+
+
+def _is_in(output: Path, outputs: Collection[Path] | None) -> bool:
+    return outputs is None or output in outputs
 
 
 class _Reference(NamedTuple):
@@ -261,62 +328,18 @@ class _Reference(NamedTuple):
     output: Path
 
 
-@dataclass(frozen=True)
-class Forgotten:
-    """What became of one subject.
-
-    Attributes:
-        known: whether anything of it was in the cache.
-        outputs: existing folders in which it was used.
-        videos: those still there; the user's to delete.
-        left: crops that could not be removed.
-    """
-
-    subject: str
-    known: bool
-    outputs: tuple[Path, ...]
-    videos: tuple[Path, ...]
-    left: tuple[Path, ...]
-
-
-def forget(subjects: Iterable[str]) -> list[Forgotten]:
-    """Forgets subjects, as :meth:`SubjectCache.forget`, and looks for the videos that remain of them."""
-    names = list(dict.fromkeys(subjects))
-    outputs = SubjectCache().forget(names)
-    videos = remaining_videos(outputs)
-    return [
-        Forgotten(
-            subject=name,
-            known=name in outputs,
-            outputs=tuple(outputs.get(name, ())),
-            videos=tuple(videos.get(name, ())),
-            left=tuple(path for output in outputs.get(name, ()) if os.path.lexists(path := faces(output, name))),
-        )
-        for name in names
-    ]
-
-
 def faces(output: Path, subject: str) -> Path:
     """Folder of a subject's crops in an output, see ``crops.Crops``."""
     return faces_folder(output) / subject
 
 
-def remaining_videos(outputs: Mapping[str, Collection[Path]]) -> dict[str, list[Path]]:
-    """Videos of subjects in their outputs, superseded ones too, by their sidecars; the latents of one that is gone.
-
-    Args:
-        outputs: folders to look through, by subject.
+def check_ids(subjects: Iterable[str]) -> None:
     """
-    found: dict[str, list[Path]] = {subject: [] for subject in outputs}
-    for folder in sorted({folder for folders in outputs.values() for folder in folders}):
-        for output in (Output(folder), Output(Output(folder).private / "superseded")):
-            for name, sidecar in output.sidecars():
-                shot = sidecar.get("shot")
-                subject = shot.get("subject") if isinstance(shot, dict) else None
-                if isinstance(subject, str) and folder in outputs.get(subject, ()):
-                    paths = (output.path(name, kind) for kind in ("video", "latents"))
-                    found[subject] += [path for path in paths if path.is_file()][:1]
-    return found
+    Raises:
+        InputErrors: one of these is no subject id.
+    """
+    if wrong := [subject for subject in subjects if not ID.fullmatch(subject)]:
+        raise InputErrors(f"{subject!r}: {ID_ALLOWED}" for subject in wrong)
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -330,7 +353,7 @@ def _read(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Removes a folder, or whatever lies in its place; a link, never what it points to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -203,6 +204,7 @@ def test_a_folder_that_cannot_be_closed_is_not_used(
     before = files(cache)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "chmod", not_ours)
+        patch.setattr(os, "geteuid", lambda: cache.root.stat().st_uid + 1)
         assert cache.get(A) is None
         cache.put(B, SMALL, subject="ada", output=OUT)
         with pytest.raises(PermissionError):
@@ -210,6 +212,56 @@ def test_a_folder_that_cannot_be_closed_is_not_used(
     assert files(cache) == before
     assert len(warnings) == 2
     assert all("Operation not permitted" in line for line in warnings)
+
+
+@pytest.mark.parametrize("refused", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_permissions_costs_one_warning(
+    cache: SubjectCache, warnings: list[str], monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    """FAT, SMB or FUSE: the cache works, the user is told once where the data is open."""
+    cache.root.mkdir(parents=True)
+    cache.root.chmod(0o755)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(refused, os.strerror(refused))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    cache.put(A, SMALL, subject="ada", output=OUT)
+    cache.refer(A, subject="bob", output=OUT)
+    assert same(cache.get(A), SMALL)
+    assert warnings == [
+        f"{cache.root}: cannot be closed to others: {os.strerror(refused)}. Its file system decides who can read "
+        "the face data. Set LYNX_CACHE to a folder on another file system."
+    ]
+
+
+def test_forget_in_one_output_folder(cache: SubjectCache, warnings: list[str], tmp_path: Path) -> None:
+    """Another campaign's subject of the same id keeps its crops and is still known; the shared entry goes."""
+    spring, autumn = output(tmp_path, "spring", "ada"), output(tmp_path, "autumn", "ada")
+    cache.put(A, SMALL, subject="ada", output=spring)
+    cache.refer(A, subject="ada", output=autumn)
+    cache.put(B, SMALL, subject="ada", output=autumn)
+    assert cache.uses(["ada", "eva"]) == {"ada": {spring, autumn}}
+    assert len(cache.kept({"ada": [spring]})) == 2
+    assert cache.forget({"ada": [spring]}) == {"ada": [spring]}
+    assert warnings == [f"{autumn}: uses the same picture: its crops and videos stay, and its next run caches it again"]
+    assert not faces(spring, "ada").exists()
+    assert faces(autumn, "ada").exists()
+    assert cache.get(A) is None
+    assert same(cache.get(B), SMALL)
+    assert cache.uses(["ada"]) == {"ada": {autumn}}
+
+
+def test_looking_removes_nothing(cache: SubjectCache, warnings: list[str]) -> None:
+    cache.put(A, SMALL, subject="ada", output=OUT)
+    cache.put(B, SMALL, subject="bob", output=OUT)
+    (reference,) = cache.root.glob(f"{B}.*.json")
+    reference.write_text("{")
+    before = files(cache)
+    assert cache.uses(["ada", "bob"]) == {"ada": {OUT}}
+    assert [path.name.partition(".")[0] for path in cache.kept(["ada", "bob"])] == [A, A]
+    assert (files(cache), warnings) == (before, [])
 
 
 def test_a_hit_makes_an_entry_young_and_closes_it(cache: SubjectCache) -> None:
@@ -648,8 +700,8 @@ def test_relative_and_odd_output_folders(cache: SubjectCache, tmp_path: Path, mo
 def test_neither_torch_nor_ray(tmp_path: Path) -> None:
     """Nor numpy, until arrays are asked for."""
     code = (
-        "import sys, pathlib; from lynx_parallel.subjects import SubjectCache, forget\n"
-        "forget(['ada']); print('numpy' in sys.modules)\n"
+        "import sys, pathlib; from lynx_parallel.subjects import SubjectCache; from lynx_parallel import forget\n"
+        "forget.forget(forget.find({'ada': [pathlib.Path('/nowhere')]}), print); print('numpy' in sys.modules)\n"
         "import numpy; cache = SubjectCache()\n"
         "cache.put('a' * 64, {'x': numpy.zeros(3)}, subject='ada', output=pathlib.Path('/nowhere'))\n"
         "print(cache.get('a' * 64)['x'].sum(), {'torch', 'ray'} & set(sys.modules))"

@@ -3,33 +3,136 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lynx_parallel.cli.options import Debug, Json
+from lynx_parallel.artifacts import cache_root
+from lynx_parallel.cli.options import Debug, Json, Say
+from lynx_parallel.errors import InputErrors
+
+if TYPE_CHECKING:
+    from lynx_parallel.forget import Found, Search
+
+MAX_HOSTS = 3
+"""Machines that one line names; the rest is counted."""
 
 
 def forget(
     subjects: Annotated[list[str], typer.Argument(metavar="SUBJECT", help="Ids of subjects, as in the manifest.")],
+    from_: Annotated[
+        list[str] | None, typer.Option("--from", metavar="CAMPAIGN", help="Only in this manifest or output folder.")
+    ] = None,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="In all output folders that this machine's cache knows.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Remove the cached face data of subjects; list the videos that remain of them."""
-    from lynx_parallel import subjects as cached
+    """List what is kept of subjects; with --yes, remove cached face data, crops, resume states and superseded files.
 
-    forgotten = cached.forget(subjects)
-    code = int(any(one.left for one in forgotten))
+    Finished videos are listed and never removed.
+    """
+    from lynx_parallel import forget as kept
+
+    if from_ and everywhere:
+        raise InputErrors(["--everywhere: not together with --from; choose one"])
+    used = kept.cached_outputs(subjects)
+    chosen = {_output(text, used) for text in from_ or ()}
+    wanted = {name: chosen or used.get(name, set()) for name in subjects}
+    several = [] if from_ or everywhere else [name for name in wanted if len(wanted[name]) > 1]
+    if yes and several:
+        raise InputErrors(_choose(name, wanted[name]) for name in several)
+    search = kept.find(wanted)
+    if yes:
+        kept.forget(search, Say(sys.stderr))
+    code = int(yes and any(found.left for found in search.subjects.values()))
     if as_json:
-        typer.echo(json.dumps({"subjects": list(map(vars, forgotten)), "exit_code": code}, default=str))
-        raise typer.Exit(code)
-    for one in forgotten:
-        if not one.known:
-            typer.echo(f"{one.subject}: nothing was cached for this subject")
-            continue
-        typer.echo(f"{one.subject}: cached face data removed{', except what a warning names' * bool(one.left)}")
-        for path in one.videos:
-            typer.echo(path)
-        rest = "left for you to delete, with the .json and .latents.safetensors beside each"
-        typer.echo(f"{one.subject}: videos that remain: {len(one.videos)}{f', {rest}' * bool(one.videos)}")
+        rows = [_as_json(found, search, used) for found in search.subjects.values()]
+        typer.echo(json.dumps({"subjects": rows, "removed": yes, "exit_code": code}, default=str))
+    else:
+        for line in _lines(search, yes, bool(from_)):
+            typer.echo(line)
+        for name in several:
+            typer.echo(_choose(name, wanted[name]))
     raise typer.Exit(code)
+
+
+def _output(text: str, used: Mapping[str, set[Path]]) -> Path:
+    """Returns the real path of the output folder that ``--from`` names.
+
+    Raises:
+        InputErrors: it is neither an output folder nor a manifest, or the manifest's output folder is missing.
+    """
+    from lynx_parallel.ledger import Output
+    from lynx_parallel.spec.load import find_output
+
+    if os.path.isdir(text):
+        output = Path(os.path.realpath(text))
+        if not Output(output).private.is_dir() and next(Output(output).sidecars(), None) is None:
+            raise InputErrors([f"--from {text}: not an output folder: it has no .lynx folder and no video's .json"])
+        return output
+    output = find_output(text)
+    if not output.is_dir() and not any(output in outputs for outputs in used.values()):
+        message = "does not exist. If --set output named another folder, give that folder"
+        raise InputErrors([f"--from {text}: its output folder {output} {message}"])
+    return output
+
+
+def _choose(name: str, outputs: set[Path]) -> str:
+    listed = ", ".join(map(str, sorted(outputs)))
+    return f"{name}: used in {len(outputs)} output folders: {listed}. Choose one with --from, or give --everywhere"
+
+
+def _as_json(found: Found, search: Search, used: Mapping[str, set[Path]]) -> dict[str, Any]:
+    from lynx_parallel.forget import KINDS
+
+    outputs = sorted(output for output in search.wanted[found.subject] if output.is_dir())
+    known = found.subject in used or bool(found.removable or found.files)
+    return {
+        "subject": found.subject, "known": known, "outputs": outputs, "videos": found.videos, "left": found.left,
+        "files": found.files, "hosts": found.hosts, **{kind: getattr(found, kind) for kind in KINDS},
+    }  # fmt: skip
+
+
+def _lines(search: Search, yes: bool, named: bool) -> Iterator[str]:
+    """Yields what is told of a search, or of a removal."""
+    from lynx_parallel.forget import KINDS
+    from lynx_parallel.spec.problems import nearest
+
+    listed = 0
+    for name, found in search.subjects.items():
+        if not found.removable and not found.files:
+            if named:
+                yield f"{name}: nothing found; {nearest(name, sorted(search.others - {name}), 'subjects there')}"
+            else:
+                yield (
+                    f"{name}: nothing is cached for this subject in {cache_root() / 'subjects'}. "
+                    "For an output folder of another machine or cache, add --from FOLDER"
+                )
+            continue
+        left = set(found.left)
+        for kind, words in KINDS.items():
+            if paths := getattr(found, kind):
+                yield f"{name}: {words}: {len(paths)}"
+                for path in paths:
+                    yield f"  {'left   ' if path in left and yes else 'removed' if yes else 'remove '} {path}"
+        listed += len(found.removable)
+        yield f"{name}: videos that remain: {len(found.videos)}{', for you to delete:' * bool(found.files)}"
+        for path in found.files:
+            yield f"  keep    {path}"
+        if found.hosts:
+            shown = ", ".join(found.hosts[:MAX_HOSTS])
+            rest = f" and {len(found.hosts) - MAX_HOSTS} more" if len(found.hosts) > MAX_HOSTS else ""
+            yield f"{name}: also rendered on {shown}{rest}. Run this command there too: each machine has its own cache"
+    if search.unowned:
+        yield f"files of unknown subjects: {len(search.unowned)}, for you to check:"
+        for path in search.unowned:
+            yield f"  unknown {path}"
+    if listed and not yes:
+        yield f"Nothing was removed. Add --yes to remove {listed} paths"

@@ -313,7 +313,10 @@ class Supervisor:
         try:
             if not await self._texts_ready(slot, work):
                 return
-            run.journal.append("attempt", name=name, attempt=number, action=item.action, latents=item.identity.latents)
+            run.journal.append(
+                "attempt", name=name, subject=item.shot.subject.id, attempt=number, action=item.action,
+                latents=item.identity.latents,
+            )  # fmt: skip
             layout = run.layouts.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
             made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
         except Stopped as error:
@@ -425,8 +428,10 @@ class Supervisor:
         rendered = item.action == "render"
         (run.summary.rendered if rendered else run.summary.encoded).append(name)
         run.summary.conditioning.update(made.conditioning)
-        for warning in made.warnings:
-            run.say(f"warning: {warning}")
+        for warning in (f"warning: {line}" for line in made.warnings):
+            if warning not in self._warned:  # several gangs, or several shots of a subject
+                run.say(warning)
+            self._warned.add(warning)
         verb = "rendered" if rendered else "encoded"
         run.say(f"{work.label} {verb} in {seconds:.1f} s: {shown(run.output.path(name, 'video'))}")
 

@@ -87,6 +87,27 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
     )
 
 
+def find_output(manifest: Path | str) -> Path:
+    """Returns the output folder that a manifest names; nothing else of the manifest is checked.
+
+    Args:
+        manifest: as of ``load_campaign``.
+
+    Raises:
+        InputErrors: no such manifest, not valid YAML, or no usable ``output``.
+    """
+    problems = Problems()
+    path, instead = _find_manifest(manifest, problems)
+    document = read_yaml(path, problems) if path else None
+    problems.raise_if_any()
+    assert document is not None
+    if instead is None and not isinstance(document.data.get("output"), str):
+        document.blame(problems, ("output",), "missing: the folder for the videos, relative to this file")
+    place = _output(document, None, instead, problems)
+    problems.raise_if_any()
+    return place
+
+
 def find_pipeline(path: Path | str) -> Path:
     """Returns the file of a pipeline. A path is returned as it is; a bare name means a shipped pipeline.
 
