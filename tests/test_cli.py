@@ -222,7 +222,14 @@ def test_no_such_manifest(folder: Path, arguments: list[str], expected: str) -> 
         (["render"], "Error: Missing argument"),
         (["plan"], "Error: Missing argument"),
         (["m.yaml", "--sampling", "7"], "Error: No such option"),
-        (["m.yaml", "n.yaml"], "Error: Got unexpected extra argument"),
+        (["plan", "m.yaml", "--verfy"], "Error: No such option: --verfy (Possible options: --verify)"),
+        (["m.yaml", "--shard"], "Error: No such option: --shard (Possible options: --shard-weights)"),
+        (["m.yaml", "--cfg=5"], "Error: No such option: --cfg; settings are given as --set sampling.guidance_scale=5"),
+        (["--steps", "4", "m.yaml"], "Error: No such option: --steps; settings are given as --set sampling.num_infer"),
+        (["m.yaml", "--num-frames", "81"], "Error: No such option: --num-frames; settings are given as --set sampling"),
+        (["m.yaml", "n.yaml"], "Error: Got unexpected extra argument(s) (n.yaml); one manifest or pipeline at a time"),
+        (["m.yaml", "plan"], "Error: Got unexpected extra argument(s) (plan); put the command first: lynx-render plan"),
+        (["status", "m.yaml"], "Error: Got unexpected extra argument(s) (m.yaml); 'status' is neither a command (ren"),
         (["m.yaml", "--ulysses", "two"], "Error: Invalid value for '--ulysses'"),
         (["m.yaml", "--set"], "Error: Option '--set' requires an argument"),
     ],
@@ -230,6 +237,34 @@ def test_no_such_manifest(folder: Path, arguments: list[str], expected: str) -> 
 def test_usage(folder: Path, arguments: list[str], expected: str) -> None:
     lines = refused(*arguments, cwd=folder)
     assert lines[-1].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["paln", "m.yaml"], "plan"),
+        (["forgt", "ada"], "forget"),
+        (["Fetch", "lynx-full"], "fetch"),
+        (["docter"], "doctor"),
+    ],
+)
+def test_a_mistyped_command(folder: Path, arguments: list[str], meant: str) -> None:
+    (line,) = refused(*arguments, cwd=folder)
+    assert line.startswith(f"{arguments[0]}: no such command; did you mean '{meant}'? (commands: render, plan, ")
+
+
+def test_a_manifest_whose_name_is_near_a_command(folder: Path, demo: Path) -> None:
+    shutil.copy(folder / "m.yaml", folder / "plans")
+    (folder / "plans").write_text((folder / "plans").read_text().replace("ada.jpg", "eva.jpg"))
+    (line,) = refused("plans", cwd=folder)
+    assert line.startswith("plans:6: subjects.ada.image")
+
+
+def test_short_and_spoken_forms(tmp_path: Path) -> None:
+    for short, whole in (["-h"], ["--help"]), (["plan", "-h"], ["plan", "--help"]), (["help", "plan"], ["plan", "-h"]):
+        assert light(*short, cwd=tmp_path).stdout == light(*whole, cwd=tmp_path).stdout
+    assert light("version", cwd=tmp_path).stdout == light("--version", cwd=tmp_path).stdout
+    assert light("help", cwd=tmp_path).stdout == light("--help", cwd=tmp_path).stdout
 
 
 def test_without_arguments(tmp_path: Path) -> None:
@@ -377,3 +412,60 @@ def test_a_workbook_of_people_is_planned(folder: Path, demo: Path) -> None:
     run = light("plan", "m.yaml", "--shots", cwd=folder, allowed="numpy")
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.splitlines()[-2:] == ["render  E3/run-t01", "        A child runs."]
+
+
+# Stops in the import of one module, says so, and waits; "swallow" turns what ends the wait into an ImportError.
+SLOW_IMPORT = """\
+import importlib.abc, runpy, sys, time
+wanted, swallow = sys.argv.pop(1), sys.argv.pop(1) == "swallow"
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            print("importing", flush=True)
+            try:
+                time.sleep(60)
+            except BaseException:
+                if swallow:
+                    raise ImportError("not there")
+                raise
+sys.meta_path.insert(0, Slow())
+sys.path.insert(0, "")
+runpy.run_module("lynx_parallel.cli", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(signal.SIGINT, 130, "stopped by Ctrl-C\n"), (signal.SIGTERM, 143, "stopped by SIGTERM\n")],
+)
+@pytest.mark.parametrize("what", ["raise", "swallow"])
+@pytest.mark.parametrize(
+    "module", ["typer", "lynx_parallel.cli.render", "lynx_parallel.spec.load", "lynx_parallel.plan"]
+)
+def test_a_signal_while_modules_are_imported(
+    folder: Path, demo: Path, number: signal.Signals, code: int, line: str, what: str, module: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_IMPORT, module, what, "plan", "m.yaml"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (code, line)
+
+
+def test_an_ignored_ctrl_c_stays_ignored(folder: Path, demo: Path) -> None:
+    """A shell's jobs in the background are not to be stopped by a Ctrl-C that is meant for another."""
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", SLOW_IMPORT.replace("60", "1"),
+         "lynx_parallel.spec.load", "raise", "plan", "m.yaml"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    told, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert "4 shots" in told

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-from typing import Annotated, TypeGuard
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeGuard
 
 import typer
 
@@ -15,7 +16,10 @@ from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
+from lynx_parallel.cli.usage import completed, meant
 from lynx_parallel.errors import ClusterError, LynxError
+
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="lynx-render",
@@ -24,9 +28,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=_HELP,
 )
 for command in (render, plan, forget, doctor, fetch):
-    app.command()(command)
+    app.command(context_settings=_HELP)(command)
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""Of click, or of the copy of it that newer versions of typer bring."""
 
 
 def _version(asked: bool) -> None:
@@ -45,19 +53,24 @@ def _names_file(error: Exception) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
 
 
-def main() -> None:
-    """Runs the command line. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
-    arguments = sys.argv[1:]
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    if arguments and arguments[0] not in {*commands, "--help", "--version"}:
-        arguments.insert(0, "render")
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
+    commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name may stop a run in a narrow locale
+    words: list[str] = []
     try:
-        app(arguments, prog_name="lynx-render")
+        words = completed(arguments, commands)
+        return app(words, prog_name="lynx-render", standalone_mode=False) or 0
+    except _UsageError as error:
+        if hint := meant(error, words, commands):
+            error.message += hint
+            error.possibilities = None  # options that only look alike
+        error.show()
+        return int(error.exit_code)
     except (LynxError, OSError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
         else:
             print(f"{error.filename}: {error.strerror}" if _names_file(error) else error, file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code)
+        return error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code

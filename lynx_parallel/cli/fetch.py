@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lynx_parallel.cli.interrupt import exit_code
 from lynx_parallel.cli.options import Debug, Json, Say
 
 
@@ -32,7 +33,7 @@ def fetch(
     except KeyboardInterrupt:
         say("stopped; what has arrived stays, run again to resume")
         stream.flush()
-        os._exit(130)  # does not wait for downloads that get no answer
+        os._exit(exit_code())  # does not wait for downloads that get no answer
     if as_json:
         typer.echo(json.dumps({"files": [vars(one) for one in fetched], "exit_code": 0}, default=str))
         return

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lynx_parallel.spec.aliases import suggest
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Sampling, SamplingOverrides, Video
 from lynx_parallel.spec.problems import Problems, nearest, shown_value
@@ -46,7 +47,7 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
         elif not _is_text(text):
             problems.option(f"{shown}: not UTF-8 text")
         elif key not in SETTABLE:
-            problems.option(f"{shown}: unknown setting; {nearest(key, SETTABLE)}")
+            problems.option(f"{shown}: unknown setting; {suggest(key, SETTABLE)}")
         elif key == "output":
             if text.strip():
                 forced.output = text

@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lynx_parallel.spec.aliases import suggest
 from lynx_parallel.spec.excel import is_workbook, workbook_rows
 from lynx_parallel.spec.files import Unreadable, read_bytes, read_text
-from lynx_parallel.spec.problems import Problems, nearest, shown_value
+from lynx_parallel.spec.problems import Problems, shown_value
 
 MAX_TABLE_BYTES = 64 * 2**20
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".ods")
@@ -98,7 +99,7 @@ def _check_header(file: Path, line: int, names: list[str], columns: Columns, pro
         if not name or _is_remark(name):
             continue
         if not columns.known(name):
-            hint = nearest(name, columns.allowed(name))
+            hint = suggest(name, columns.allowed(name))
             message = f"column {shown_value(name)}: unknown column; {hint}; a name that starts with _ is ignored"
             problems.add(file, line, message)
         elif name in names[:i]:

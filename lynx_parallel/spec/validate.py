@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from lynx_parallel.spec.problems import KeyPath, Problems, nearest
+from lynx_parallel.spec.aliases import suggest
+from lynx_parallel.spec.problems import KeyPath, Problems
 from lynx_parallel.spec.yaml_lines import Document
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -71,7 +72,7 @@ def explain(error: ErrorDetails, shown: str, model: type[BaseModel] | None = Non
     parent = model_at(model, loc[:-1]) if model and loc else None
     fields = {field.alias or name: field for name, field in parent.model_fields.items()} if parent else {}
     if kind == "extra_forbidden":
-        return f"unknown key; {nearest(str(loc[-1]), fields)}"
+        return f"unknown key; {suggest(str(loc[-1]), fields)}"
     if kind == "missing":
         about = fields[str(loc[-1])].description if fields else None
         return f"missing: {about}" if about else "missing"
