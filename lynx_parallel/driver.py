@@ -27,6 +27,7 @@ from lynx_parallel.spec.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.summary import Summary
 from lynx_parallel.weights import FaceFiles, WeightFiles
+from lynx_parallel.words import shown_duration
 
 if TYPE_CHECKING:
     from lynx_parallel.gang.attempt import Run
@@ -87,7 +88,9 @@ class Driver:
                 plan = self.replan()  # another driver may have been at work until the lock was ours
                 self._settle(plan.of("done"), told, journal)
                 if todo := plan.of("render", "encode"):
+                    self.summary.left = len(todo)
                     self._run(todo, journal)
+                    self.summary.left -= self.summary.finished
                     if not (self.summary.failed or self.summary.stopped_by):
                         self.output.forget_prompts()
         self.summary.skipped = [item.shot.name for item in plan.of("done")]
@@ -172,11 +175,11 @@ class Driver:
         work = asyncio.ensure_future(supervisor.make_all())
         loop = asyncio.get_running_loop()
 
-        def stop(number: int) -> None:
+        def stop(number: int, why: str = "") -> None:
             if self.summary.stopped_by is not None:
                 work.cancel()  # asked twice: at once
                 return
-            self._stopped_by(number)
+            self._stopped_by(number, why)
             # Who sends SIGUSR1 does so in time.
             within = None if number == signal.SIGUSR1 else STOP_WITHIN_S
             self._stopping = loop.create_task(supervisor.put_aside(work, within))
@@ -184,12 +187,13 @@ class Driver:
         for number in signals():
             loop.add_signal_handler(number, stop, number)
         if self.cluster.stop_after is not None:
-            loop.call_later(self.cluster.stop_after, stop, int(signal.SIGUSR1))
+            why = f"--stop-after {shown_duration(self.cluster.stop_after)}"
+            loop.call_later(self.cluster.stop_after, stop, int(signal.SIGUSR1), why)
         for number in pending:
             stop(number)
         with contextlib.suppress(asyncio.CancelledError):
             await work
 
-    def _stopped_by(self, number: int) -> None:
+    def _stopped_by(self, number: int, why: str = "") -> None:
         self.summary.stopped_by = number
-        self.say(f"{signal.Signals(number).name}: stopping; what is done stays, run again to go on")
+        self.say(f"{why or signal.Signals(number).name}: stopping; finished shots stay, run again to resume")

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from lynx_parallel.identity import Identities, Identity, changed
 from lynx_parallel.ledger import Output
 from lynx_parallel.spec.manifest import Campaign, Shot
+from lynx_parallel.words import counted
 
 Action = Literal["done", "encode", "render", "blocked"]
 
@@ -50,7 +51,7 @@ class Plan:
         """One line: how much there is to do."""
         count = {action: len(self.of(action)) for action in get_args(Action)}
         return (
-            f"{len(self.items)} shots: {count['render']} to render, {count['encode']} to encode, "
+            f"{counted(len(self.items), 'shot')}: {count['render']} to render, {count['encode']} to encode, "
             f"{count['done']} done, {count['blocked']} blocked"
         )
 

@@ -15,6 +15,7 @@ class Summary:
 
     Attributes:
         failed, blocked: (name, reason).
+        left: how many shots were not finished because the run was stopped.
         retries: attempts that failed and were made again.
         left_out: machines and GPUs that were excluded because they were at fault, each with its reason.
         fault: the fault that ended the run, with a remedy; empty if there was none.
@@ -27,12 +28,18 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
+    left: int = 0
     retries: int = 0
     left_out: list[str] = field(default_factory=list)
     fault: str = ""
     conditioning: Counter[str] = field(default_factory=Counter)
     stopped_by: int | None = None
     seconds: float = 0.0
+
+    @property
+    def finished(self) -> int:
+        """How many shots of this run need no more work: rendered, encoded or given up."""
+        return len(self.rendered) + len(self.encoded) + len(self.failed)
 
     @property
     def exit_code(self) -> int:

@@ -88,6 +88,7 @@ class World:
         faults: what every shot fails with, by place: a machine, or one of its GPUs.
         unfit: GPUs that fail their self-check, by machine; empty for the machine itself.
         held: GPUs that were taken out of the run.
+        partial: steps that the partial states have done, by shot.
         on: GPUs in use, by machine; on the CPU, they only count the ranks.
     """
 
@@ -97,6 +98,7 @@ class World:
     unfit: dict[str, str] = field(default_factory=dict)
     held: list[tuple[str, str]] = field(default_factory=list)
     on: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    partial: dict[str, int] = field(default_factory=dict)
     ranks: int = 0
     at_work: set[str] = field(default_factory=set)
     attempts: Counter[str] = field(default_factory=Counter)
@@ -201,8 +203,11 @@ class FakeGang:
         video: Any,
         parts: dict[str, Path],
         logs: Path,
+        resuming: Callable[[int], None],
     ) -> Rendered:
         world = self.world
+        if steps_done := world.partial.get(shot.name):
+            resuming(steps_done)
         assert shot.name not in world.at_work, "two gangs at one shot"
         files = self.load.prompts
         assert files is not None
@@ -825,3 +830,33 @@ def test_ranks_that_die_at_first_do_not_cost_the_only_machine(campaign_of: Any, 
     assert not summary.fault
     assert not summary.left_out
     assert len(summary.rendered) == len(plan.items)
+
+
+@pytest.mark.parametrize("gangs", [1, 2])
+def test_the_counter_is_of_finished_shots(campaign_of: Any, tmp_path: Path, gangs: int) -> None:
+    """Shots of another priority, retries, failures and a second gang do not make it go back."""
+    lines: list[str] = []
+    world = World(iter(["done", "died", "done", "subject", "done", "raised"]))
+    summary, plan, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=gangs), say=lines.append)
+    total = len(plan.items)
+    shown = [re.match(r"\[(\d+)/(\d+)\] ", line) for line in lines]
+    counts = [(int(found[1]), int(found[2])) for found in shown if found]
+    assert {of for _, of in counts} == {total}
+    finished = [count for count, _ in counts]
+    assert finished == sorted(finished)
+    assert summary.retries
+    assert summary.failed
+    ends = [line for line in lines if " rendered in " in line]
+    assert len(ends) == len(summary.rendered)
+    assert len({line.partition(" ")[0] for line in ends}) == len(ends)
+    assert finished[0] <= 1
+    assert summary.finished == total
+    assert finished[-1] == total or not ends[-1].startswith(f"[{total}/")
+
+
+def test_a_resumed_shot_says_where_it_resumes(campaign_of: Any, tmp_path: Path) -> None:
+    lines: list[str] = []
+    world = World(iter(()), partial={"a/walk-t01": 1, "b/talk-t02": 4})
+    supervise(campaign_of(tmp_path), world, ClusterSpec(), say=lines.append)
+    found = sorted(line.partition("] ")[2] for line in lines if "resuming" in line)
+    assert found == ["a/walk-t01: resuming at step 2 of 4", "b/talk-t02: resuming after its last step"]

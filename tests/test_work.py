@@ -15,7 +15,7 @@ from lynx_parallel.spec.load import load_campaign
 def queue(campaign: Path, shots: str) -> Queue:
     campaign.write_text(campaign.read_text() + f"shots:\n{shots}")
     identity = Identity.of({}, {})
-    return Queue(Work(Item(shot, identity, "render"), "") for shot in load_campaign(campaign).shots)
+    return Queue(Work(Item(shot, identity, "render")) for shot in load_campaign(campaign).shots)
 
 
 def name(work: Work | None) -> str | None:

@@ -63,10 +63,12 @@ def render(
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
     retried = f", {summary.retries} tried again" if summary.retries else ""
+    left = f", {summary.left} left" if summary.left else ""
+    again = "; run again to resume" if summary.left else ""
     say(
         f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
-        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried} in {summary.seconds:.0f} s: "
-        f"{shown(campaign.output)}"
+        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
+        f"{shown(campaign.output)}{again}"
     )
     if made := summary.conditioning:
         kinds = ("subject", "reference", "identity", "text")

@@ -59,14 +59,14 @@ class Attempt:
 
     Args:
         number: from 1, over all runs.
-        label: of the shot, in lines of progress.
+        count: returns how many shots are finished, as lines of progress begin.
     """
 
-    def __init__(self, run: Run, item: Item, number: int, label: str):
+    def __init__(self, run: Run, item: Item, number: int, count: Callable[[], str]):
         self.run = run
         self.item = item
         self.number = number
-        self.label = label
+        self._count = count
         self.logs = run.output.logs(item.shot.name, number)
 
     async def make(self, gang: Gang, layout: Layout, footprint: Footprint) -> tuple[Rendered, float]:
@@ -122,7 +122,9 @@ class Attempt:
             run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.digests),
             run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
         )  # fmt: skip
-        return await gang.render(item.shot, key, crops, item.identity.latents, run.output, video, parts, self.logs)
+        return await gang.render(
+            item.shot, key, crops, item.identity.latents, run.output, video, parts, self.logs, self._say_resuming
+        )
 
     def _publish(
         self, gang: Gang, footprint: Footprint, made: Rendered, kinds: tuple[str, ...], seconds: float
@@ -145,7 +147,14 @@ class Attempt:
         with contextlib.suppress(LynxError):
             seen = await gang.progress()
             doing = f"waits for {seen.waits_for}" if seen.waits_for else f"step {seen.step}/{seen.total}"
-            self.run.say(f"{self.label}: {doing}")
+            self._say(doing)
+
+    def _say_resuming(self, done: int) -> None:
+        total = self.item.shot.sampling.num_inference_steps
+        self._say(f"resuming at step {done + 1} of {total}" if done < total else "resuming after its last step")
+
+    def _say(self, what: str) -> None:
+        self.run.say(f"{self._count()} {self.item.shot.name}: {what}")
 
 
 @contextlib.contextmanager

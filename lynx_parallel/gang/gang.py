@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -205,8 +205,12 @@ class Gang:
         video: Video,
         parts: dict[str, Path],
         logs: Path,
+        resuming: Callable[[int], None],
     ) -> Rendered:
         """Renders one shot; rank 0 writes ``parts``. Arguments as of ``Rank.prepare`` and ``Rank.render``.
+
+        Args:
+            resuming: called with the number of steps that the shot's partial state has done, if there is one.
 
         Raises:
             SubjectError: the subject cannot be used; the gang stays usable.
@@ -214,16 +218,18 @@ class Gang:
             RenderError: a rank failed, died or hung.
         """
         # Asked for at once: no rank waits for the answer to go through the driver.
-        prepared = self.ranks[0].prepare.remote(shot, key, crops)
+        prepared = self.ranks[0].prepare.remote(shot, key, crops, digest, output.partial(digest))
         renders = [
             rank.render.remote(shot, digest, output.partial(digest), video, parts, logs / f"rank{index}.log")
             for index, rank in enumerate(self.members)
         ]
         try:
-            await self._done([prepared])
+            [steps_done] = await self._done([prepared])
         except SubjectError:
             await self._done(renders)  # the gang goes on: no rank may still wait for this shot's inputs
             raise
+        if steps_done:
+            resuming(steps_done)
         return (await self._done(renders, steps=True))[0]
 
     async def _done(self, refs: Iterable[Any], *, steps: bool = False, first: Sequence[Any] = ()) -> list[Any]:

@@ -239,13 +239,17 @@ class Rank:
             what.weights, memory, dtype=what.dtype, sharded=what.shard, tiled_decode=what.tiled_decode, tasks=what.tasks
         )
 
-    def prepare(self, shot: Shot, key: str, crops: Crops) -> None:
+    def prepare(self, shot: Shot, key: str, crops: Crops, digest: str = "", partial: Path | None = None) -> int:
         """Rank 0: reads the subject, or finds it in the cache, and draws the noise. It may fail freely: ``render`` then
         finds nothing to do.
 
         Args:
             key: of ``identity.subject_key``.
             crops: where what the model sees of the face is shown.
+            digest, partial: as of ``render``.
+
+        Returns:
+            Steps that the shot's partial state has done, after which ``render`` resumes; 0 if there is none.
 
         Raises:
             SubjectError: picture, landmarks or embedding cannot be used.
@@ -253,7 +257,9 @@ class Rank:
         assert self.pipeline is not None
         self._inputs = None
         self._inputs = self._preparation.make(self.pipeline, shot, key, crops)
-        self._stepped, self._progress = time.monotonic(), Progress(0, shot.sampling.num_inference_steps, 0.0)
+        done = load_partial(partial, digest, torch.device("cpu")).steps_done if partial is not None else 0
+        self._stepped, self._progress = time.monotonic(), Progress(done, shot.sampling.num_inference_steps, 0.0)
+        return done
 
     def render(
         self, shot: Shot, digest: str, partial: Path, video: Video, parts: dict[str, Path], log: Path
@@ -289,7 +295,7 @@ class Rank:
             self._stepped = self._heard = time.monotonic()
             self._progress = Progress(state.steps_done, shot.sampling.num_inference_steps, 0.0)
             if state.steps_done:
-                write_log(f"going on after step {state.steps_done}")
+                write_log(f"resuming at step {state.steps_done + 1}")
             latents = self.pipeline.denoise(inputs, shot.sampling, self._on_step, state)
             seconds = {"denoise": time.perf_counter() - began}
             began = time.perf_counter()

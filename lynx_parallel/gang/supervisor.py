@@ -26,6 +26,7 @@ from lynx_parallel.identity import prompt_salt
 from lynx_parallel.ledger import Output
 from lynx_parallel.plan import Item
 from lynx_parallel.spec.manifest import Shot
+from lynx_parallel.words import counted
 
 IDLE_S = 0.1
 ROOM_AGAIN_S = 10.0
@@ -65,7 +66,8 @@ class Supervisor:
         self._shape = Shape(run.layouts, run.cluster, self._shots, terms.device, self._machines.ranks)
         self._slots = [Slot() for _ in range(self._shape.gangs)]
         self._denoise = any(item.action == "render" for item in todo)  # a retry may come to any gang
-        self._queue = Queue(Work(item, f"[{number}/{len(todo)}]") for number, item in enumerate(todo, start=1))
+        self._queue = Queue(Work(item) for item in todo)
+        self._total = len(todo)
         self._running: set[Work] = set()
         prompts = run.output.prompts(prompt_salt(run.digests, run.campaign.pipeline.model.dtype, terms.device))
         self._texts = SharedTexts(prompts, self._shots if self._denoise else ())
@@ -108,7 +110,7 @@ class Supervisor:
         """Records the shots that were not tried. The fault is printed once, not for each of them."""
         self.run.summary.failed += [(work.item.shot.name, f"not tried: {self.run.summary.fault}") for work in works]
         if works:
-            self.run.say(f"{len(works)} shots were not tried")
+            self.run.say(f"{counted(len(works), 'shot')} not tried")
 
     async def put_aside(self, work: asyncio.Future[None], within: float | None = STOP_WITHIN_S) -> None:
         """Has the shots at hand save their states, and ends ``work``, which is ``make_all`` at work.
@@ -309,7 +311,7 @@ class Supervisor:
         assert slot.gang is not None
         item, name, run = work.item, work.item.shot.name, self.run
         number = next_attempt(run.output, name, len(work.history) + 1)
-        attempt = Attempt(run, item, number, f"{work.label} {name}")
+        attempt = Attempt(run, item, number, self._count)
         try:
             if not await self._texts_ready(slot, work):
                 return
@@ -320,7 +322,7 @@ class Supervisor:
             layout = run.layouts.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
             made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
         except Stopped as error:
-            run.say(f"{attempt.label}: {error}")
+            run.say(f"{self._count()} {name}: {error}")
             run.journal.append("stopped", name=name, attempt=number, reason=str(error))
             slot.end()
         except (LynxError, OSError) as error:
@@ -373,7 +375,7 @@ class Supervisor:
         self._queue.retry(work)
         run.summary.retries += 1
         run.journal.append("retry", name=item.shot.name, attempt=attempt.number, kind=kind, reason=reason)
-        run.say(f"{attempt.label}: {kind}, to be tried again: {reason}")
+        run.say(f"{self._count()} {item.shot.name}: {kind}, to be tried again: {reason}")
 
     async def _blame(
         self, slot: Slot, work: Work, place: str, cause: str, reason: str, decision: Retry | GiveUp
@@ -433,7 +435,11 @@ class Supervisor:
                 run.say(warning)
             self._warned.add(warning)
         verb = "rendered" if rendered else "encoded"
-        run.say(f"{work.label} {verb} in {seconds:.1f} s: {shown(run.output.path(name, 'video'))}")
+        run.say(f"{self._count()} {verb} in {seconds:.1f} s: {shown(run.output.path(name, 'video'))}")
+
+    def _count(self) -> str:
+        """Returns how many of the run's shots are finished, as lines of progress begin: ``[3/8]``."""
+        return f"[{self.run.summary.finished}/{self._total}]"
 
     def _fail(self, item: Item, reason: str) -> None:
         run = self.run
@@ -441,7 +447,7 @@ class Supervisor:
         run.journal.append("failed", name=item.shot.name, reason=reason)
         run.say(f"{item.shot.name}: failed: {reason}")
         if len(run.summary.failed) >= run.cluster.max_failures and not self._over:
-            self._over = f"not tried: {len(run.summary.failed)} shots failed"
+            self._over = f"not tried: {counted(len(run.summary.failed), 'shot')} failed"
 
 
 def _as_fault(error: LynxError) -> LynxError:

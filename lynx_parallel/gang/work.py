@@ -20,7 +20,6 @@ class Work:
     """A shot to make.
 
     Attributes:
-        label: its place in the count.
         history: how its attempts failed so far.
         not_before: seconds of the loop's clock; a retry waits for its time …
         avoid: … and for another slot than the one it failed in, if one comes free meanwhile.
@@ -29,7 +28,6 @@ class Work:
     """
 
     item: Item
-    label: str
     history: list[Kind] = field(default_factory=list)
     not_before: float = 0.0
     avoid: Slot | None = None

@@ -95,10 +95,14 @@ def test_put_aside_and_gone_on_with(start: Start, campaign: Path, tmp_path: Path
     assert driver.returncode == 75, printed
     done = steps(output, 1)[-1]
     assert f"put aside after step {done} of 200" in printed
+    assert "SIGUSR1: stopping; finished shots stay, run again to resume" in printed
+    assert re.search(r"^0 rendered, .* 0 blocked, 1 left in \d+ s: .*; run again to resume$", printed, re.M)
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1
 
     resumed = lynx_render(campaign, "--only", "astronaut/beach", *settings, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout
+    assert f"[0/1] astronaut/beach-t01: resuming at step {done + 1} of 200" in resumed.stdout
+    assert "left" not in resumed.stdout
     assert steps(output, 2) == list(range(done + 1, 201))
     assert not list((output / ".lynx" / "partial").iterdir())
 

@@ -1,0 +1,73 @@
+"""The driver without Ray: what ends a run, and what it then says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lynx_parallel.driver import Driver
+from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.words import counted, shown_duration
+from tests.small import load, write
+
+
+class Endless:
+    """As ``Supervisor``, with work that never ends."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    async def make_all(self) -> None:
+        await asyncio.sleep(600)
+
+    async def put_aside(self, work: asyncio.Future[None], within: float | None) -> None:
+        work.cancel()
+
+
+def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec, sent: int = 0) -> tuple[Driver, Any]:
+    """Runs a driver until it is stopped. Returns it and the lines that it said."""
+    monkeypatch.setattr("lynx_parallel.gang.placement.available", lambda _: ("cpu", ()))
+    monkeypatch.setattr("lynx_parallel.gang.supervisor.Supervisor", Endless)
+    write(folder)
+    lines: list[str] = []
+    weights: Any = SimpleNamespace()
+    driver = Driver(load(folder), weights, None, {}, lambda: pytest.fail("not planned"), cluster, lines.append)
+
+    async def run() -> None:
+        if sent:
+            asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), sent)
+        await driver._until_stopped(None, [], True, [])  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    return driver, lines
+
+
+@pytest.mark.parametrize(("after", "shown"), [(0.0, "0s"), (1.0, "1s")])
+def test_stop_after_reports_itself(folder: Path, monkeypatch: pytest.MonkeyPatch, after: float, shown: str) -> None:
+    driver, lines = stopped(folder, monkeypatch, ClusterSpec(stop_after=after))
+    assert lines == [f"--stop-after {shown}: stopping; finished shots stay, run again to resume"]
+    assert driver.summary.exit_code == 75
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int) -> None:
+    driver, lines = stopped(folder, monkeypatch, ClusterSpec(stop_after=3600.0), number)
+    assert lines == [f"{number.name}: stopping; finished shots stay, run again to resume"]
+    assert driver.summary.exit_code == code
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_one_and_many() -> None:
+    assert [counted(number, "shot") for number in (0, 1, 2)] == ["0 shots", "1 shot", "2 shots"]
+    shown = {13800.0: "3h50m", 2700.0: "45m", 90.0: "1m30s", 3601.0: "1h1s", 0.0: "0s"}
+    assert {seconds: shown_duration(seconds) for seconds in shown} == shown
