@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from lynx_parallel.spec.pipeline import SamplingOverrides, Seed
+from lynx_parallel.spec.pipeline import SamplingOverrides, Seed, Video
 from lynx_parallel.spec.validate import Strict, Text, Version, must
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -173,6 +173,7 @@ class ManifestFile(Strict):
     pipeline: Text = Field(description="the name of a shipped pipeline, or the path of a pipeline file")
     output: Text = Field(description="the folder for the videos, relative to this file")
     sampling: SamplingOverrides = SamplingOverrides()
+    video: Video = Video()
     vars: dict[str, str] = Field(default_factory=dict)
     subjects: Subjects = Field(description="a mapping id: {image: …}, or {from: faces/*.jpg}")
     prompts: Prompts = None

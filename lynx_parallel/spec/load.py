@@ -16,8 +16,8 @@ from lynx_parallel.spec.groups import read_groups
 from lynx_parallel.spec.lost_text import warn_of_lost_text
 from lynx_parallel.spec.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes
 from lynx_parallel.spec.names import pattern_mistake
-from lynx_parallel.spec.options import read_overrides, select
-from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, resolve_file, resolve_weights
+from lynx_parallel.spec.options import Forced, read_overrides, select
+from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, Video, resolve_file, resolve_weights
 from lynx_parallel.spec.problems import Problems, nearest, shown_path, shown_value
 from lynx_parallel.spec.subject import check_vars
 from lynx_parallel.spec.subjects import face_gaps, read_prompts, read_subjects
@@ -75,7 +75,7 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
     return Campaign(
         path=document.file.absolute(),
         output=place,
-        pipeline=pipeline.model_copy(update={"video": pipeline.video.model_copy(update=forced.video)}),
+        pipeline=pipeline.model_copy(update={"video": _video(pipeline, top, forced)}),
         pipeline_path=pipeline_path,
         subjects=tuple(good_subjects.values()),
         prompts=tuple(good_prompts.values()),
@@ -207,6 +207,12 @@ def _pattern(document: Document, problems: Problems) -> str | None:
     if wrong:
         document.blame(problems, ("name",), wrong)
     return None if wrong else pattern
+
+
+def _video(pipeline: PipelineSpec, top: ManifestFile, forced: Forced) -> Video:
+    """The pipeline's settings of the video file, with those that the manifest and ``--set`` give."""
+    given = {name: getattr(top.video, name) for name in top.video.model_fields_set}
+    return pipeline.video.model_copy(update={**given, **forced.video})
 
 
 def _output(document: Document, forced: str | None, instead: Path | None, problems: Problems) -> Path:

@@ -98,8 +98,8 @@ def reference_sizes(shots: Iterable[Shot]) -> dict[str, frozenset[int]]:
 class Campaign:
     """A whole manifest. ``shots`` stand in the manifest's order; priorities are not yet applied.
 
-    ``pipeline`` includes ``--set video.*``; its ``sampling`` is the pipeline file's own (each shot has its
-    resolved one). ``notices`` are warnings about the manifest.
+    ``pipeline`` includes the manifest's ``video`` and ``--set video.*``; its ``sampling`` is the pipeline file's own
+    (each shot has its resolved one). ``notices`` are warnings about the manifest.
 
     Attributes:
         faces: ``private`` closes the folder of crops to everyone but its owner; ``inherit`` gives it the mode of the

@@ -414,7 +414,7 @@ TOP_CASES = [
         [
             "m.yaml:1: output: missing: the folder for the videos, relative to this file",
             "m.yaml:3: outptu: unknown key; did you mean 'output'? (allowed: version, pipeline, output, sampling,"
-            " vars, subjects, prompts, shots, save_latents, faces, name)",
+            " video, vars, subjects, prompts, shots, save_latents, faces, name)",
         ],
     ),
     (
@@ -493,6 +493,7 @@ def test_schema_matches_the_keys() -> None:
         "output",
         "sampling",
         "vars",
+        "video",
         "subjects",
         "prompts",
         "shots",
@@ -501,3 +502,38 @@ def test_schema_matches_the_keys() -> None:
         "name",
     }
     assert {"SubjectEntry", "SubjectsFrom", "PromptEntry", "ShotEntry", "SamplingOverrides"} <= set(made["$defs"])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "campaign", "overrides", "expected"),
+    [
+        ("", "", [], ("h264", 18)),
+        ("video: {crf: 30, codec: h265}\n", "", [], ("h265", 30)),
+        ("video: {crf: 30, codec: h265}\n", "video: {crf: 24}\n", [], ("h265", 24)),
+        ("video: {crf: 30, codec: h265}\n", "video: {crf: 18}\n", [], ("h265", 18)),  # given, though the default
+        ("video: {crf: 30, codec: h265}\n", "video: {codec: h264}\n", ["video.crf=3"], ("h264", 3)),
+        ("", "video: {crf: 24}\n", ["video.crf=3"], ("h264", 3)),
+        ("", "video: {}\n", [], ("h264", 18)),
+    ],
+)
+def test_video_settings_of_a_campaign(
+    load: Load, folder: Path, pipeline: str, campaign: str, overrides: list[str], expected: tuple[str, int]
+) -> None:
+    with (folder / "lite.yaml").open("a") as file:
+        file.write(pipeline)
+    video = load(HEAD + campaign + ADA + PROMPTS, overrides=overrides).pipeline.video
+    assert (video.codec, video.crf) == expected
+
+
+@pytest.mark.parametrize(
+    ("video", "line"),
+    [
+        ("{crf: 52}", "m.yaml:4: video.crf: 52: must be a whole number from 0 to 51"),
+        ("{crf: null}", "m.yaml:4: video.crf: null: must be a whole number from 0 to 51"),
+        ("{crv: 18}", "m.yaml:4: video.crv: unknown key; did you mean 'crf'?"),
+        ("18", "m.yaml:4: video: 18: must be a mapping (key: value)"),
+    ],
+)
+def test_wrong_video_settings(complain: Complain, video: str, line: str) -> None:
+    [found] = complain(HEAD + f"video: {video}\n" + ADA + PROMPTS)
+    assert found.startswith(line)
