@@ -9,19 +9,20 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lynx_parallel
-from lynx_parallel.artifacts import shown
+from lynx_parallel.artifacts import disk_is_full, shown
 from lynx_parallel.crops import faces_folder, make_faces_folder
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.lock import Lock
 from lynx_parallel.plan import Item, Plan
+from lynx_parallel.records import Request, write_record
 from lynx_parallel.signals import deferred_signals, hold, signals
 from lynx_parallel.spec.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
@@ -40,6 +41,8 @@ class Driver:
         digests: of the weights, by ``weights.weight_digests``.
         replan: compares the campaign with its output folder as it is now.
         say: takes each line of progress.
+        request: what the command line asked for.
+        check: raises if what is left to do must not be done.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Driver:
         replan: Callable[[], Plan],
         cluster: ClusterSpec,
         say: Callable[[str], None],
+        request: Request | None = None,
+        check: Callable[[Sequence[Item]], object] = len,
     ):
         self.campaign = campaign
         self.weights = weights
@@ -59,6 +64,9 @@ class Driver:
         self.replan = replan
         self.cluster = cluster
         self.say = say
+        self.request = request or Request()
+        self.check = check
+        self._name = ""
         self.output = Output(campaign.output)
         self.summary = Summary()
         self._stopping: asyncio.Task[None] | None = None
@@ -80,6 +88,7 @@ class Driver:
             if self.cluster.attention in CUDA_ONLY and self.campaign.pipeline.model.dtype == "float32":
                 name = f"--attention {self.cluster.attention}"
                 raise InputErrors([f"{name}: does not run in float32, the pipeline's dtype: use auto or sdpa"])
+            self.check(todo)
         shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
         if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
             self.say(f"warning: {warning}")
@@ -107,10 +116,11 @@ class Driver:
         with Lock(self.output.private / "lock"):
             told = self._told()
             self.output.sweep(told.attempted)
-            stamp = now()
-            self.output.snapshot(self.campaign.path, stamp.replace(":", ""))
+            self._record()
             journal = Journal(self.output.private / "journal.jsonl")
-            journal.append("run_started", manifest=str(self.campaign.path), version=lynx_parallel.__version__)
+            journal.append(
+                "run_started", run=self._name, manifest=str(self.campaign.path), version=lynx_parallel.__version__
+            )
             try:
                 yield journal, told
             finally:
@@ -122,6 +132,17 @@ class Driver:
                 journal.close()
                 if journal.unwritten:
                     self.say(f"warning: {shown(self.output.journal)}: its last records could not be written")
+
+    def _record(self) -> None:
+        """Records what this run was asked for. A full disk costs the record, not the run."""
+        started = now()
+        self._name = started.replace(":", "")
+        try:
+            write_record(self.output.record(self._name), self.campaign, self.digests, self.request, started)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            self.say(f"warning: {shown(self.output.record(self._name))}: this run cannot be recorded: the disk is full")
 
     def _told(self) -> History:
         return History.read(self.output.journal)
@@ -147,7 +168,7 @@ class Driver:
 
         run = Run(
             self.campaign, self.weights, self.face, self.digests, self.cluster, self._layouts, self.output, journal,
-            self.summary, self.say,
+            self.summary, self.say, self._name,
         )  # fmt: skip
         try:
             with deferred_signals() as pending, ray_cluster(self.cluster.address) as local:

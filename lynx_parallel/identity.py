@@ -219,15 +219,26 @@ def needs_face_models(campaign: Campaign) -> bool:
     return any(s.embedding is None or (needs_pixels and s.landmarks is None) for s in subjects)
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ, sorted; weights files are folded into ``weights``."""
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], *, fold: bool = True) -> list[str]:
+    """Returns the names of the settings that differ, sorted.
+
+    Args:
+        fold: names all weights files ``weights``.
+    """
     names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-    return sorted({"weights" if name.startswith("weights.") else name for name in names})
+    return sorted({"weights" if fold and name.startswith("weights.") else name for name in names})
 
 
 def _content(path: Path | None) -> str | None:
-    if path is None:
-        return None
+    return None if path is None else content_digest(path)
+
+
+def content_digest(path: Path) -> str:
+    """Returns the sha256 of a picture or an embedding; read once for each size and mtime.
+
+    Raises:
+        InputErrors: it cannot be read.
+    """
     try:
         status = path.stat()
         return _sha256(path, status.st_size, status.st_mtime_ns)

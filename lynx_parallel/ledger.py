@@ -42,6 +42,7 @@ class Output:
         self._root = str(folder)
         self.private = folder / ".lynx"
         self.journal = self.private / "journal.jsonl"
+        self.approvals = self.private / "approvals.jsonl"
 
     def path(self, name: str, kind: str) -> Path:
         """Where a shot's ``latents``, ``video`` or ``sidecar`` lies."""
@@ -182,11 +183,9 @@ class Output:
         with atomic_write(self.path(name, "sidecar")) as part:
             part.write_bytes(_encode(text))
 
-    def snapshot(self, manifest: Path, stamp: str) -> None:
-        """Keeps a copy of the manifest of this run."""
-        target = self.private / "manifests" / f"{stamp}.yaml"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(manifest.read_bytes())
+    def record(self, run: str) -> Path:
+        """Returns the folder of a run's record; see ``lynx_parallel.records``."""
+        return self.private / "manifests" / run
 
 
 class PromptFiles(NamedTuple):

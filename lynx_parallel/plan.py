@@ -106,7 +106,8 @@ def _item(campaign: Campaign, shot: Shot, identity: Identity, output: Output, to
         return Item(shot, identity, again, _changed(old["encoding"], identity.encoding), stale=True)
     # A damaged file may be one that somebody has worked on: it is moved aside as well.
     if campaign.save_latents and not has_latents:
-        return Item(shot, identity, "render", "latents missing or damaged", stale=True)
+        reason = "latents missing or damaged" if "latents" in old["outputs"] else "changed: save_latents"
+        return Item(shot, identity, "render", reason, stale=True)
     if not output.intact(shot.name, old, "video", verify=verify):
         return Item(shot, identity, again, "video missing or damaged", stale=True)
     return Item(shot, identity, "done")

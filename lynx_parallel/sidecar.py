@@ -30,6 +30,7 @@ def make_sidecar(
     attempt: int,
     seconds: float,
     before: Mapping[str, Any] | None = None,
+    run: str = "",
 ) -> dict[str, Any]:
     """Everything a sidecar holds but its version, which ``Output.commit`` adds with the outputs' times.
 
@@ -37,6 +38,7 @@ def make_sidecar(
         outputs: file, size and sha256 by kind.
         ranks: that made it, rank 0 first.
         seconds: of the whole attempt.
+        run: name of the run's record, see ``lynx_parallel.records``.
         before: the sidecar of the render, where only its latents were encoded now.
     """
     shot, subject, consent = item.shot, item.shot.subject, item.shot.subject.consent
@@ -63,6 +65,7 @@ def make_sidecar(
         "conditioning": made.conditioning,
         "warnings": list(made.warnings),
         "finished": now(),
+        "run": run,
         "lynx_parallel": lynx_parallel.__version__,
     }
     return sidecar | {name: before[name] for name in _OF_THE_LATENTS if before and name in before}

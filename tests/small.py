@@ -83,15 +83,27 @@ def contents(shot: Shot, word: str = "") -> dict[str, bytes]:
     return {kind: f"{kind} of {shot.name}{word}".encode() for kind in ("latents", "video")}
 
 
-def finish(campaign: Campaign, shot: Shot, *, kinds: tuple[str, ...] = ("latents", "video"), word: str = "") -> None:
-    """Does to the output folder what the driver does when a shot is done."""
+def finish(
+    campaign: Campaign,
+    shot: Shot,
+    *,
+    kinds: tuple[str, ...] = ("latents", "video"),
+    word: str = "",
+    weights: Mapping[str, str] = WEIGHTS,
+    **more: Any,
+) -> None:
+    """Does to the output folder what the driver does when a shot is done.
+
+    Args:
+        more: further keys of the sidecar.
+    """
     output = Output(campaign.output)
     made = {kind: content for kind, content in contents(shot, word).items() if kind in kinds}
     for kind, content in made.items():
         part = part_path(output.path(shot.name, kind))
         part.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
-    output.commit(shot.name, kinds, sidecar(identify(campaign, shot, WEIGHTS), made))
+    output.commit(shot.name, kinds, {**sidecar(identify(campaign, shot, weights), made), **more})
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -15,7 +15,7 @@ import pytest
 import lynx_parallel.artifacts
 from lynx_parallel.artifacts import part_path
 from lynx_parallel.identity import identify
-from lynx_parallel.ledger import History, Journal, Output, now
+from lynx_parallel.ledger import History, Journal, Output
 from lynx_parallel.plan import Item, make_plan
 from lynx_parallel.spec.manifest import Campaign
 from tests.small import MANIFEST, WEIGHTS, contents, finish, load, sidecar, tree, write
@@ -330,11 +330,3 @@ def test_a_probe_is_there_for_a_while(campaign: Campaign) -> None:
     probe.touch()  # a driver was killed
     sweep(output)
     assert not probe.exists()
-
-
-def test_snapshot(campaign: Campaign) -> None:
-    output = Output(campaign.output)
-    output.snapshot(campaign.path, now().replace(":", ""))
-    (copy,) = (output.private / "manifests").iterdir()
-    assert copy.read_bytes() == campaign.path.read_bytes()
-    assert ":" not in copy.name

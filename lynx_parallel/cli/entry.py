@@ -16,6 +16,7 @@ from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
+from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.usage import completed, meant
 from lynx_parallel.errors import ClusterError, LynxError
 
@@ -53,6 +54,13 @@ def _names_file(error: Exception) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
 
 
+def _options_of(command: str) -> set[str]:
+    """Returns the options of a command: ``--set``, for example."""
+    group = typer.main.get_group(app)
+    found = group.get_command(typer.Context(group), command)
+    return {name for parameter in found.params for name in parameter.opts} if found else set()
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
     commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
@@ -61,6 +69,8 @@ def run(arguments: Sequence[str]) -> int:
     words: list[str] = []
     try:
         words = completed(arguments, commands)
+        if words and words[0] in ("render", "plan"):
+            words = with_recorded_options(words, _options_of(words[0]))
         return app(words, prog_name="lynx-render", standalone_mode=False) or 0
     except _UsageError as error:
         if hint := meant(error, words, commands):

@@ -19,9 +19,12 @@ def plan(
     as_json: Json = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show what render would do, shot by shot, and why; renders nothing."""
-    campaign, _, _, _, make = load(manifest, set_, only, verify)
+    from lynx_parallel.changes import find_changes
+
+    campaign, _, _, digests, make = load(manifest, set_, only, verify)
     show_notices(campaign.notices, strict)
     planned = make()
+    changes = find_changes(planned.items, campaign, digests, set_ or ())
     if as_json:
         rows = [
             {"name": i.shot.name, "action": i.action, "reason": i.reason, "seed": i.shot.seed}
@@ -29,6 +32,7 @@ def plan(
             for i in planned.items
         ]
         found = {"shots": rows, "orphans": list(planned.orphans), "warnings": notices_as_json(campaign.notices)}
+        found["changes"] = [change.as_json() for change in changes]
         typer.echo(json.dumps({"output": str(campaign.output), **found}))
         return
     typer.echo(f"{campaign.path.name}: {planned}")
@@ -38,3 +42,6 @@ def plan(
             typer.echo(f"        {one_line(item.shot.text)}")
     for name in planned.orphans:
         typer.echo(f"orphan  {name}")
+    for change in changes:
+        if change.causes:
+            typer.echo(f"{change}; render asks first")

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lynx_parallel.artifacts import shown
+from lynx_parallel.cli.approve import approve
 from lynx_parallel.cli.load import load
 from lynx_parallel.cli.options import Debug, Json, Manifest, Only, Say, Set, Strict, Verify, show_notices
+from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.notices import notices_as_json
 
+if TYPE_CHECKING:
+    from lynx_parallel.plan import Item
+
 
 def render(
+    context: typer.Context,
     manifest: Manifest,
     ulysses: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, all-to-all over heads.")] = None,
     ring: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, ring over tokens.")] = None,
@@ -38,13 +45,19 @@ def render(
     save_every: Annotated[str, typer.Option(metavar="30s", help="Save a shot's state so often, at most.")] = "30s",
     set_: Set = None,
     only: Only = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Make finished shots again whatever the reason; also LYNX_YES=1.")
+    ] = False,
     verify: Verify = False,
     strict: Strict = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Render every shot of MANIFEST that is not done yet."""
+    from lynx_parallel.approvals import Approvals
+    from lynx_parallel.changes import find_changes
     from lynx_parallel.driver import Driver
+    from lynx_parallel.ledger import Output
     from lynx_parallel.spec.cluster import ClusterSpec, read_duration
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
@@ -59,7 +72,13 @@ def render(
     )  # fmt: skip
     campaign, weights, face, digests, replan = load(manifest, set_, only, verify)
     show_notices(campaign.notices, strict)
-    summary = Driver(campaign, weights, face, digests, replan, cluster, say).run()
+    request = request_of(context, ["lynx-render", *sys.argv[1:]])
+
+    def check(todo: Sequence[Item]) -> None:
+        approvals = Approvals(Output(campaign.output).approvals)
+        approve(find_changes(todo, campaign, digests, request.set), approvals, yes, say)
+
+    summary = Driver(campaign, weights, face, digests, replan, cluster, say, request, check).run()
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
     retried = f", {summary.retries} tried again" if summary.retries else ""

@@ -40,6 +40,7 @@ class Run:
     Attributes:
         digests: of the weights, by ``weights.weight_digests``.
         say: takes each line of progress.
+        name: of its record.
     """
 
     campaign: Campaign
@@ -52,6 +53,7 @@ class Run:
     journal: Journal
     summary: Summary
     say: Callable[[str], None]
+    name: str = ""
 
 
 class Attempt:
@@ -140,6 +142,7 @@ class Attempt:
         sidecar = make_sidecar(
             item, self.run.campaign.pipeline.model, made, outputs, layout=layout, ranks=gang.hellos[: layout.size],
             sharded=footprint.shard and layout.sequence > 1, attempt=self.number, seconds=seconds, before=before,
+            run=self.run.name,
         )  # fmt: skip
         output.commit(name, kinds, sidecar, self.number)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from yaml.reader import Reader
 
+from lynx_parallel.spec.sources import note, place_of
+
 MAX_BYTES = 16 * 2**20
 
 
@@ -46,11 +48,12 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     Raises:
         Unreadable: missing, not a regular file, or too large.
     """
+    place = place_of(path)
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(place).st_mode
         if not stat.S_ISREG(mode):
             raise Unreadable("is a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
-        with open(path, "rb") as file:
+        with open(place, "rb") as file:
             content = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise Unreadable("missing file") from None
@@ -60,4 +63,5 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         raise Unreadable("not a possible path") from None
     if len(content) > max_bytes:
         raise Unreadable(f"larger than {max_bytes / 2**20:g} MiB")
+    note(path, content)
     return content

@@ -11,6 +11,7 @@ from lynx_parallel.spec.ids import earlier_prompt_ids
 from lynx_parallel.spec.manifest import Prompt, ShotGroup, Subject
 from lynx_parallel.spec.pipeline import resolve_file
 from lynx_parallel.spec.problems import KeyPath, Problems, nearest, shown_key, shown_value
+from lynx_parallel.spec.sources import is_file
 from lynx_parallel.spec.table import Table
 from lynx_parallel.spec.validate import read_model
 from lynx_parallel.spec.yaml_lines import Document
@@ -36,7 +37,7 @@ def read_groups(
         if entry is None:
             return []
         table = resolve_file(document.file.parent, entry.from_)
-        if not table.is_file():
+        if not is_file(table):
             wrong = "not a regular file" if table.exists() else "missing file"
             document.blame(problems, ("shots", "from"), f"{shown_value(entry.from_)}: {wrong}")
             return []

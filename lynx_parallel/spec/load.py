@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from lynx_parallel.records import Record, find_record
 from lynx_parallel.shipped import shipped_dir, shipped_names
 from lynx_parallel.spec.entries import DEFAULT_NAME, ManifestFile, PromptEntry, ShotEntry, SubjectEntry, SubjectsFrom
 from lynx_parallel.spec.expand import Expansion
@@ -19,17 +21,19 @@ from lynx_parallel.spec.names import pattern_mistake
 from lynx_parallel.spec.options import Forced, read_overrides, select
 from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, Video, resolve_file, resolve_weights
 from lynx_parallel.spec.problems import Problems, nearest, shown_path, shown_value
+from lynx_parallel.spec.sources import is_file, reading
 from lynx_parallel.spec.subject import check_vars
 from lynx_parallel.spec.subjects import face_gaps, read_prompts, read_subjects
 from lynx_parallel.spec.validate import read_model
 from lynx_parallel.spec.yaml_lines import Document, read_yaml
 
 
-def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Campaign:
+def load_campaign(manifest: Path | str | Record, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Campaign:
     """Reads a manifest, its pipeline file, prompts and tables, and expands them to shots.
 
     Args:
-        manifest: a path, or the bare name of a shipped manifest (its output then is ``./renders/<name>``).
+        manifest: a path, the bare name of a shipped manifest (its output then is ``./renders/<name>``), or the record
+            of a run: the copies in it are read then, and the output is the folder that the record is in.
         overrides: ``--set`` options such as ``sampling.seed=7``; they win over everything, except that they
             leave the seeds given by ``seeds:`` or a table's seed column alone.
         only: ``--only`` patterns on ``subject/prompt`` or the output name.
@@ -37,9 +41,21 @@ def load_campaign(manifest: Path | str, overrides: Sequence[str] = (), only: Seq
     Raises:
         InputErrors: all mistakes, one line each.
     """
+    record = manifest if isinstance(manifest, Record) else find_record(manifest)
+    with reading(record.copies if record else None) as sources:
+        campaign = _load_campaign(manifest if record is None else record, overrides, only)
+    return replace(campaign, sources=sources.content)
+
+
+def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only: Sequence[str]) -> Campaign:
     problems = Problems()
     forced = read_overrides(overrides, problems)
-    path, output = _find_manifest(manifest, problems)
+    path: Path | None
+    output: Path | None
+    if isinstance(manifest, Record):
+        path, output = manifest.manifest, manifest.output
+    else:
+        path, output = _find_manifest(manifest, problems)
     document = read_yaml(path, problems) if path else None
     if document is None:
         problems.raise_if_any()
@@ -183,7 +199,7 @@ def _pipeline(document: Document, problems: Problems) -> tuple[Path, PipelineSpe
             return path, None
     else:
         path = resolve_file(document.file.parent, name)
-        if not os.path.isfile(path):
+        if not is_file(path):
             wrong = "not a regular file" if os.path.exists(path) else "missing file"
             document.blame(problems, ("pipeline",), f"{shown_value(name)}: {wrong}")
             return path, None

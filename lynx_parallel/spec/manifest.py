@@ -5,7 +5,7 @@ Made by ``lynx_parallel.spec.load.load_campaign``; everything here is checked, f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -99,7 +99,8 @@ class Campaign:
     """A whole manifest. ``shots`` stand in the manifest's order; priorities are not yet applied.
 
     ``pipeline`` includes the manifest's ``video`` and ``--set video.*``; its ``sampling`` is the pipeline file's own
-    (each shot has its resolved one). ``notices`` are warnings about the manifest.
+    (each shot has its resolved one). ``notices`` are warnings about the manifest. ``sources`` are the bytes of the
+    text files that it was made of, by absolute path: manifest, pipeline file, tables and prompt files.
 
     Attributes:
         faces: ``private`` closes the folder of crops to everyone but its owner; ``inherit`` gives it the mode of the
@@ -118,6 +119,7 @@ class Campaign:
     notices: tuple[Notice, ...] = ()
     faces: str = "inherit"
     reference_sizes: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)
+    sources: Mapping[Path, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

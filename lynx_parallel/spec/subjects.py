@@ -14,6 +14,7 @@ from lynx_parallel.spec.pictures import find_pictures
 from lynx_parallel.spec.pipeline import PipelineSpec, resolve_file
 from lynx_parallel.spec.problems import KeyPath, Problems, shown_path, shown_value
 from lynx_parallel.spec.sheet import is_table
+from lynx_parallel.spec.sources import is_file
 from lynx_parallel.spec.subject import Blame, as_consent, check_vars, make_subject
 from lynx_parallel.spec.template import template_mistake
 from lynx_parallel.spec.validate import read_model
@@ -94,7 +95,7 @@ def _subjects_from(document: Document, problems: Problems) -> dict[str, Subject 
         return {}
     if is_table(entry.from_):
         table = resolve_file(document.file.parent, entry.from_)
-        if not os.path.isfile(table):
+        if not is_file(table):
             wrong = "not a regular file" if os.path.exists(table) else "missing file"
             document.blame(problems, ("subjects", "from"), f"{shown_value(entry.from_)}: {wrong}")
             return {}

@@ -1,0 +1,63 @@
+"""Asks before finished shots are made again for a reason that is not the user's own edit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from lynx_parallel.errors import InputErrors
+from lynx_parallel.words import counted
+
+if TYPE_CHECKING:
+    from lynx_parallel.approvals import Approvals
+    from lynx_parallel.changes import Change
+
+YES = "LYNX_YES"
+"""Environment variable that approves everything where it is 1."""
+
+
+def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Callable[[str], None]) -> None:
+    """Prints which finished shots would be made again, and returns if that is approved.
+
+    The user's own edits need no approval. Others are approved by an earlier approval, ``--yes``, ``LYNX_YES=1``, or an
+    answer on the terminal. An approval is stored.
+
+    Raises:
+        InputErrors: it is not approved.
+    """
+    for change in changes:
+        say(str(change))
+    asked = [change for change in changes if change.causes and not approvals.cover(change.transitions)]
+    if not asked:
+        return
+    by = "--yes" if yes else f"{YES}=1" if os.environ.get(YES) == "1" else ""
+    if not by and _on_a_terminal() and typer.confirm(f"Make {_count(asked)} again?", err=True):
+        by = "terminal"
+    if not by:
+        raise InputErrors([_refusal(asked)])
+    approvals.add((one for change in asked for one in change.transitions), by, map(str, asked))
+
+
+def _count(changes: Sequence[Change]) -> str:
+    return counted(sum(len(change.names) for change in changes), "finished shot")
+
+
+def _refusal(changes: Sequence[Change]) -> str:
+    settings = dict.fromkeys(setting for change in changes for setting in change.settings)
+    causes = dict.fromkeys(cause for change in changes for cause in change.causes)
+    return (
+        f"{_count(changes)} would be made again, not because of your edits: {', '.join(settings)}: "
+        f"{'; '.join(cause.text for cause in causes)}. To keep the finished shots, "
+        f"{' and '.join(cause.remedy for cause in causes)}. To make them again, add --yes or set {YES}=1."
+    )
+
+
+def _on_a_terminal() -> bool:
+    try:
+        return sys.stdin.isatty() and sys.stderr.isatty()
+    except (AttributeError, ValueError):  # closed
+        return False
