@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.spec.cleaning import clean_prompt
 
 MAX_TOKENS = 512
 """Wan's text length: longer prompts are cut, shorter ones zero-padded, and the zeros are attended."""
@@ -45,7 +45,7 @@ class TextEncoder:
         One at a time: an embedding must not depend on which others share its batch.
         """
         tokens = self.tokenizer(
-            prompt_clean(prompt), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+            clean_prompt(prompt), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
         )
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         return self.encoder(ids, mask).last_hidden_state[0, : int(mask.sum())]
