@@ -149,7 +149,9 @@ class Driver:
 
     def _unsettled(self, done: list[Item], told: History) -> tuple[list[Item], set[Path]]:
         """What a killed driver had no time for: shots the journal is not told of, partial states of no more use."""
-        partials = self.output.partials() & {self.output.partial(item.identity.latents) for item in done}
+        partials = self.output.partials()
+        if partials:
+            partials &= {self.output.partial(item.identity.resume) for item in done}
         return [item for item in done if item.identity.video not in told.done], partials
 
     def _settle(self, done: list[Item], told: History, journal: Journal) -> None:

@@ -5,8 +5,9 @@ Imports neither torch nor Ray. See ``latents_digest`` for what counts and what d
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from lynx_parallel.artifacts import digest, sha256_file
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.spec.cleaning import clean_prompt
 from lynx_parallel.spec.manifest import Campaign, Shot, Subject
 from lynx_parallel.spec.problems import shown_path
 
@@ -23,6 +25,9 @@ NUMERICS = 1
 
 _NOT_LATENTS = {"fps"}
 """Sampling fields that shape the file, not the latents."""
+
+_TEXTS = frozenset({"prompt", "sampling.negative_prompt"})
+"""Settings that are texts for the model."""
 
 _ALWAYS = frozenset(
     {
@@ -67,6 +72,38 @@ class Identity:
     def encoding(self) -> dict[str, Any]:
         """What else the video file depends on."""
         return self._write_out()[1]
+
+    @property
+    def resume(self) -> str:
+        """Digest that resume states are bound to: of the settings, with texts as the model sees them."""
+        return digest(_as_seen(self.settings))
+
+
+def as_known(identity: Identity, sidecar: Mapping[str, Any]) -> Identity:
+    """Returns a shot's identity, with the digests of its sidecar where the model sees no difference.
+
+    A digest is of the texts as they are written. Two texts that ``clean_prompt`` makes equal, because they differ in
+    white space only, for example, give the same video.
+
+    Args:
+        sidecar: of the shot, as read from its file.
+    """
+    latents, video = (str(sidecar["digests"][kind]) for kind in ("latents", "video"))
+    if identity.latents == latents:
+        return identity
+    settings, encoding = sidecar["settings"], sidecar["encoding"]
+    with contextlib.suppress(ValueError):  # NaN, in a file that was not written here
+        same = digest(_as_seen(settings)) == identity.resume
+        if same and _digests(settings, encoding) == (latents, video):
+            same_file = digest(encoding) == digest(identity.encoding)
+            return replace(identity, latents=latents, video=video if same_file else identity.video)
+    return identity
+
+
+def _as_seen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with the texts as the model sees them."""
+    texts = {name: settings.get(name) for name in _TEXTS}
+    return {**settings, **{name: clean_prompt(text) for name, text in texts.items() if isinstance(text, str)}}
 
 
 def _digests(settings: Mapping[str, Any], encoding: Mapping[str, Any]) -> tuple[str, str]:
@@ -220,12 +257,15 @@ def needs_face_models(campaign: Campaign) -> bool:
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any], *, fold: bool = True) -> list[str]:
-    """Returns the names of the settings that differ, sorted.
+    """Returns the names of the settings that differ, sorted. Texts are compared as the model sees them.
 
     Args:
         fold: names all weights files ``weights``.
     """
     names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    if names & _TEXTS:
+        before, after = _as_seen(old), _as_seen(new)
+        names -= {name for name in _TEXTS if before.get(name) == after.get(name)}
     return sorted({"weights" if fold and name.startswith("weights.") else name for name in names})
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, get_args
 
-from lynx_parallel.identity import Identities, Identity, changed
+from lynx_parallel.identity import Identities, Identity, as_known, changed
 from lynx_parallel.ledger import Output
 from lynx_parallel.spec.manifest import Campaign, Shot
 from lynx_parallel.words import counted
@@ -97,12 +97,13 @@ def _item(campaign: Campaign, shot: Shot, identity: Identity, output: Output, to
     if old is None:
         unknown = output.has_files(shot.name)
         return Item(shot, identity, "render", "files without a readable sidecar" if unknown else "", stale=unknown)
-    if old["digests"]["latents"] != identity.latents:
+    known = as_known(identity, old)
+    if old["digests"]["latents"] != known.latents:
         return Item(shot, identity, "render", _changed(old["settings"], identity.settings), stale=True)
 
     has_latents = output.intact(shot.name, old, "latents", verify=verify)
     again: Action = "encode" if has_latents else "render"
-    if old["digests"]["video"] != identity.video:
+    if old["digests"]["video"] != known.video:
         return Item(shot, identity, again, _changed(old["encoding"], identity.encoding), stale=True)
     # A damaged file may be one that somebody has worked on: it is moved aside as well.
     if campaign.save_latents and not has_latents:
@@ -110,7 +111,7 @@ def _item(campaign: Campaign, shot: Shot, identity: Identity, output: Output, to
         return Item(shot, identity, "render", reason, stale=True)
     if not output.intact(shot.name, old, "video", verify=verify):
         return Item(shot, identity, again, "video missing or damaged", stale=True)
-    return Item(shot, identity, "done")
+    return Item(shot, known, "done")
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

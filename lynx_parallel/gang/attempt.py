@@ -104,7 +104,7 @@ class Attempt:
         except InputErrors as error:
             raise (RenderError if machine_at_fault(error) else SubjectError)(str(error)) from None
         if not same:
-            run.output.partial(item.identity.latents).unlink(missing_ok=True)
+            run.output.partial(item.identity.resume).unlink(missing_ok=True)
             raise SubjectError("its picture or embedding changed after the run began; run again")
 
     async def _files(self, gang: Gang, layout: Layout, footprint: Footprint, parts: dict[str, Path]) -> Rendered:
@@ -125,7 +125,7 @@ class Attempt:
             run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
         )  # fmt: skip
         return await gang.render(
-            item.shot, key, crops, item.identity.latents, run.output, video, parts, self.logs, self._say_resuming
+            item.shot, key, crops, item.identity.resume, run.output, video, parts, self.logs, self._say_resuming
         )
 
     def _publish(

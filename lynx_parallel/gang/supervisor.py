@@ -426,7 +426,7 @@ class Supervisor:
         run, item, name = self.run, work.item, work.item.shot.name
         run.journal.append("done", name=name, attempt=attempt, video=item.identity.video, seconds=round(seconds, 3))
         with contextlib.suppress(OSError):  # the next run will
-            run.output.partial(item.identity.latents).unlink()
+            run.output.partial(item.identity.resume).unlink()
         rendered = item.action == "render"
         (run.summary.rendered if rendered else run.summary.encoded).append(name)
         run.summary.conditioning.update(made.conditioning)
