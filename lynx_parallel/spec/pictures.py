@@ -17,7 +17,7 @@ SUFFIXES = frozenset(
      ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp")
 )  # fmt: skip
 _MAGIC = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(?:avi|hei|hev|mif)|P[1-6]\s", re.DOTALL
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM....\0{4}|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(?:avi|hei|hev|mif)", re.DOTALL
 )
 _PATTERN = re.compile(r"[*?[]")
 
@@ -35,7 +35,6 @@ def find_pictures(folder: Path, pattern: str, problems: Problems) -> tuple[list[
 
     Raises:
         OSError: a folder cannot be read.
-        ValueError: the pattern is no possible path.
     """
     pattern = os.path.expanduser(pattern)
     *folders, last = [part for part in pattern.split("/") if part not in ("", ".")] or [""]

@@ -113,9 +113,6 @@ def _from_pictures(document: Document, entry: SubjectsFrom, problems: Problems) 
         folder = f" {shown_path(error.filename)}" if error.filename else ""
         document.blame(problems, path, f"{shown}: cannot read{folder}: {error.strerror or error}")
         return {}
-    except ValueError:
-        document.blame(problems, path, f"{shown}: not a possible path")
-        return {}
     if not files:
         only = f"matches no picture, only {', '.join(others[:3])}" if others else "matches no file"
         document.blame(problems, path, f"{shown}: {only}")

@@ -62,6 +62,7 @@ def test_case_counts_in_the_rest_of_a_name(folder: Path, load: Load) -> None:
 
 def test_what_is_no_picture_is_left_out_and_named(folder: Path, load: Load) -> None:
     put(folder, "ada.jpg", "notes.txt", "Thumbs.db", "desktop.ini", ".DS_Store", "._ada.jpg", ".hidden.jpg")
+    put(folder, "cars.txt", content=b"BMW and more")
     put(folder, "scan.dat", "bare", content=b"\xff\xd8\xff\xe0 a JPEG by its content")
     (folder / "faces" / "team").mkdir()
     (folder / "faces" / "gone.jpg").symlink_to("nowhere.jpg")
@@ -70,6 +71,7 @@ def test_what_is_no_picture_is_left_out_and_named(folder: Path, load: Load) -> N
     assert {notice.message for notice in campaign.notices} == {NO_PICTURE}
     assert said(campaign) == [
         ("not-a-picture", "faces/Thumbs.db"),
+        ("not-a-picture", "faces/cars.txt"),
         ("not-a-picture", "faces/desktop.ini"),
         ("not-a-picture", "faces/gone.jpg (a broken link)"),
         ("not-a-picture", "faces/notes.txt"),
