@@ -22,6 +22,7 @@ TEXT_SETTINGS = ("negative_prompt", "sigma_schedule", "reference_latent")
 SAMPLING_COLUMNS = tuple(f"sampling.{name}" for name in SamplingOverrides.model_fields)
 _DECIMALS = ("fps", "flow_shift", "guidance_scale", "guidance_scale_i", "ip_scale", "ref_scale")
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?[0-9]+),([0-9]+)\s*", re.ASCII)
+_WINDOW = re.compile(r"\s*\[?\s*([^\s,;\[\]]+)[\s,;]+([^\s,;\[\]]+)\s*\]?\s*")
 _STRICT = ConfigDict(strict=True)
 _NUMBERS: dict[str, TypeAdapter[int]] = {
     "takes": TypeAdapter(Takes, config=_STRICT),
@@ -32,7 +33,7 @@ COLUMNS = ("subject", "prompt", "prompt_text", *_NUMBERS, *SAMPLING_COLUMNS)
 
 
 def setting_value(name: str, text: str, decimal_comma: bool = False) -> Any:
-    """Returns the value of a sampling field given as text: a text field's is taken as it stands.
+    """Returns the value of a sampling field given as text. Text is taken as it stands; a window is two numbers.
 
     Args:
         decimal_comma: ``4,5`` is a number.
@@ -41,6 +42,8 @@ def setting_value(name: str, text: str, decimal_comma: bool = False) -> Any:
         return text
     if decimal_comma and name in _DECIMALS and (found := _DECIMAL_COMMA.fullmatch(text)):
         text = f"{found[1]}.{found[2]}"
+    if name == "identity_window" and (window := _WINDOW.fullmatch(text)):
+        return [read_scalar(window[1]), read_scalar(window[2])]
     return read_scalar(text.strip())
 
 

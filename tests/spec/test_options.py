@@ -28,6 +28,8 @@ def test_set(load: Load, folder: Path) -> None:
     assert campaign.output == folder / "else" / "where"
     assert campaign.save_latents is False
     assert load(TEXT).save_latents is True
+    window = load(TEXT, overrides=["sampling.identity_window=[0, 0.8]"]).shots[0].sampling.identity_window
+    assert window == (0.0, 0.8)
     assert load(TEXT, overrides=["sampling.guidance_scale_i=null"]).shots[0].sampling.guidance_scale_i is None
 
 

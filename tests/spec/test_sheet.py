@@ -98,6 +98,17 @@ def test_decimal_commas_where_commas_do_not_separate(folder: Path, load: Load, c
     assert complain(TEXT) == ["t.csv:2: column sampling.guidance_scale: '4,5': must be a finite number from 0"]
 
 
+@pytest.mark.parametrize("cell", ['"[0.1, 0.8]"', '"0.1, 0.8"', "0.1 0.8", "0.1;0.8"])
+def test_a_window_is_two_numbers(folder: Path, load: Load, complain: Complain, cell: str) -> None:
+    (folder / "t.csv").write_text(f"subject,prompt,sampling.identity_window\nada,run,{cell}\n")
+    assert load(TEXT).shots[0].sampling.identity_window == (0.1, 0.8)
+    (folder / "t.csv").write_text("subject,prompt,sampling.identity_window\nada,run,0.8 0.1\n")
+    assert complain(TEXT) == [
+        "t.csv:2: column sampling.identity_window: '0.8 0.1': must be [start, end], fractions of the steps with"
+        " 0 ≤ start ≤ end ≤ 1"
+    ]
+
+
 def test_texts_keep_commas_and_lines(folder: Path, load: Load) -> None:
     (folder / "t.csv").write_bytes('subject;prompt_text\r\nada;"One, two;\r\n""three"" é"\r\n'.encode("utf-16"))
     assert load(TEXT).shots[0].text == 'One, two;\r\n"three" é'
