@@ -148,6 +148,11 @@ class Identities:
         """As ``identify``."""
         return Identity(*_digests(*self._write_out(shot)), partial(self._write_out, shot))
 
+    def settings(self, shot: Shot) -> dict[str, Any]:
+        """Returns the settings of a shot's latents and of its file, without their digests. Raises as ``identify``."""
+        settings, encoding = self._write_out(shot)
+        return {**settings, **encoding}
+
     def _write_out(self, shot: Shot) -> tuple[dict[str, Any], dict[str, Any]]:
         """A shot's settings and encoding; the same at any time, whatever has become of the subject's files."""
         sampling = digested(shot.sampling)

@@ -138,8 +138,7 @@ class _Loaded:
             settings: dict[str, Any] = {}
             if name in self.shots:
                 with contextlib.suppress(InputErrors):
-                    identity = self._identities.of(self.shots[name])
-                    settings = {**identity.settings, **identity.encoding}
+                    settings = self._identities.settings(self.shots[name])
             self._last = (name, settings)
         return self._last[1].get(setting, MISSING)
 

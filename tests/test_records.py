@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import shutil
+import subprocess
+import termios
 from pathlib import Path
 
 import pytest
@@ -18,7 +23,7 @@ from lynx_parallel.notices import notice_lines
 from lynx_parallel.records import RUN_FILE, Request, find_record, read_record, write_record
 from lynx_parallel.spec.load import load_campaign
 from tests.small import MANIFEST, WEIGHTS, finish, write
-from tests.test_cli import light
+from tests.test_cli import COMMAND, light
 
 RUN = "2026-07-01T120000.000+0000"
 
@@ -184,3 +189,25 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     assert f"weights: the files of {name} have another content. To keep the finished shots, restore" in run.stderr
     campaign, _, _, digests, replan = load_all(str(path), None, None, False)
     assert len(find_changes(replan().items, campaign, digests, ())) == 1
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x04", "\x03"])
+def test_a_terminal_is_asked(tmp_path: Path, demo: Path, answer: str) -> None:
+    made(tmp_path)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "mine/m.yaml", "--set", f"output={tmp_path / 'out'}"],
+        cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        shown = ""
+        while "[y/N]" not in shown:
+            shown += os.read(ours, 1000).decode()
+        os.write(ours, answer.encode())
+        assert process.wait(60) == 2
+        shown += os.read(ours, 10_000).decode()
+        os.close(ours)
+    assert "Make 2 finished shots again? [y/N]" in shown
+    assert "To keep the finished shots, give --set video.crf=24." in shown
+    assert "Traceback" not in shown

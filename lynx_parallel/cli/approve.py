@@ -35,7 +35,7 @@ def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Cal
     if not asked:
         return
     by = "--yes" if yes else f"{YES}=1" if os.environ.get(YES) == "1" else ""
-    if not by and _on_a_terminal() and typer.confirm(f"Make {_count(asked)} again?", err=True):
+    if not by and _on_a_terminal() and _agreed(f"Make {_count(asked)} again?"):
         by = "terminal"
     if not by:
         raise InputErrors([_refusal(asked)])
@@ -54,6 +54,13 @@ def _refusal(changes: Sequence[Change]) -> str:
         f"{'; '.join(cause.text for cause in causes)}. To keep the finished shots, "
         f"{' and '.join(cause.remedy for cause in causes)}. To make them again, add --yes or set {YES}=1."
     )
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        return False
 
 
 def _on_a_terminal() -> bool:
