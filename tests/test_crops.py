@@ -8,6 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ import pytest
 from PIL import Image
 
 from lynx_parallel.crops import Crops, faces_folder, make_faces_folder
+from lynx_parallel.driver import Driver
+from lynx_parallel.plan import make_plan
+from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.spec.load import load_campaign
+from tests.small import MANIFEST, WEIGHTS, finish, load, write
 
 ID = np.full((112, 112, 3), 1, np.uint8)
 
@@ -201,3 +208,45 @@ def test_a_file_system_without_modes_costs_one_warning(
     )
     assert replace(crops, private=True).show(ID, ref(256)) is None  # the driver has said so
     assert levels(crops) == {"id.png": 1, "ref-256.png": 2}
+
+
+def test_a_manifest_that_becomes_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crops are closed though nothing is left to render; one warning where the file system refuses."""
+    write(tmp_path)
+    campaign = load(tmp_path, MANIFEST.replace("output: out", "output: out\nfaces: private"))
+    for shot in campaign.shots:
+        finish(campaign, shot)
+    replan = partial(make_plan, campaign, WEIGHTS, today=date(2026, 1, 1))
+    lines: list[str] = []
+
+    def run() -> None:
+        Driver(campaign, None, None, WEIGHTS, replan, ClusterSpec(), lines.append).run()  # type: ignore[arg-type]
+
+    run()
+    assert not faces_folder(campaign.output).exists()
+    faces_folder(campaign.output).mkdir(parents=True)
+    faces_folder(campaign.output).chmod(0o755)
+    run()
+    assert mode(faces_folder(campaign.output)) == 0o700
+    assert not [line for line in lines if "warning" in line]
+    faces_folder(campaign.output).chmod(0o755)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    run()
+    (line,) = [line for line in lines if "warning" in line]
+    assert line.startswith(f"warning: {faces_folder(campaign.output)}: cannot be closed to others: ")
+
+
+def test_the_sizes_that_a_campaign_uses(tmp_path: Path) -> None:
+    """Those of shots that --only leaves out, too: their crops stay."""
+    write(tmp_path)
+    text = MANIFEST + "shots:\n- {subject: '*', prompt: walk}\n"
+    text += "- {subject: ada, prompt: run, sampling: {reference_size: 384}}\n"
+    (tmp_path / "m.yaml").write_text(text)
+    campaign = load_campaign(tmp_path / "m.yaml", (), ["ada/walk"])
+    assert [shot.name for shot in campaign.shots] == ["ada/walk-t01"]
+    assert campaign.reference_sizes == {"ada": {256, 384}, "bob": {256}}
+    assert campaign.faces == "inherit"

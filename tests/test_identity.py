@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lynx_parallel
 import lynx_parallel.identity
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.identity import Identities, Identity, changed, identify, subject_key
+from lynx_parallel.identity import Identities, Identity, changed, crops_source, identify, subject_key
 from lynx_parallel.spec.pipeline import Sampling
 from tests.small import FULL, MANIFEST, WEIGHTS, load, write
 
@@ -143,6 +143,7 @@ def test_what_changes_the_file_alone(folder: Path, override: str, name: str) -> 
         ("consent: {ref: form-1, expires: 2027-01-31}", "consent: {ref: form-2, scope: web}"),
         ("output: out", "output: elsewhere"),
         ("output: out", "output: out\nsave_latents: false"),
+        ("output: out", "output: out\nfaces: private"),
         ("output: out", 'output: out\nname: "{prompt}/{subject}-{seed}"'),
         ("output: out", "output: out\nsampling: {guidance_scale: 5, ip_scale: 1}"),  # the defaults, as whole numbers
         ("prompts:", "shots: [{subject: '*', prompt: '*', priority: 7, takes: 2}]\nprompts:"),
@@ -234,6 +235,31 @@ def test_a_cached_subject_depends_on_the_precision_of_the_vae(folder: Path) -> N
         pipeline.write_text(with_vae(pipeline.read_text(), "tf32"))
     assert key_of(folder, MANIFEST) != KEY
     assert key_of(folder, LITE_MANIFEST) == LITE_KEY  # it encodes no reference
+
+
+def test_the_source_of_crops(folder: Path) -> None:
+    """All that changes a crop but its size, which its name says."""
+    pipeline, face = folder / "full.yaml", "face: {detector: demo:faces, recognizer: demo:faces, det_size: %d}\n"
+    without = FULL + face % 640
+    pipeline.write_text(without)
+    found = MANIFEST.replace(f"    {LANDMARKS}, [3, 4], [5, 6], [7, 8], [9, 10]]\n", "", 1)
+
+    def source(manifest: str = found, *overrides: str, weights: dict[str, str] = WEIGHTS) -> str:
+        campaign = load(folder, manifest, *overrides)
+        return crops_source(campaign, campaign.subjects[0], weights)
+
+    before = source()
+    assert source(found, "sampling.reference_size=384", "sampling.seed=7") == before
+    assert source(found.replace("    image: ada.jpg\n", "    image: ada.jpg\n    face: 2\n")) != before
+    assert source(MANIFEST) != before
+    assert source(found.replace("    embedding: ada.npy\n", "")) != before
+    assert source(weights=WEIGHTS | {"face.detector": "d" * 64}) != before
+    pipeline.write_text(FULL + face % 320)
+    assert source() != before
+    pipeline.write_text(without)
+    assert source() == before
+    (folder / "ada.jpg").write_bytes(b"another picture")
+    assert source() != before
 
 
 def test_identities_made_together_are_those_made_one_by_one(folder: Path) -> None:

@@ -23,12 +23,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lynx_parallel.crops import Crops
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.attempt import Run
 from lynx_parallel.gang.messages import Check, Hello, Load, Rendered
 from lynx_parallel.gang.placement import Machine, NoRoom, Terms, UnfitRank
 from lynx_parallel.gang.supervisor import Supervisor
-from lynx_parallel.identity import subject_key
+from lynx_parallel.identity import crops_source, subject_key
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output
 from lynx_parallel.parallel.layout import Layout
@@ -685,6 +686,36 @@ def test_a_warning_of_a_machine_is_shown_once(campaign_of: Any, tmp_path: Path) 
         "warning: a: attention kernel flash does not work",
         "warning: b: attention kernel flash does not work",
     ]
+
+
+def test_what_ranks_are_told_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
+    """Where its crops are shown, in which sizes, for whom; the journal keeps whose each attempt was."""
+    campaign = campaign_of(tmp_path)
+    subject = campaign.shots[0].subject.id
+    campaign = replace(campaign, faces="private", reference_sizes={subject: frozenset({256, 384})})
+    told: dict[str, Crops] = {}
+
+    class Told(FakeGang):
+        async def render(self, shot: Shot, key: str, crops: Any, *args: Any) -> Rendered:
+            told[shot.subject.id] = crops
+            made = await super().render(shot, key, crops, *args)
+            return replace(made, warnings=("the file system decides",))
+
+    class Ranks(World):
+        async def start(self, *args: Any) -> FakeGang:
+            gang = await super().start(*args)
+            gang.__class__ = Told
+            return gang
+
+    lines: list[str] = []
+    supervise(campaign, Ranks(iter([])), ClusterSpec(), say=lines.append)
+    expected = Crops(campaign.output, subject, crops_source(campaign, campaign.shots[0].subject, {}), private=True)
+    assert told[subject] == replace(expected, sizes=frozenset({256, 384}))
+    assert len({crops.source for crops in told.values()}) == len(told) == 2
+    assert lines.count("warning: the file system decides") == 1  # not for every shot and gang
+    records = [json.loads(line) for line in Output(campaign.output).journal.read_text().splitlines()]
+    attempts = {record["name"]: record["subject"] for record in records if record["event"] == "attempt"}
+    assert attempts == {shot.name: shot.subject.id for shot in campaign.shots}
 
 
 @pytest.mark.parametrize(("device", "kind"), [("cpu", "cpu"), ("NVIDIA H200", "cuda")])
