@@ -14,8 +14,9 @@ import pytest
 
 from lynx_parallel.ledger import Journal, Output
 from lynx_parallel.lock import Lock
+from lynx_parallel.records import Request, write_record
 from lynx_parallel.subjects import SubjectCache, faces
-from tests.small import tree
+from tests.small import MANIFEST, load, tree, write
 from tests.test_cli import light, lynx_render, refused
 
 MINE, OTHERS = "1" * 64, "2" * 64
@@ -123,6 +124,17 @@ def test_only_the_campaign_that_is_named(folder: Path, source: str) -> None:
     again = light("forget", "ada", "--from", folder / source, "--yes", cwd=folder / "here")
     assert again.returncode == 0
     assert again.stdout.splitlines()[0] == "ada: videos that remain: 1, for you to delete:"
+
+
+def test_the_record_of_a_run_names_its_output_folder(tmp_path: Path, cache: SubjectCache) -> None:
+    write(tmp_path)
+    campaign = load(tmp_path, MANIFEST)
+    record = campaign.output / ".lynx" / "manifests" / "2026-11-26T060000"
+    write_record(record, campaign, {}, Request(), "2026-11-26T06:00:00")
+    faces(campaign.output, "ada").mkdir(parents=True)
+    run = light("forget", "ada", "--from", record, "--yes", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert not faces(campaign.output, "ada").exists()
 
 
 def test_with_another_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,14 +64,17 @@ def forget(
 
 
 def _output(text: str, used: Mapping[str, set[Path]]) -> Path:
-    """Returns the real path of the output folder that ``--from`` names.
+    """Returns the real path of the output folder that ``--from`` names: itself, its manifest, or a record of a run.
 
     Raises:
         InputErrors: it is neither an output folder nor a manifest, or the manifest's output folder is missing.
     """
     from lynx_parallel.ledger import Output
+    from lynx_parallel.records import find_record
     from lynx_parallel.spec.load import find_output
 
+    if record := find_record(text):
+        return Path(os.path.realpath(record.output))
     if os.path.isdir(text):
         output = Path(os.path.realpath(text))
         if not Output(output).private.is_dir() and next(Output(output).sidecars(), None) is None:
