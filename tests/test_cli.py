@@ -417,15 +417,16 @@ def test_a_workbook_of_people_is_planned(folder: Path, demo: Path) -> None:
 # Stops in the import of one module, says so, and waits; "swallow" turns what ends the wait into an ImportError.
 SLOW_IMPORT = """\
 import importlib.abc, runpy, sys, time
-wanted, swallow = sys.argv.pop(1), sys.argv.pop(1) == "swallow"
+wanted, how = sys.argv.pop(1), sys.argv.pop(1)
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == wanted:
             print("importing", flush=True)
             try:
-                time.sleep(60)
+                for _ in range(600):  # one long sleep may begin just after the signal
+                    time.sleep(0.1)
             except BaseException:
-                if swallow:
+                if how == "swallow":
                     raise ImportError("not there")
                 raise
 sys.meta_path.insert(0, Slow())
@@ -456,10 +457,26 @@ def test_a_signal_while_modules_are_imported(
     assert (process.returncode, errors) == (code, line)
 
 
+def test_a_signal_in_generated_code(folder: Path, demo: Path) -> None:
+    """With ``-m``, CPython would end by SIGINT, whatever the exit code: a KeyboardInterrupt went through ``exec``."""
+    (folder / "slow").mkdir()
+    slow = "import time\\nprint('importing', flush=True)\\nfor _ in range(600): time.sleep(0.1)"
+    (folder / "slow" / "yaml.py").write_text(f'exec("""{slow}""")\n')
+    process = subprocess.Popen(
+        [*COMMAND, "plan", "m.yaml"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": f"{folder / 'slow'}:{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (143, "stopped by SIGTERM\n")
+
+
 def test_an_ignored_ctrl_c_stays_ignored(folder: Path, demo: Path) -> None:
     """A shell's jobs in the background are not to be stopped by a Ctrl-C that is meant for another."""
     process = subprocess.Popen(
-        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", SLOW_IMPORT.replace("60", "1"),
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", SLOW_IMPORT.replace("600", "10"),
          "lynx_parallel.spec.load", "raise", "plan", "m.yaml"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

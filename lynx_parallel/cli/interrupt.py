@@ -17,6 +17,10 @@ _DEFAULT: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SI
 _received: list[int] = []
 
 
+class _Interrupt(KeyboardInterrupt):
+    """KeyboardInterrupt itself, raised in code that ``exec`` runs, has CPython end by SIGINT whatever the exit code."""
+
+
 def main() -> None:
     """Runs ``lynx-render``. A signal ends the process at once while the commands are imported, which takes a second."""
     with _answered() as answer:
@@ -62,7 +66,7 @@ def _answered() -> Iterator[Callable[[Any], None]]:
 
 def _raise(number: int, _: FrameType | None) -> None:
     _received.append(number)
-    raise KeyboardInterrupt
+    raise _Interrupt
 
 
 def _end(number: int, _: FrameType | None) -> None:
