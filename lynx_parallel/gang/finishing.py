@@ -95,7 +95,9 @@ class Finisher:
             saved = {"latents": latents.float().cpu().contiguous()}
             when_room(lambda: save_file(saved, parts["latents"]), parts["latents"], self._waits)
         began = time.perf_counter()
-        encode = partial(encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf)
+        encode = partial(
+            encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf, lossless=video.lossless
+        )
         when_room(lambda: encode(parts["video"]), parts["video"], self._waits)
         seconds["encode"] = time.perf_counter() - began
         return Rendered(

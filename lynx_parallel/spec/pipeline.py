@@ -60,7 +60,9 @@ Frames = Annotated[
     AfterValidator(_four_k_plus_one),
     must("a whole number 4k+1 (1, 5, 9, … up to 100001)"),
 ]
-Fps = Annotated[float, Field(gt=0, le=240), must("a number above 0, at most 240")]
+MIN_FPS = 1 / 2000
+"""Frames per second at least: ffmpeg takes no fewer."""
+Fps = Annotated[float, Field(ge=MIN_FPS, le=240), must("a number from 1/2000 (0.0005) to 240")]
 Steps = Annotated[int, Field(ge=1, le=1000), must("a whole number from 1 to 1000")]
 Shift = Annotated[float, Field(gt=0), must("a finite number above 0")]
 Scale = Annotated[float, Field(ge=0), must("a finite number from 0")]
@@ -224,11 +226,19 @@ class FaceSpec(Strict):
 
 
 class Video(Strict):
-    """How frames become a file: ffmpeg's libx264 or libx265 at a constant rate factor (0 is lossless)."""
+    """How frames become a file: ffmpeg's libx264 or libx265.
+
+    Attributes:
+        crf: constant rate factor: lower is better and larger. 0 is read, because finished videos have it, and refused
+            for new work: players do not play such a file.
+        lossless: keeps every value of the yuv420p picture instead; ``crf`` does not count then. Browsers and QuickTime
+            do not play such a file.
+    """
 
     container: Annotated[Literal["mp4"], must("'mp4'")] = "mp4"
     codec: Annotated[Literal["h264", "h265"], must("'h264' or 'h265'")] = "h264"
     crf: Annotated[int, Field(ge=0, le=51), must("a whole number from 0 to 51")] = 18
+    lossless: Annotated[bool, must("true or false")] = False
 
 
 class PipelineSpec(Strict):

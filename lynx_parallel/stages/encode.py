@@ -33,6 +33,8 @@ CODECS: dict[str, dict[str, str]] = {
         "tag:v": "hvc1",
     },
 }
+LOSSLESS: dict[str, dict[str, Any]] = {"h264": {"qp": 0}, "h265": {"x265-params": "lossless=1"}}
+"""What keeps every value of the yuv420p picture. x265 at crf 0 does not."""
 CODECS |= {"libx264": CODECS["h264"], "hevc": CODECS["h265"], "libx265": CODECS["h265"]}
 
 # Without these, players guess the matrix from the height and show 480p in another tint than 720p.
@@ -54,14 +56,15 @@ class VideoInfo:
     """Seconds."""
 
 
-def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int) -> None:
+def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int, lossless: bool = False) -> None:
     """Write ``frames`` to exactly ``path`` as an MP4 that starts playing while it loads (bt709, yuv420p).
 
     Args:
         frames: [F, H, W, 3] uint8 RGB, F ≥ 1, even H and W.
-        fps: frames a second; may be fractional.
+        fps: frames a second, from 1/2000 to 240; may be fractional.
         codec: a key of CODECS: ``h264`` or ``h265``.
         crf: quality; lower is better and larger.
+        lossless: keeps every value of the yuv420p picture; ``crf`` does not count then.
 
     Raises:
         RenderError: one line with ffmpeg's last words.
@@ -78,7 +81,7 @@ def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise RenderError(f"frames of {width}x{height}: yuv420p needs even sizes")
-    rate = Fraction(fps).limit_denominator(1001)
+    rate = frame_rate(fps)
     source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=f"{rate}")
     tagged = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags=ACCURATE)
     tagged = tagged.filter("format", "yuv420p").filter(
@@ -87,7 +90,7 @@ def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int
     options: dict[str, Any] = {
         **CODECS[codec],
         **BT709,
-        "crf": crf,
+        **_quality(codec, crf, lossless),
         "preset": "medium",
         "pix_fmt": "yuv420p",
         "movflags": "+faststart",
@@ -96,6 +99,8 @@ def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int
         "map_metadata": -1,
         "format": "mp4",
     }
+    if rate > 100:  # ffmpeg guesses such a rate of its input, and would take 120 for 119.88
+        options["r"] = f"{rate}"
     output = ffmpeg.output(tagged, f"file:{path}", **options)
     command = output.global_args("-hide_banner", "-nostats", "-v", "error").compile(
         cmd=_ffmpeg(), overwrite_output=True
@@ -108,6 +113,21 @@ def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         raise
+
+
+def frame_rate(fps: float) -> Fraction:
+    """Returns a frame rate as ffmpeg takes it: 24000/1001, or 1/1999 for slow ones, to one part in a million."""
+    if fps >= 1:
+        return Fraction(fps).limit_denominator(1001)
+    return 1 / Fraction(1 / fps).limit_denominator(1001)
+
+
+def _quality(codec: str, crf: int, lossless: bool) -> dict[str, Any]:
+    if not lossless:
+        return {"crf": crf}
+    name = "h264" if CODECS[codec] is CODECS["h264"] else "h265"
+    options = CODECS[codec]
+    return {key: f"{options[key]}:{value}" if key in options else value for key, value in LOSSLESS[name].items()}
 
 
 def _feed(command: list[str], frames: Frames) -> None:

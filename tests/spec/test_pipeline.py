@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.identity import digested
 from lynx_parallel.shipped import shipped_dir, shipped_names
 from lynx_parallel.spec.load import load_pipeline
-from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, SamplingOverrides, overlay
+from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, SamplingOverrides, Video, overlay
 
 MODEL = "version: 1\nmodel:\n  base: {base}\n  adapters: {{resampler: {file}, id: demo:full}}\n"
 
@@ -69,7 +70,11 @@ GOOD_AND_BAD = [
     ("width", [16, 4096], [0, 15, 24, 4112, -16, 10**30, *WHOLE]),
     ("height", [16, 4096], [0, 15, 24, 4112, *WHOLE]),
     ("num_frames", [1, 5, 81, 121, 100001], [0, 2, 80, -3, 100005, *WHOLE]),
-    ("fps", [1, 0.5, 240, 23.976], [0, -1, 241, float("inf"), float("nan"), True, "24", None, 10**400]),
+    (
+        "fps",
+        [1, 0.5, 1 / 2000, 240, 23.976],
+        [0, 1 / 2001, 1e-300, -1, 241, float("inf"), float("nan"), True, "24", None, 10**400],
+    ),
     ("num_inference_steps", [1, 1000], [0, 1001, *WHOLE]),
     ("flow_shift", [0.1, 3, 1e9], [0, -1, float("inf"), float("nan"), False, "3"]),
     ("sigma_schedule", ["lynx", "diffusers"], ["Lynx", 1, None, True]),
@@ -100,6 +105,16 @@ def test_sampling_fields(name: str, good: list[object], bad: list[object]) -> No
         for model in (Sampling, SamplingOverrides):
             with pytest.raises(ValidationError):
                 model.model_validate({name: value})
+
+
+def test_lossless_is_no_setting_by_default() -> None:
+    """What was finished before there was ``lossless`` stays done."""
+    assert digested(Video()) == {"container": "mp4", "codec": "h264", "crf": 18}
+    assert digested(Video(lossless=True))["lossless"] is True
+    assert Video(crf=0).crf == 0  # finished videos have it
+    for value in (1, "true", None):
+        with pytest.raises(ValidationError, match="must be true or false"):
+            Video.model_validate({"lossless": value})
 
 
 def test_whole_numbers_become_floats() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lynx_parallel.errors import RenderError
+from lynx_parallel.spec.pipeline import MIN_FPS
 from lynx_parallel.stages import encode
 from lynx_parallel.stages.encode import VideoInfo, encode_video, probe, read_frames
 
@@ -51,10 +52,48 @@ def test_order_and_timing_of_frames_are_kept(tmp_path: Path, codec: str) -> None
     assert np.abs(read_frames(tmp_path / "a.mp4").mean((1, 2, 3)) - frames.mean((1, 2, 3))).max() < 2
 
 
-@pytest.mark.parametrize("fps", [24000 / 1001, 12.5, 8, 60])
-def test_rates_may_be_fractional(tmp_path: Path, fps: float) -> None:
-    encode_video(moving(5), tmp_path / "a.mp4", fps=fps, codec="h264", crf=23)
-    assert probe(tmp_path / "a.mp4").fps == pytest.approx(fps, rel=1e-9)
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+@pytest.mark.parametrize(
+    "fps", [MIN_FPS, 1 / 1999, 0.0007, 0.3, 8, 12.5, 23.976, 24000 / 1001, 29.97, 60, 119.88, 239.9, 240]
+)
+def test_rates_may_be_fractional_slow_or_fast(tmp_path: Path, fps: float, codec: str) -> None:
+    encode_video(moving(9, 16, 16), tmp_path / "a.mp4", fps=fps, codec=codec, crf=23)
+    info = probe(tmp_path / "a.mp4")
+    assert info.fps == pytest.approx(fps, rel=1e-9)
+    assert info.frames == 9
+
+
+def test_a_long_video_of_a_fast_rate_has_all_its_frames(tmp_path: Path) -> None:
+    encode_video(moving(1009, 16, 16), tmp_path / "a.mp4", fps=119.88, codec="h264", crf=40)
+    info = probe(tmp_path / "a.mp4")
+    assert (info.frames, info.fps) == (1009, pytest.approx(119.88, rel=1e-9))
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+def test_lossless_keeps_every_value(tmp_path: Path, codec: str) -> None:
+    """Of the picture as the encoder gets it, yuv420p: RGB has three times as many."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 48, 80, 3), dtype=np.uint8)
+    raw = tmp_path / "raw"
+    raw.write_bytes(noise.tobytes())
+    given = subprocess.run(
+        [encode._ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "80x48", "-i", raw,
+         "-vf", f"scale=out_color_matrix=bt709:out_range=tv:flags={encode.ACCURATE},format=yuv420p",
+         "-f", "rawvideo", "-"],
+        capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    kept = {}
+    for lossless in (True, False):
+        path = tmp_path / "a.mp4"
+        encode_video(noise, path, fps=16, codec=codec, crf=1, lossless=lossless)
+        kept[lossless] = encode._run(path, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-") == given
+    assert kept == {True: True, False: False}
+
+
+@pytest.mark.parametrize(("crf", "profile"), [(0, "High 4:4:4 Predictive"), (1, "High"), (51, "High")])
+def test_only_crf_0_has_a_profile_that_players_refuse(tmp_path: Path, crf: int, profile: str) -> None:
+    encode_video(moving(), tmp_path / "a.mp4", fps=16, codec="h264", crf=crf)
+    said = subprocess.run([encode._ffmpeg(), "-i", tmp_path / "a.mp4"], capture_output=True, text=True, check=False)
+    assert f"h264 ({profile})" in said.stderr
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265"])
