@@ -5,8 +5,6 @@ No torch here: these run in the driver's helper tasks and in ``plan``.
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lynx_parallel.errors import SubjectError
+from lynx_parallel.pictures import one_line, open_picture, refuse_special
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,8 +27,6 @@ ARCFACE_TEMPLATE = np.array(
 )
 ID_SIZE = 112
 EMBEDDING_KEY, EMBEDDING_SIZE = "face_embedding", 512
-# Real pictures stay far below; a crafted 1 MB file that unpacks to tens of gigabytes does not.
-MAX_PIXELS = 150_000_000  # below the 179 million at which Pillow itself refuses
 
 
 def read_picture(path: Path | str) -> Picture:
@@ -38,30 +35,10 @@ def read_picture(path: Path | str) -> Picture:
     Raises:
         SubjectError: one line naming the file: missing, not a picture, cut off, or larger than MAX_PIXELS.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    _refuse_special(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(path)
-        with image:
-            if image.format == "EPS":  # Pillow would hand it to Ghostscript, an interpreter
-                raise SubjectError(f"{path}: EPS is a program, not a picture: save it as PNG or JPEG")
-            width, height = image.size
-            if not width or not height:
-                raise SubjectError(f"{path}: {width}x{height} pixels: an empty picture")
-            if width * height > MAX_PIXELS:
-                raise SubjectError(f"{path}: {width}x{height} pixels: at most {MAX_PIXELS // 10**6} million are read")
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except SubjectError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise SubjectError(f"{path}: not a picture (or of a format that Pillow cannot read)") from None
-    except Image.DecompressionBombError:
-        raise SubjectError(f"{path}: more than {MAX_PIXELS // 10**6} million pixels") from None
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError, zlib.error, …
-        raise SubjectError(f"{path}: cannot be read: {_one_line(error)}") from error
+    with open_picture(path) as image:
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Picture:
@@ -197,15 +174,15 @@ def read_embedding(path: Path | str) -> NDArray[np.float32]:
     """
     path = Path(path)
     wanted = f"[{EMBEDDING_SIZE}] floats are needed"
-    _refuse_special(path)
+    refuse_special(path)
     try:
         value = _load_vector(path)
     except SubjectError:
         raise
     except Exception as error:
-        raise SubjectError(f"{path}: cannot be read: {_one_line(error)}") from error
+        raise SubjectError(f"{path}: cannot be read: {one_line(error)}") from error
     if value.dtype.kind != "f":
-        raise SubjectError(f"{path}: dtype {_one_line(value.dtype)}: {wanted}")
+        raise SubjectError(f"{path}: dtype {one_line(value.dtype)}: {wanted}")
     if value.shape != (EMBEDDING_SIZE,):
         raise SubjectError(f"{path}: shape {list(value.shape)}: {wanted}")
     if not np.isfinite(value).all():
@@ -234,21 +211,6 @@ def _load_vector(path: Path) -> NDArray:
     with safe_open(path, "numpy") as file:
         keys = sorted(file.keys())
         if EMBEDDING_KEY not in keys:
-            found = _one_line(", ".join(keys[:5]) or "none at all")
+            found = one_line(", ".join(keys[:5]) or "none at all")
             raise SubjectError(f"{path}: no key {EMBEDDING_KEY}, but {found}")
         return file.get_tensor(EMBEDDING_KEY)
-
-
-def _refuse_special(path: Path | str) -> None:
-    """Opening a pipe would wait for ever; whatever else is wrong, opening it says so."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise SubjectError(f"{path}: a pipe, socket or device, not a file")
-
-
-def _one_line(error: object) -> str:
-    """A foreign message, fit for an error's one line: no line breaks or control characters, not endless."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the path, which the message has already
-    line = " ".join(str(error).split()) or type(error).__name__
-    line = "".join(character if character.isprintable() else "?" for character in line[:300])
-    return line if len(line) < 300 else f"{line}…"

@@ -1,0 +1,112 @@
+"""Opens a subject's picture: its format and size, before any pixel is decoded. Imports no numpy and no torch.
+
+HEIC, which phones make, is read with the extra ``[heic]`` (pillow-heif).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lynx_parallel.errors import SubjectError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Real pictures stay far below; a crafted 1 MB file that unpacks to tens of gigabytes does not.
+MAX_PIXELS = 150_000_000  # below the 179 million at which Pillow itself refuses
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""Kinds of HEIF files; AVIF has its own, which Pillow reads."""
+HEIC_REMEDY = "pip install 'lynx-parallel[heic]' (pillow-heif), or save it as JPEG or PNG"
+
+
+class HeicUnreadable(SubjectError):
+    """A HEIC picture, and pillow-heif is not installed."""
+
+
+@contextmanager
+def open_picture(path: Path | str) -> Iterator[Image.Image]:
+    """Opens a picture; its pixels are decoded only when they are used within the block.
+
+    Raises:
+        SubjectError: one line naming the file: missing, not a picture, cut off, or larger than MAX_PIXELS. Errors of
+            decoders within the block become one, too.
+        HeicUnreadable: it needs pillow-heif.
+    """
+    from PIL import Image
+
+    refuse_special(path)
+    try:
+        with _opened(path) as image:
+            if image.format == "EPS":  # Pillow would hand it to Ghostscript, an interpreter
+                raise SubjectError(f"{path}: EPS is a program, not a picture: save it as PNG or JPEG")
+            width, height = image.size
+            if not width or not height:
+                raise SubjectError(f"{path}: {width}x{height} pixels: an empty picture")
+            if width * height > MAX_PIXELS:
+                raise SubjectError(f"{path}: {width}x{height} pixels: at most {MAX_PIXELS // 10**6} million are read")
+            yield image
+    except SubjectError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise SubjectError(f"{path}: not a picture (or of a format that Pillow cannot read)") from None
+    except Image.DecompressionBombError:
+        raise SubjectError(f"{path}: more than {MAX_PIXELS // 10**6} million pixels") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError, zlib.error, …
+        raise SubjectError(f"{path}: cannot be read: {one_line(error)}") from error
+
+
+def picture_mistake(path: Path) -> SubjectError | None:
+    """Returns what is wrong with a picture's header or size, or None. Damage behind the header is not looked for."""
+    try:
+        with open_picture(path):
+            return None
+    except SubjectError as error:
+        return error
+
+
+def _opened(path: Path | str) -> Image.Image:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+        try:
+            return Image.open(path)
+        except Image.UnidentifiedImageError:
+            if not _is_heif(path):
+                raise
+        _register_heif(path)
+        return Image.open(path)
+
+
+def _is_heif(path: Path | str) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS
+
+
+def _register_heif(path: Path | str) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise HeicUnreadable(f"{path}: a HEIC picture: {HEIC_REMEDY}") from None
+    register_heif_opener()
+
+
+def refuse_special(path: Path | str) -> None:
+    """Opening a pipe would wait for ever; whatever else is wrong, opening it says so."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise SubjectError(f"{path}: a pipe, socket or device, not a file")
+
+
+def one_line(error: object) -> str:
+    """A foreign message, fit for an error's one line: no line breaks or control characters, not endless."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, which the message has already
+    line = " ".join(str(error).split()) or type(error).__name__
+    line = "".join(character if character.isprintable() else "?" for character in line[:300])
+    return line if len(line) < 300 else f"{line}…"
