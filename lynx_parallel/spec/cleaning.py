@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 import re
 
+MAX_TOKENS = 512
+"""Wan's text length: longer prompts are cut, shorter ones zero-padded, and the zeros are attended."""
+
 
 def clean_prompt(text: str) -> str:
     """Returns a prompt as the text encoder gets it.

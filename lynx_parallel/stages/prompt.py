@@ -13,10 +13,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.spec.cleaning import clean_prompt
-
-MAX_TOKENS = 512
-"""Wan's text length: longer prompts are cut, shorter ones zero-padded, and the zeros are attended."""
+from lynx_parallel.spec.cleaning import MAX_TOKENS, clean_prompt
 
 
 class TextEncoder:
