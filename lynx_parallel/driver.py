@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import lynx_parallel
 from lynx_parallel.artifacts import disk_is_full, shown
+from lynx_parallel.checks import check_work
 from lynx_parallel.crops import faces_folder, make_faces_folder
-from lynx_parallel.errors import ClusterError, InputErrors
+from lynx_parallel.errors import ClusterError
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.lock import Lock
@@ -84,10 +85,7 @@ class Driver:
             self.say(f"{name}: not in the manifest any more; left as it is")
         todo = plan.of("render", "encode")
         if todo:
-            self._layouts.check(item.shot for item in todo)  # before any work
-            if self.cluster.attention in CUDA_ONLY and self.campaign.pipeline.model.dtype == "float32":
-                name = f"--attention {self.cluster.attention}"
-                raise InputErrors([f"{name}: does not run in float32, the pipeline's dtype: use auto or sdpa"])
+            check_work(self.campaign, todo, self.weights, self.cluster)
             self.check(todo)
         shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
         if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):

@@ -76,7 +76,7 @@ class Identity:
     @property
     def resume(self) -> str:
         """Digest that resume states are bound to: of the settings, with texts as the model sees them."""
-        return digest(_as_seen(self.settings))
+        return digest(as_seen(self.settings))
 
 
 def as_known(identity: Identity, sidecar: Mapping[str, Any]) -> Identity:
@@ -93,14 +93,14 @@ def as_known(identity: Identity, sidecar: Mapping[str, Any]) -> Identity:
         return identity
     settings, encoding = sidecar["settings"], sidecar["encoding"]
     with contextlib.suppress(ValueError):  # NaN, in a file that was not written here
-        same = digest(_as_seen(settings)) == identity.resume
+        same = digest(as_seen(settings)) == identity.resume
         if same and _digests(settings, encoding) == (latents, video):
             same_file = digest(encoding) == digest(identity.encoding)
             return replace(identity, latents=latents, video=video if same_file else identity.video)
     return identity
 
 
-def _as_seen(settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_seen(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings with the texts as the model sees them."""
     texts = {name: settings.get(name) for name in _TEXTS}
     return {**settings, **{name: clean_prompt(text) for name, text in texts.items() if isinstance(text, str)}}
@@ -269,7 +269,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], *, fold: bool = True
     """
     names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     if names & _TEXTS:
-        before, after = _as_seen(old), _as_seen(new)
+        before, after = as_seen(old), as_seen(new)
         names -= {name for name in _TEXTS if before.get(name) == after.get(name)}
     return sorted({"weights" if fold and name.startswith("weights.") else name for name in names})
 

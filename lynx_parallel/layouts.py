@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
+from math import prod
 
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.guidance import sampling_weights
@@ -40,39 +41,62 @@ class Layouts:
 
     def needs(self, shot: Shot) -> Needs:
         """What a shot asks of a layout."""
+        branches = sampling_weights(shot.sampling, has_reference=self._has_reference)
+        return Needs(heads=self._config["num_attention_heads"], tokens=prod(self._grid(shot)), branches=len(branches))
+
+    def _grid(self, shot: Shot) -> tuple[int, int, int]:
+        """Patches of a shot's latents along frames, height and width."""
         sampling, (pt, ph, pw) = shot.sampling, self._config["patch_size"]
         frames = (sampling.num_frames - 1) // TEMPORAL_STRIDE + 1
         height, width = sampling.height // SPATIAL_STRIDE, sampling.width // SPATIAL_STRIDE
-        branches = sampling_weights(sampling, has_reference=self._has_reference)
-        return Needs(
-            heads=self._config["num_attention_heads"],
-            tokens=(frames // pt) * (height // ph) * (width // pw),
-            branches=len(branches),
-        )
+        return frames // pt, height // ph, width // pw
+
+    def mistakes(self, shots: Iterable[Shot]) -> list[str]:
+        """Returns one line for each way in which the model or the layout asked for does not fit, with a shot's name."""
+        lines: dict[str, str] = {}
+        checked: dict[int, Shot] = {}  # shots of the same settings share one object
+        for shot in shots:
+            checked.setdefault(id(shot.sampling), shot)
+        for shot in checked.values():
+            for line in self._mistakes(shot):
+                lines.setdefault(line, shot.name)
+        return [f"{line} ({name})" for line, name in lines.items()]
 
     def check(self, shots: Iterable[Shot]) -> None:
         """Whether the model and the layout asked for by hand fit every shot.
 
         Raises:
-            InputErrors: one line for each way in which they do not, naming the first shot.
+            InputErrors: the lines of ``mistakes``.
         """
-        lines: dict[str, str] = {}
-        for shot in shots:
-            try:
-                self._check_blocks(shot)
-                if self.asked is not None:
-                    self.asked.check(self.needs(shot))
-            except InputErrors as error:
-                lines.setdefault(str(error), shot.name)
-        if lines:
-            raise InputErrors(f"{line} ({name})" for line, name in lines.items())
+        if lines := self.mistakes(shots):
+            raise InputErrors(lines)
 
-    def _check_blocks(self, shot: Shot) -> None:
+    def count_mistakes(self) -> list[str]:
+        """Returns what is wrong with ``--gangs`` and ``--max-gpus`` on any cluster. On CPUs the latter is ignored."""
+        most = self._cluster.max_gpus
+        if most is None or self._cluster.device != "cuda":
+            return []
+        try:
+            self.gangs(self.asked.size if self.asked else 1, "cuda", most, 1)
+        except InputErrors as error:
+            return error.lines
+        return []
+
+    def _mistakes(self, shot: Shot) -> Iterator[str]:
         blocks, there = parse_blocks(shot.sampling.ref_blocks), self._config["num_layers"]
         if blocks is not None and max(blocks) >= there:
-            raise InputErrors(
-                [f"sampling.ref_blocks {shot.sampling.ref_blocks!r}: the model has blocks 0 to {there - 1}"]
-            )
+            yield f"sampling.ref_blocks {shot.sampling.ref_blocks!r}: the model has blocks 0 to {there - 1}"
+        most = self._config["rope_max_seq_len"]
+        sizes = ("num_frames", "height", "width")
+        for name, patches in zip(sizes, self._grid(shot), strict=True):
+            if patches > most:
+                value = getattr(shot.sampling, name)
+                yield f"sampling.{name} {value}: {patches} positions, the model has {most} (rope_max_seq_len)"
+        if self.asked is not None:
+            try:
+                self.asked.check(self.needs(shot))
+            except InputErrors as error:
+                yield from error.lines
 
     def ranks(self, device: str, available: int) -> int:
         """Ranks a shot gets: as many as asked for, else one on CUDA and min(2, cores) on the CPU.

@@ -63,7 +63,7 @@ def make_sidecar(
         "seconds": {**made.seconds, "total": round(seconds, 3)},
         "exactness": made.exactness | ({} if model.vae_dtype == "float32" else {"vae": model.vae_dtype}),
         "conditioning": made.conditioning,
-        "warnings": list(made.warnings),
+        "warnings": [*item.warnings, *made.warnings],
         "finished": now(),
         "run": run,
         "lynx_parallel": lynx_parallel.__version__,

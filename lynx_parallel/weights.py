@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 """Folders of the base that change a video."""
 BASE_PATTERNS = ("model_index.json", *(f"{name}/*" for name in COMPONENTS))
 """Files of a hub repository that are downloaded as a base."""
+CONFIG_PATTERNS = ("model_index.json", *(f"{name}/*config.json" for name in COMPONENTS))
+"""Files of a few kilobytes that say what kind of model a base is."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,21 @@ def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
     """
     if face is None:
         return None
+    files = face_files(face)
+    for path, what in (
+        (files.detector, "insightface's pack buffalo_l"),
+        (files.recognizer, f"facexlib's {files.recognizer.name}"),
+    ):
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: missing: {what} goes there (lynx-render fetch PIPELINE downloads it), or name another place "
+                "in the pipeline's face:"
+            )
+    return files
+
+
+def face_files(face: FaceSpec) -> FaceFiles:
+    """Returns where a pipeline's face models are expected; builds ``demo:faces`` where needed."""
     detector, recognizer = Path(face.detector), Path(face.recognizer)
     sha256: str | None = face.recognizer_sha256 or ARCFACE_SHA256
     if DEMO_FACES in (face.detector, face.recognizer):
@@ -87,12 +104,6 @@ def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
         detector = pack_folder()
     if face.recognizer == ARCFACE:
         recognizer = arcface_file()
-    for path, what in ((detector, "insightface's pack buffalo_l"), (recognizer, f"facexlib's {recognizer.name}")):
-        if not path.exists():
-            raise CheckpointError(
-                f"{path}: missing: {what} goes there (lynx-render fetch PIPELINE downloads it), or name another place "
-                "in the pipeline's face:"
-            )
     return FaceFiles(detector, recognizer, sha256, face.det_size, face.rgb_quirk)
 
 
@@ -115,10 +126,10 @@ def find_weights(model: ModelSpec) -> WeightFiles:
     """
     adapters = model.adapters
     return WeightFiles(
-        base=_find_base(model.base),
-        resampler=_find_adapter(adapters.resampler.file, "resampler"),
-        id=_find_adapter(adapters.id.file, "ip_layers"),
-        ref=_find_adapter(adapters.ref.file, "ref_layers") if adapters.ref else None,
+        base=find_base(model.base),
+        resampler=find_adapter(adapters.resampler.file, "resampler"),
+        id=find_adapter(adapters.id.file, "ip_layers"),
+        ref=find_adapter(adapters.ref.file, "ref_layers") if adapters.ref else None,
     )
 
 
@@ -285,7 +296,14 @@ class Remembered:
             pass  # a cache: the next run hashes again
 
 
-def _find_base(base: str) -> Path:
+def find_base(base: str, patterns: Sequence[str] = BASE_PATTERNS) -> Path:
+    """Returns the folder of a base; builds ``demo:tiny`` and downloads from the hub where needed.
+
+    Errors as of ``find_weights``.
+
+    Args:
+        patterns: files that are downloaded; ``CONFIG_PATTERNS`` for a first look.
+    """
     if base.startswith("demo:"):
         return _demo(base, ("demo:tiny",)) / "wan"
     if (found := hub_base(base)) is None:
@@ -293,11 +311,15 @@ def _find_base(base: str) -> Path:
     repo, revision = found
     from huggingface_hub import snapshot_download
 
-    patterns = list(BASE_PATTERNS)
-    return Path(_from_hub(base, lambda: snapshot_download(repo, revision=revision, allow_patterns=patterns)))
+    return Path(_from_hub(base, lambda: snapshot_download(repo, revision=revision, allow_patterns=list(patterns))))
 
 
-def _find_adapter(file: str, stem: str) -> Path:
+def find_adapter(file: str, stem: str) -> Path:
+    """Returns the file of an adapter, as ``find_base``.
+
+    Args:
+        stem: of the demo's file: ``resampler``, ``ip_layers`` or ``ref_layers``.
+    """
     if file.startswith("demo:"):
         allowed = ("demo:full",) if stem == "ref_layers" else ("demo:full", "demo:lite")
         return _demo(file, allowed) / file.removeprefix("demo:") / f"{stem}.safetensors"
@@ -307,23 +329,6 @@ def _find_adapter(file: str, stem: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(_from_hub(file, lambda: hf_hub_download(repo, path, revision=revision)))
-
-
-def not_cached(model: ModelSpec) -> list[str]:
-    """Returns the weights that ``find_weights`` would have to download."""
-    found = {model.base: (*base, "transformer/config.json")} if (base := hub_base(model.base)) else {}
-    for adapter in (model.adapters.resampler, model.adapters.id, model.adapters.ref):
-        if adapter and (file := hub_file(adapter.file)):
-            found[adapter.file] = file
-    if not found:
-        return []
-    from huggingface_hub import try_to_load_from_cache
-
-    return [
-        name
-        for name, (repo, revision, path) in found.items()
-        if not isinstance(try_to_load_from_cache(repo, path, revision=revision), str)
-    ]
 
 
 def hub_base(base: str) -> tuple[str, str | None] | None:

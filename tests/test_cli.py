@@ -15,7 +15,7 @@ import pytest
 
 import lynx_parallel
 from lynx_parallel.cli import app
-from tests.small import MANIFEST, finish, load, tree, write
+from tests.small import MANIFEST, draw, finish, load, tree, write
 
 COMMAND = [sys.executable, "-m", "lynx_parallel.cli"]
 
@@ -62,6 +62,7 @@ def refused(*arguments: str | Path, cwd: Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write(tmp_path)
+    draw(tmp_path)
     return tmp_path
 
 

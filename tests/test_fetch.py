@@ -243,14 +243,112 @@ def test_a_wrong_pipeline(user: User, change: str, message: tuple[str, str]) -> 
     assert message[1] in user.refused(2)
 
 
-def test_plan_says_what_it_downloads(user: User) -> None:
+HUB_NAMES = ("org/base", *(f"hub:org/base/lynx/{name}.safetensors" for name in ("resampler", "ip_layers")))
+
+
+@pytest.fixture
+def planner(user: User) -> User:
+    """A user with a campaign of four shots, whose subjects have embeddings."""
     small.write(user.folder)
+    small.draw(user.folder)
     (user.folder / "full.yaml").write_text(PIPELINE.partition("face:")[0])
-    _, err = user.run("plan", "m.yaml")
-    adapters = [f"hub:org/base/lynx/{name}.safetensors" for name in ("resampler", "ip_layers")]
-    wanted = [f"{name}: downloading from the hub; lynx-render fetch" for name in ("org/base", *adapters)]
-    assert [line.partition(" shows")[0] for line in err if "lynx-render" in line] == wanted
-    assert not [line for line in user.run("plan", "m.yaml")[1] if "lynx-render" in line]
+    return user
+
+
+def test_plan_downloads_nothing(planner: User) -> None:
+    long = "negative_prompt: " + "é" * 200
+    (planner.folder / "m.yaml").write_text(small.MANIFEST.replace("output: out", f"output: out\nsampling: {{{long}}}"))
+    out, err = planner.run("plan", "m.yaml")
+    assert out == [
+        "m.yaml: 4 shots: 0 to render, 0 to encode, 0 done, 0 blocked, 4 unknown",
+        *(f"unknown {name}-t01: never finished" for name in ("ada/walk", "ada/run", "bob/walk", "bob/run")),
+        *(f"missing {name}: not on this machine: lynx-render fetch full downloads it" for name in HUB_NAMES),
+    ]
+    assert err == [
+        "warning: not checked for more than 512 tokens: the tokenizer is not on this machine (1): negative prompt"
+    ]
+    out, _ = planner.run("plan", "m.yaml", "--json", "--detailed-exitcode", code=4)
+    assert json.loads(out[0])["missing"] == [f"{name}: not on this machine" for name in HUB_NAMES]
+    assert planner.hub.requests == []
+    assert not planner.blobs.exists()
+
+
+def test_plan_of_a_hub_that_is_cached(planner: User) -> None:
+    planner.run("fetch", "full.yaml")
+    asked = len(planner.hub.requests)
+    out, _ = planner.run("plan", "m.yaml", "--detailed-exitcode", code=4)
+    assert out[0] == "m.yaml: 4 shots: 4 to render, 0 to encode, 0 done, 0 blocked"
+    assert not out[5:]
+    assert planner.run("plan", "m.yaml", "--set", "sampling.ref_blocks=0-9", code=2)[1] == [
+        "sampling.ref_blocks '0-9': the model has blocks 0 to 2 (ada/walk-t01)"
+    ]
+    assert len(planner.hub.requests) == asked
+    assert (planner.folder / "imported").read_text() == ""
+    # A part of the base is lost: what else can be known is still checked.
+    vae = planner.blobs.parent / "snapshots" / COMMIT / "vae" / "diffusion_pytorch_model.safetensors"
+    vae.unlink()
+    out, _ = planner.run("plan", "m.yaml")
+    assert out[-1] == (
+        "missing org/base: not whole on this machine: missing vae/*.safetensors: lynx-render fetch full downloads it"
+    )
+    assert planner.run("plan", "m.yaml", "--ulysses", "3", code=2)[1][0].startswith("--ulysses 3: does not divide")
+    assert len(planner.hub.requests) == asked
+
+
+def test_what_plan_knows_of_finished_shots_without_the_weights(planner: User) -> None:
+    campaign = small.load(planner.folder)
+    for shot in campaign.shots[:3]:
+        small.finish(campaign, shot)
+    (planner.folder / "out" / "ada" / "run-t01.mp4").unlink()
+    changed = small.MANIFEST.replace("vars: {person: man}", "vars: {person: boy}").replace("2027-01-31", "2020-01-31")
+    for text, expected in (
+        (small.MANIFEST, ["finished; whether with these weights is not known", "video missing or damaged",
+                          "finished; whether with these weights is not known", "never finished"]),
+        (changed, ["consent form-1 expired on 2020-01-31"] * 2 + ["changed: prompt", "never finished"]),
+    ):  # fmt: skip
+        (planner.folder / "m.yaml").write_text(text)
+        shots = json.loads(planner.run("plan", "m.yaml", "--json")[0][0])["shots"]
+        assert [shot["reason"] for shot in shots] == expected
+        assert [shot["action"] for shot in shots] == [
+            "blocked" if reason.startswith("consent") else "unknown" for reason in expected
+        ]
+
+
+def test_render_refuses_a_base_before_it_downloads_all_of_it(planner: User) -> None:
+    index = {**json.loads(planner.hub.repository["model_index.json"]), "boundary_ratio": 0.875}
+    planner.hub.repository["model_index.json"] = json.dumps(index).encode()
+    _, err = planner.run("m.yaml", code=2)
+    assert "model_index.json: boundary_ratio: 0.875: not supported: must be null" in err[-1]
+    assert not planner.hub.downloads("diffusion_pytorch_model.safetensors")
+    assert not planner.hub.downloads("model.safetensors")
+
+
+def test_everything_that_is_missing_at_once(planner: User) -> None:
+    """Face models, which only fetch downloads, and parts of a base of the user's own, which nothing does."""
+    (planner.folder / "base" / "vae").mkdir(parents=True)
+    (planner.folder / "base" / "vae" / "config.json").write_text("{}")
+    text = PIPELINE.replace("base: org/base", "base: ./base")
+    (planner.folder / "full.yaml").write_text(text)
+    manifest = small.MANIFEST.replace("    embedding: bob.npy\n", "")
+    (planner.folder / "m.yaml").write_text(manifest)
+    base = planner.folder / "base"
+    hint = f"missing: is {base} a Wan2.1 model in diffusers layout?"
+    by_hand = [
+        f"{base / part}: {hint}"
+        for part in ("transformer", "text_encoder", "tokenizer", "vae/*.safetensors", "scheduler")
+    ]
+    assert planner.run("plan", "m.yaml", code=2)[1] == by_hand
+    faces = [
+        f"{name}: missing: {path}: lynx-render fetch full downloads it, or name another place in the pipeline's face:"
+        for name, path in (("buffalo_l", planner.pack), ("arcface_ir_se50", planner.arcface))
+    ]
+    assert planner.run("render", "m.yaml", code=2)[1] == [*by_hand, *faces]
+    assert planner.hub.requests == []
+    (planner.folder / "full.yaml").write_text(PIPELINE)
+    out, _ = planner.run("plan", "m.yaml")
+    assert [line.split(": ")[0] for line in out[5:]] == [
+        f"missing {name}" for name in (*HUB_NAMES, "buffalo_l", "arcface_ir_se50")
+    ]
 
 
 def test_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 import lynx_parallel.identity
 import lynx_parallel.ledger
 from lynx_parallel.artifacts import part_path
+from lynx_parallel.errors import InputErrors
 from lynx_parallel.identity import identify
 from lynx_parallel.ledger import Output
-from lynx_parallel.plan import Plan, in_order, make_plan
+from lynx_parallel.plan import Known, Plan, in_order, make_plan
 from lynx_parallel.spec.manifest import Campaign
 from tests.small import MANIFEST, WEIGHTS, edit_sidecar, finish, load, tree, write
 
@@ -144,6 +145,39 @@ def test_latents_saved_earlier_are_used(folder: Path, done: Campaign) -> None:
     assert ada(load(folder, MANIFEST, *off, "video.crf=30")) == ("encode", "changed: video.crf", True)
     Output(done.output).path(ADA, "latents").unlink()
     assert ada(load(folder, MANIFEST, *off)) == ("done", "", False)
+
+
+def test_files_that_cannot_be_read_are_told_at_once(folder: Path) -> None:
+    campaign = load(folder)
+    for name in ("ada.npy", "bob.jpg"):
+        (folder / name).unlink()
+    with pytest.raises(InputErrors) as caught:
+        make_plan(campaign, WEIGHTS, today=TODAY)
+    assert [line.partition(": ")[2] for line in caught.value.lines] == ["No such file or directory"] * 2
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in caught.value.lines] == ["ada.npy", "bob.jpg"]
+
+
+def test_pictures_block_only_what_needs_them(folder: Path, done: Campaign) -> None:
+    known = Known(WEIGHTS, unreadable={"ada": "ada.jpg: not a picture"})
+    assert ada(done, weights=known) == ("done", "", False)
+    assert ada(load(folder, MANIFEST, "video.crf=30"), weights=known) == ("encode", "changed: video.crf", True)
+    assert ada(load(folder, MANIFEST, "sampling.seed=7"), weights=known) == (
+        "blocked", "ada.jpg: not a picture", False,
+    )  # fmt: skip
+    unknown = Known({}, all_weights=False, unreadable={"ada": "ada.jpg: not a picture"})
+    assert ada(done, weights=unknown)[0] == "blocked"
+
+
+def test_without_weights(folder: Path, done: Campaign) -> None:
+    """What else changed is told, and nothing is said to be done."""
+    known = Known({}, all_weights=False)
+    assert ada(done, weights=known) == ("unknown", "finished; whether with these weights is not known", False)
+    assert ada(load(folder, MANIFEST, "video.crf=30"), weights=known) == ("unknown", "changed: video.crf", True)
+    hurt(Output(done.output).path(ADA, "latents"), "missing")
+    assert ada(done, weights=known) == ("unknown", "latents missing or damaged", True)
+    assert ada(load(folder, MANIFEST, "save_latents=false"), weights=known)[1].startswith("finished")
+    plan = planned(done, weights=known)
+    assert str(plan) == "4 shots: 0 to render, 0 to encode, 0 done, 0 blocked, 4 unknown"
 
 
 @pytest.mark.parametrize(("today", "action"), [(date(2027, 1, 31), "render"), (date(2027, 2, 1), "blocked")])

@@ -9,9 +9,9 @@ import pytest
 
 from lynx_parallel.gang.messages import Hello, Rendered
 from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.plan import make_plan
+from lynx_parallel.plan import Known, make_plan
 from lynx_parallel.sidecar import make_sidecar
-from tests.small import FULL, WEIGHTS, load, write
+from tests.small import FULL, MANIFEST, WEIGHTS, load, write
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,25 @@ def test_a_coarser_vae_stands_under_exactness(tmp_path: Path, vae_dtype: str, ex
     )  # fmt: skip
     assert sidecar["exactness"] == exactness
     assert sidecar["model"]["vae_dtype"] == vae_dtype
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        ({}, ["a line of the rank"]),
+        ({"A woman walks.": "600 tokens"}, ["prompt: 600 tokens", "a line of the rank"]),
+        (
+            {"A woman walks.": "600 tokens", "bad": "700 tokens", "A man walks.": "800 tokens"},
+            ["prompt: 600 tokens", "negative prompt: 700 tokens", "a line of the rank"],
+        ),
+    ],
+)
+def test_what_the_model_did_not_see(tmp_path: Path, cut: dict[str, str], expected: list[str]) -> None:
+    write(tmp_path)
+    campaign = load(tmp_path, MANIFEST, "sampling.negative_prompt=bad")
+    [item, *_] = make_plan(campaign, Known(WEIGHTS, cut=cut), today=date(2026, 1, 1)).items
+    sidecar = make_sidecar(
+        item, campaign.pipeline.model, Rendered({}, {}, {}, warnings=("a line of the rank",)), {}, layout=Layout(),
+        ranks=[Hello(1, "here", "cpu", "sdpa", "0")], sharded=False, attempt=1, seconds=1.0,
+    )  # fmt: skip
+    assert sidecar["warnings"] == expected

@@ -4,38 +4,95 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lynx_parallel.cli.options import Say
+from lynx_parallel.errors import InputErrors
 
 if TYPE_CHECKING:
     from lynx_parallel.plan import Plan
+    from lynx_parallel.present import Missing
     from lynx_parallel.spec.manifest import Campaign
     from lynx_parallel.weights import FaceFiles, WeightFiles
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A campaign and what was found out about it.
+
+    Attributes:
+        campaign: its notices include those about pictures, texts and the video.
+        digests: of the weights and face models; empty if something is missing.
+        missing: weights and face models that are not on this machine; always empty for render.
+        replan: compares the campaign with the output folder as it is now.
+    """
+
+    campaign: Campaign
+    weights: WeightFiles
+    face: FaceFiles | None
+    digests: dict[str, str]
+    missing: tuple[Missing, ...]
+    replan: Callable[[], Plan]
+
+
 def load(
-    manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool
-) -> tuple[Campaign, WeightFiles, FaceFiles | None, dict[str, str], Callable[[], Plan]]:
-    """The campaign, its weights and face models, their digests, and what compares it with the output folder."""
+    manifest: str, set_: list[str] | None, only: list[str] | None, verify: bool, *, download: bool = True
+) -> Loaded:
+    """Loads a campaign, finds its weights and checks its inputs.
+
+    Args:
+        download: whether weights that are missing are downloaded from the hub. False asks no network.
+
+    Raises:
+        InputErrors: all mistakes; weights that are missing and that nothing downloads, one line each.
+    """
+    from lynx_parallel.base_configs import base_mistakes
+    from lynx_parallel.checks import as_warnings, long_texts, unreadable_pictures, video_notices
     from lynx_parallel.converted import with_converted
     from lynx_parallel.identity import needs_face_models
-    from lynx_parallel.plan import make_plan
+    from lynx_parallel.plan import Known, make_plan
+    from lynx_parallel.present import find_present
     from lynx_parallel.records import find_record
     from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.weights import find_face_models, find_weights, not_cached, weight_digests
+    from lynx_parallel.weights import CONFIG_PATTERNS, find_base, find_weights, weight_digests
 
     campaign = load_campaign(manifest, set_ or (), only or ())
-    for name in not_cached(campaign.pipeline.model):
-        Say(sys.stderr)(f"{name}: downloading from the hub; lynx-render fetch shows progress and resumes")
-    if record := find_record(manifest):
-        campaign = replace(campaign, notices=(*campaign.notices, *record.changed_pictures()))
-    weights = find_weights(campaign.pipeline.model)
-    face = find_face_models(campaign.pipeline.face) if needs_face_models(campaign) else None
-    digests = weight_digests(weights, face)
-    weights = with_converted(weights, digests, campaign.pipeline.model.dtype)
-    replan = partial(make_plan, campaign, digests, today=date.today(), verify=verify, whole=not only)
-    return campaign, weights, face, digests, replan
+    model = campaign.pipeline.model
+    present = find_present(model, campaign.pipeline.face if needs_face_models(campaign) else None)
+    if lines := _lines(present.missing, campaign, download):
+        raise InputErrors(lines)
+    weights, missing = present.weights, present.missing
+    if download:
+        for part in missing:
+            Say(sys.stderr)(f"{part.name}: downloading from the hub; lynx-render fetch shows progress and resumes")
+            # Not 70 GB of a base that is refused afterwards.
+            if part.name == model.base and (lines := base_mistakes(find_base(model.base, CONFIG_PATTERNS))):
+                raise InputErrors(lines)
+        weights, missing = find_weights(model), ()
+    digests = {} if missing else weight_digests(weights, present.face)
+    unreadable, of_pictures = unreadable_pictures(campaign)
+    cuts, of_texts = long_texts(campaign, weights.base)
+    record = find_record(manifest)
+    of_record = record.changed_pictures() if record else ()
+    notices = (*campaign.notices, *of_record, *of_pictures, *of_texts, *video_notices(campaign))
+    campaign = replace(campaign, notices=notices)
+    known = Known(digests, all_weights=not missing, unreadable=unreadable, cut=as_warnings(cuts))
+    replan = partial(make_plan, campaign, known, today=date.today(), verify=verify, whole=not only)
+    if not missing:
+        weights = with_converted(weights, digests, model.dtype)
+    return Loaded(campaign, weights, present.face, digests, missing, replan)
+
+
+def _lines(missing: tuple[Missing, ...], campaign: Campaign, download: bool) -> list[str]:
+    """Returns what cannot be had: parts that come by hand, and for render also those that only fetch brings."""
+    lines = []
+    for part in missing:
+        if part.comes_by == "hand":
+            lines.append(str(part))
+        elif part.comes_by == "fetch" and download:
+            fetch = f"lynx-render fetch {campaign.pipeline_path.stem} downloads it"
+            lines.append(f"{part}: {fetch}, or name another place in the pipeline's face:")
+    return lines

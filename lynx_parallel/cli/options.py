@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.notices import Notice, notice_lines
+
+if TYPE_CHECKING:
+    from lynx_parallel.spec.cluster import ClusterSpec
 
 Manifest = Annotated[str, typer.Argument(help="Manifest file, or the bare name of a shipped one (demo).")]
 Set = Annotated[
@@ -21,6 +24,41 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read finished files whol
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings about the input as errors: exit 2.")]
 Json = Annotated[bool, typer.Option("--json", help="End with a JSON summary on stdout; progress goes to stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+# Where and how long to render: of render and of plan, so that either takes the other's command line.
+Ulysses = Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, all-to-all over heads.")]
+Ring = Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, ring over tokens.")]
+Guidance = Annotated[int | None, typer.Option(metavar="N", help="Guidance branches side by side: 1 to 3.")]
+Gangs = Annotated[int | None, typer.Option(metavar="N", help="Shots rendered side by side.")]
+MaxGpus = Annotated[int | None, typer.Option(metavar="N", help="Use at most so many GPUs.")]
+ShardWeights = Annotated[bool, typer.Option("--shard-weights", help="Split the weights over a shot's ranks.")]
+Attention = Annotated[str, typer.Option(help="auto (the fastest that works here), flash3, flash, cudnn or sdpa.")]
+TiledDecode = Annotated[bool, typer.Option("--tiled-decode", help="Less memory, slightly other pixels.")]
+Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")]
+StopAfter = Annotated[str | None, typer.Option(metavar="3h50m", help="Then put the shot aside; exit 75.")]
+MaxFailures = Annotated[int, typer.Option(metavar="N", help="End the run after so many failed shots.")]
+HungAfter = Annotated[str, typer.Option(metavar="60s", help="Give up a rank silent for so long.")]
+SaveEvery = Annotated[str, typer.Option(metavar="30s", help="Save a shot's state so often, at most.")]
+
+
+def cluster_spec(*, stop_after: str | None, hung_after: str, save_every: str, **options: Any) -> ClusterSpec:
+    """Returns the checked options that say where to render.
+
+    Args:
+        options: the other fields of ``ClusterSpec``.
+
+    Raises:
+        InputErrors: one line per wrong option.
+    """
+    from lynx_parallel.spec.cluster import ClusterSpec, read_duration
+
+    return ClusterSpec(
+        stop_after=None if stop_after is None else read_duration(stop_after, "--stop-after"),
+        hung_after=read_duration(hung_after, "--hung-after"),
+        save_every=read_duration(save_every, "--save-every"),
+        **options,
+    )
 
 
 class Say:

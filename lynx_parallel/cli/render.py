@@ -13,7 +13,32 @@ import typer
 from lynx_parallel.artifacts import shown
 from lynx_parallel.cli.approve import approve
 from lynx_parallel.cli.load import load
-from lynx_parallel.cli.options import Debug, Json, Manifest, Only, Say, Set, Strict, Verify, show_notices
+from lynx_parallel.cli.options import (
+    Address,
+    Attention,
+    Debug,
+    Device,
+    Gangs,
+    Guidance,
+    HungAfter,
+    Json,
+    Manifest,
+    MaxFailures,
+    MaxGpus,
+    Only,
+    Ring,
+    SaveEvery,
+    Say,
+    Set,
+    ShardWeights,
+    StopAfter,
+    Strict,
+    TiledDecode,
+    Ulysses,
+    Verify,
+    cluster_spec,
+    show_notices,
+)
 from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.notices import notices_as_json
@@ -24,61 +49,43 @@ if TYPE_CHECKING:
 
 def render(
     context: typer.Context,
-    manifest: Manifest,
-    ulysses: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, all-to-all over heads.")] = None,
-    ring: Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, ring over tokens.")] = None,
-    guidance: Annotated[int | None, typer.Option(metavar="N", help="Guidance branches side by side: 1 to 3.")] = None,
-    gangs: Annotated[int | None, typer.Option(metavar="N", help="Shots rendered side by side.")] = None,
-    max_gpus: Annotated[int | None, typer.Option(metavar="N", help="Use at most so many GPUs.")] = None,
-    shard_weights: Annotated[
-        bool, typer.Option("--shard-weights", help="Split the weights over a shot's ranks.")
-    ] = False,
-    attention: Annotated[
-        str, typer.Option(help="auto (the fastest that works here), flash3, flash, cudnn or sdpa.")
-    ] = "auto",
-    tiled_decode: Annotated[bool, typer.Option("--tiled-decode", help="Less memory, slightly other pixels.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")] = None,
-    stop_after: Annotated[str | None, typer.Option(metavar="3h50m", help="Then put the shot aside; exit 75.")] = None,
-    max_failures: Annotated[int, typer.Option(metavar="N", help="End the run after so many failed shots.")] = 1_000_000,
-    hung_after: Annotated[str, typer.Option(metavar="60s", help="Give up a rank silent for so long.")] = "60s",
-    save_every: Annotated[str, typer.Option(metavar="30s", help="Save a shot's state so often, at most.")] = "30s",
-    set_: Set = None,
-    only: Only = None,
+    manifest: Manifest, ulysses: Ulysses = None, ring: Ring = None, guidance: Guidance = None, gangs: Gangs = None,
+    max_gpus: MaxGpus = None, shard_weights: ShardWeights = False, attention: Attention = "auto",
+    tiled_decode: TiledDecode = False, device: Device = "auto", address: Address = None, stop_after: StopAfter = None,
+    max_failures: MaxFailures = 1_000_000, hung_after: HungAfter = "60s", save_every: SaveEvery = "30s",
+    set_: Set = None, only: Only = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Make finished shots again whatever the reason; also LYNX_YES=1.")
     ] = False,
-    verify: Verify = False,
-    strict: Strict = False,
-    as_json: Json = False,
+    verify: Verify = False, strict: Strict = False, as_json: Json = False,
     debug: Debug = False,
-) -> None:
+) -> None:  # fmt: skip
     """Render every shot of MANIFEST that is not done yet."""
     from lynx_parallel.approvals import Approvals
     from lynx_parallel.changes import find_changes
     from lynx_parallel.driver import Driver
     from lynx_parallel.ledger import Output
-    from lynx_parallel.spec.cluster import ClusterSpec, read_duration
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
     say = Say(sys.stderr if as_json else sys.stdout)
-    cluster = ClusterSpec(
-        ulysses=ulysses, ring=ring, guidance=guidance, device=device, address=address,  # type: ignore[arg-type]
-        shard_weights=shard_weights, attention=attention, tiled_decode=tiled_decode,  # type: ignore[arg-type]
-        gangs=gangs, max_gpus=max_gpus, max_failures=max_failures,
-        stop_after=None if stop_after is None else read_duration(stop_after, "--stop-after"),
-        hung_after=read_duration(hung_after, "--hung-after"), save_every=read_duration(save_every, "--save-every"),
+    cluster = cluster_spec(
+        ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
+        attention=attention, tiled_decode=tiled_decode, device=device, address=address, stop_after=stop_after,
+        max_failures=max_failures, hung_after=hung_after, save_every=save_every,
     )  # fmt: skip
-    campaign, weights, face, digests, replan = load(manifest, set_, only, verify)
+    loaded = load(manifest, set_, only, verify)
+    campaign = loaded.campaign
     show_notices(campaign.notices, strict)
     request = request_of(context, ["lynx-render", *sys.argv[1:]])
 
     def check(todo: Sequence[Item]) -> None:
         approvals = Approvals(Output(campaign.output).approvals)
-        approve(find_changes(todo, campaign, digests, request.set), approvals, yes, say)
+        approve(find_changes(todo, campaign, loaded.digests, request.set), approvals, yes, say)
 
-    summary = Driver(campaign, weights, face, digests, replan, cluster, say, request, check).run()
+    summary = Driver(
+        campaign, loaded.weights, loaded.face, loaded.digests, loaded.replan, cluster, say, request, check
+    ).run()
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
     retried = f", {summary.retries} tried again" if summary.retries else ""

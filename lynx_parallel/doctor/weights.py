@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from lynx_parallel.demo.checkpoint import demo_root, is_built
 from lynx_parallel.demo.facepack import facepack_root
 from lynx_parallel.doctor.report import Weight
+from lynx_parallel.present import cached, lacking, snapshot
 from lynx_parallel.spec.load import find_pipeline, load_pipeline
 from lynx_parallel.spec.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, resolve_file
-from lynx_parallel.weights import COMPONENTS, arcface_file, hub_file, pack_folder
+from lynx_parallel.weights import COMPONENTS, arcface_file, pack_folder
 
 # Beginning of a source → licence; see the README. A pipeline's own ``license:`` wins.
 _LICENCES = {
@@ -20,7 +19,6 @@ _LICENCES = {
     BUFFALO_L: "non-commercial research only",
     "demo:": "Apache-2.0",
 }
-_WEIGHTS = (".safetensors", ".bin")
 
 
 def find_all(pipeline: str) -> list[Weight]:
@@ -52,17 +50,17 @@ class _Finder:
         if local.is_dir() or source.startswith((".", "/", "~")):
             remedy = "Put a Wan2.1 model in diffusers layout there, or correct model.base."
             return self._base_in(source, local if local.is_dir() else None, remedy)
-        return self._base_in(source, _snapshot(source), self.fetch)
+        return self._base_in(source, snapshot(source), self.fetch)
 
     def _base_in(self, source: str, folder: Path | None, remedy: str) -> Weight:
         if folder is None:
             return _missing("base", source, "missing", remedy)
         files = [path for name in COMPONENTS for path in (folder / name).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        if lacking := _lacking(folder):
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        if parts := lacking(folder):
+            more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             return Weight(
-                "base", source, False, size, _licence(source), f"missing: {', '.join(lacking[:3])}{more}", remedy
+                "base", source, False, size, _licence(source), f"missing: {', '.join(parts[:3])}{more}", remedy
             )
         return Weight("base", source, True, size, _licence(source), f"present in {folder}")
 
@@ -71,7 +69,7 @@ class _Finder:
         if source.startswith("demo:"):
             return _demo(title, source, demo_root(), licence)
         if source.startswith("hub:"):
-            return self._file(title, source, _cached(source), self.fetch, licence)
+            return self._file(title, source, cached(source), self.fetch, licence)
         path = resolve_file(self.folder, source)
         return self._file(title, source, path, f"Put the file there, or correct model.adapters.{name}.", licence)
 
@@ -112,53 +110,3 @@ def _demo(name: str, source: str, root: Path, licence: str | None = None) -> Wei
 
 def _licence(source: str) -> str:
     return next((licence for start, licence in _LICENCES.items() if source.startswith(start)), "see its source")
-
-
-def _snapshot(source: str) -> Path | None:
-    """Returns the folder of a model in the hub cache, or None."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    repo, _, revision = source.partition("@")
-    try:
-        return Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        return None
-
-
-def _cached(source: str) -> Path | None:
-    """Returns the path of a file in the hub cache, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if (named := hub_file(source)) is None:
-        return None
-    repo, revision, file = named
-    found = try_to_load_from_cache(repo, file, revision=revision)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _lacking(base: Path) -> list[str]:
-    """Returns what is missing from a model in diffusers layout: components, or files that an index names."""
-    lacking = []
-    for component in COMPONENTS:
-        folder = base / component
-        present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
-        needed = _shards(folder / name for name in present if name.endswith(".index.json"))
-        if not present:
-            lacking.append(component)
-        elif component in ("transformer", "text_encoder", "vae"):
-            # With an index, all of its files must be present. Without one, the model is a single file.
-            if not needed and not any(name.endswith(_WEIGHTS) for name in present):
-                lacking.append(f"{component}/*.safetensors")
-            lacking += [f"{component}/{name}" for name in sorted(needed - present)]
-    return lacking
-
-
-def _shards(indexes: Iterable[Path]) -> set[str]:
-    names: set[str] = set()
-    for index in indexes:
-        try:
-            names |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            names.add(f"{index.name} (not readable)")
-    return names

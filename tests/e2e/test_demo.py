@@ -131,13 +131,31 @@ def test_a_layout_that_does_not_fit_is_one_line(campaign: Path, tmp_path: Path) 
 
 def test_one_bad_subject_fails_its_own_shots_alone(campaign: Path, tmp_path: Path) -> None:
     output = tmp_path / "renders" / "demo"
-    (campaign.parent / "faces" / "astronaut.jpg").write_text("no picture")
+    picture = campaign.parent / "faces" / "astronaut.jpg"
+    picture.write_bytes(picture.read_bytes()[:5000])  # cut off behind its header, where plan does not look
     run = lynx_render(campaign, cwd=tmp_path)
     assert run.returncode == 1
     assert "2 rendered, 0 encoded, 0 already done, 2 failed" in run.stdout
     assert re.search(r"^astronaut/beach-t01: failed: .*astronaut\.jpg", run.stdout, re.M)
     assert run.stdout.count("grouped 2 of 2 ranks") == 1  # the gang goes on
     assert digests(output, ".mp4").keys() == digests(output, ".json").keys() == {"drawn/pumpkin-t01", "drawn/beach-t01"}
+
+
+def test_a_broken_picture_and_a_long_prompt(campaign: Path, tmp_path: Path) -> None:
+    """The picture's shots are left out before any work; the sidecar has the words that the model did not see."""
+    output = tmp_path / "renders" / "demo"
+    (campaign.parent / "faces" / "astronaut.jpg").write_text("no picture")
+    words = " ".join(f"word{number}" for number in range(100))
+    campaign.write_text(campaign.read_text().replace("the wind in the hair.", f"the wind in the hair. {words}"))
+    run = lynx_render(campaign, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "2 rendered, 0 encoded, 0 already done, 0 failed, 2 blocked" in run.stdout
+    assert re.search(r"^astronaut/beach-t01: blocked: .*astronaut\.jpg: not a picture", run.stdout, re.M)
+    warned = [line for line in run.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 2
+    (lost,) = sidecar(output, "drawn/beach-t01")["warnings"]
+    assert re.fullmatch(r"prompt: \d+ tokens, the model reads 512; lost: 'word\d+ .* word99'", lost)
+    assert sidecar(output, "drawn/pumpkin-t01")["warnings"] == []
 
 
 def test_two_gangs_side_by_side(campaign: Path, tmp_path: Path) -> None:
