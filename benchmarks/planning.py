@@ -59,6 +59,7 @@ def write_campaigns(folder: Path, subjects: int, prompts: int) -> dict[str, Path
     """The manifests by form, and the files they name."""
     import numpy as np
     import yaml
+    from PIL import Image
 
     faces = folder / "faces"
     faces.mkdir()
@@ -66,7 +67,9 @@ def write_campaigns(folder: Path, subjects: int, prompts: int) -> dict[str, Path
     people: dict[str, Any] = {}
     for number in range(subjects):
         name = f"person-{number:04}"
-        (faces / f"{name}.jpg").write_bytes(rng.bytes(50_000))  # never decoded here: only its content is hashed
+        with (faces / f"{name}.jpg").open("wb") as picture:  # its header is read and its content hashed
+            Image.new("RGB", (1024, 1024)).save(picture, "JPEG")
+            picture.write(rng.bytes(50_000 - picture.tell()))
         person = people[name] = {
             "image": f"faces/{name}.jpg",
             "vars": {"person": ("woman", "man")[number % 2], "coat": ("green", "blue", "red")[number % 3]},
@@ -113,25 +116,33 @@ def plan(manifest: Path) -> None:
     began = time.perf_counter()
     from datetime import date
 
+    from lynx_parallel.checks import as_warnings, check_work, long_texts, unreadable_pictures
     from lynx_parallel.identity import needs_face_models
-    from lynx_parallel.plan import make_plan
+    from lynx_parallel.plan import Known, make_plan
+    from lynx_parallel.present import find_present
+    from lynx_parallel.spec.cluster import ClusterSpec
     from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.weights import find_face_models, find_weights, weight_digests
+    from lynx_parallel.weights import weight_digests
 
     imported = time.perf_counter()
     campaign = load_campaign(manifest)
     loaded = time.perf_counter()
-    weights = find_weights(campaign.pipeline.model)
-    face = find_face_models(campaign.pipeline.face) if needs_face_models(campaign) else None
-    digests = weight_digests(weights, face)
+    present = find_present(campaign.pipeline.model, campaign.pipeline.face if needs_face_models(campaign) else None)
+    digests = weight_digests(present.weights, present.face)
     hashed = time.perf_counter()
-    made = make_plan(campaign, digests, today=date.today())
+    unreadable, _ = unreadable_pictures(campaign)
+    cuts, _ = long_texts(campaign, present.weights.base)
+    checked = time.perf_counter()
+    made = make_plan(campaign, Known(digests, unreadable=unreadable, cut=as_warnings(cuts)), today=date.today())
     planned = time.perf_counter()
+    check_work(campaign, made.of("render", "encode"), present.weights, ClusterSpec(ulysses=2))
+    fitted = time.perf_counter()
     say = {
         "import_s": imported - began,
         "load_s": loaded - imported,
         "weights_s": hashed - loaded,
-        "plan_s": planned - hashed,
+        "check_s": checked - hashed + fitted - planned,
+        "plan_s": planned - checked,
         "cpu_s": time.process_time(),
         "peak": _peak(),
         "plan": str(made),
@@ -236,14 +247,14 @@ def main() -> None:
     for form in EXPECTED:
         medians = {
             key: statistics.median(result[key] for result in runs[form])
-            for key in ("seconds", "cpu_s", "import_s", "load_s", "weights_s", "plan_s", "peak")
+            for key in ("seconds", "cpu_s", "import_s", "load_s", "weights_s", "check_s", "plan_s", "peak")
         }
         times = [result["seconds"] for result in runs[form]]
         verdict = ""
         if form not in WITHOUT_CRITERION:
             met[form] = medians["seconds"] < MOST_S and medians["peak"] < MOST_BYTES
             verdict = "met" if met[form] else "NOT MET"
-        steps = (f"{medians[key]:.2f}" for key in ("import_s", "load_s", "weights_s", "plan_s"))
+        steps = (f"{medians[key]:.2f}" for key in ("import_s", "load_s", "weights_s", "check_s", "plan_s"))
         spread = f"{min(times):.2f} … {max(times):.2f}"
         rows.append(
             [
@@ -258,7 +269,7 @@ def main() -> None:
         )
     head = [
         "", "whole process, s", "least … most", "of a core, s", "imports", "manifest → shots", "weights' digests",
-        "shots → plan", "peak, GB", "< 10 s, < 1 GB",
+        "pictures, texts, layout", "shots → plan", "peak, GB", "< 10 s, < 1 GB",
     ]  # fmt: skip
     text = (
         f"# Planning {shots:,} shots\n\n{describe_in_words(machine)}\n"
