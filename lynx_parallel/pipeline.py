@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
+from lynx_parallel.base_configs import check_base
 from lynx_parallel.guidance import BranchName, inside_window, sampling_weights
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.block import KV, BlockConditioning
@@ -178,6 +179,7 @@ class LynxPipeline:
         keep_projections: bool = True,
     ) -> Self:
         """``from_pretrained`` with the local files already found; ``shard`` as in ``load_transformer``."""
+        check_base(weights.base)
         vae = VAE_PRECISIONS[vae_dtype]
         return cls(
             base=weights.base,
