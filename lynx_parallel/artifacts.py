@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lynx_parallel.errors import ClusterError
+
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -19,11 +21,20 @@ def cache_root() -> Path:
 
     It may not exist yet. An empty variable counts as unset, as the XDG specification asks; so does a
     relative ``$XDG_CACHE_HOME``.
+
+    Raises:
+        ClusterError: it would lie in the user's home folder, and there is none.
     """
-    if own := os.environ.get("LYNX_CACHE"):
-        return Path(own).expanduser().absolute()
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache"
+    try:
+        if own := os.environ.get("LYNX_CACHE"):
+            return Path(own).expanduser().absolute()
+        xdg = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache"
+    except RuntimeError:
+        raise ClusterError(
+            f"no home folder: HOME is not set, and user {os.getuid()} has no entry in the password database. Set "
+            "LYNX_CACHE to a folder for the cache, or set HOME."
+        ) from None
     return base / "lynx-parallel"
 
 

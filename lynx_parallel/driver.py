@@ -23,8 +23,9 @@ from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.lock import Lock
 from lynx_parallel.plan import Item, Plan
+from lynx_parallel.process import give_up
 from lynx_parallel.records import Request, write_record
-from lynx_parallel.signals import deferred_signals, hold, signals
+from lynx_parallel.signals import Interrupted, deferred_signals, hold, interruptible, signals
 from lynx_parallel.spec.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.summary import Summary
@@ -33,6 +34,7 @@ from lynx_parallel.words import shown_duration
 
 if TYPE_CHECKING:
     from lynx_parallel.gang.attempt import Run
+    from lynx_parallel.gang.cluster import Cluster
 
 
 class Driver:
@@ -90,20 +92,52 @@ class Driver:
         shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
         if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
             self.say(f"warning: {warning}")
-        if todo or (self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._told()))):
+        if todo:
+            plan = self._start(plan)
+        elif self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._told())):
             with self._locked() as (journal, told):
-                plan = self.replan()  # another driver may have been at work until the lock was ours
-                self._settle(plan.of("done"), told, journal)
-                if todo := plan.of("render", "encode"):
-                    self.summary.left = len(todo)
-                    self._run(todo, journal)
-                    self.summary.left -= self.summary.finished
-                    if not (self.summary.failed or self.summary.stopped_by):
-                        self.output.forget_prompts()
+                plan = self._settled(told, journal)
         self.summary.skipped = [item.shot.name for item in plan.of("done")]
         self.summary.blocked = [(item.shot.name, item.reason) for item in plan.of("blocked")]
         self.summary.seconds = time.monotonic() - began
         return self.summary
+
+    def _start(self, plan: Plan) -> Plan:
+        """Starts Ray, takes the output folder and runs. Returns the plan as it was when the folder was taken."""
+        from lynx_parallel.gang.address import Address
+        from lynx_parallel.gang.cluster import ray_cluster
+
+        address = Address.chosen(self.cluster.address)
+        self._lock.refuse()
+        self.summary.left = len(plan.of("render", "encode"))
+        log = self.output.private / "logs" / "ray" / f"{now().replace(':', '')}.log"
+        try:
+            with (
+                deferred_signals() as pending,
+                ray_cluster(address, self.output.private, log, pending, self.say) as cluster,
+                self._locked() as (journal, told),
+            ):
+                with interruptible(pending):
+                    plan = self._settled(told, journal)
+                if todo := plan.of("render", "encode"):
+                    self.summary.left = len(todo)
+                    self._run(todo, journal, cluster, pending)
+                    self.summary.left -= self.summary.finished
+                    if not (self.summary.failed or self.summary.stopped_by):
+                        self.output.forget_prompts()
+        except Interrupted as stop:
+            if self.summary.stopped_by is None:
+                self._stopped_by(stop.number)
+        return plan
+
+    def _settled(self, told: History, journal: Journal) -> Plan:
+        plan = self.replan()  # another driver may have been at work until the lock was ours
+        self._settle(plan.of("done"), told, journal)
+        return plan
+
+    @cached_property
+    def _lock(self) -> Lock:
+        return Lock(self.output.private / "lock")
 
     @cached_property
     def _layouts(self) -> Layouts:
@@ -111,7 +145,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[tuple[Journal, History]]:
-        with Lock(self.output.private / "lock"):
+        with self._lock:
             told = self._told()
             self.output.sweep(told.attempted)
             self._record()
@@ -121,6 +155,9 @@ class Driver:
             )
             try:
                 yield journal, told
+            except Interrupted as stop:
+                self._stopped_by(stop.number)
+                raise
             finally:
                 summary = self.summary
                 journal.append(
@@ -162,41 +199,43 @@ class Driver:
         for path in partials:
             path.unlink()
 
-    def _run(self, todo: list[Item], journal: Journal) -> None:
+    def _run(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:
         from lynx_parallel.gang.attempt import Run
-        from lynx_parallel.gang.cluster import ray_cluster
+        from lynx_parallel.gang.cluster import RayFailed
 
         run = Run(
             self.campaign, self.weights, self.face, self.digests, self.cluster, self._layouts, self.output, journal,
             self.summary, self.say, self._name,
         )  # fmt: skip
+        runner = asyncio.Runner()
         try:
-            with deferred_signals() as pending, ray_cluster(self.cluster.address) as local:
-                asyncio.run(self._until_stopped(run, todo, local, pending))
-                hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
-        except SystemExit as end:
-            if end.code != signal.SIGTERM:
-                raise
-            # ray.init answers SIGTERM with a handler of its own, which does this.
-            self.summary.stopped_by = int(signal.SIGTERM)
+            runner.run(self._until_stopped(run, todo, cluster, pending))
+        except RayFailed:
+            give_up("event loop")  # its tasks would ask Ray to end the ranks
+            raise
+        except BaseException:
+            runner.close()
+            raise
+        else:
+            runner.close()
+        finally:
+            hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
 
-    async def _until_stopped(self, run: Run, todo: list[Item], local: bool, pending: list[int]) -> None:
-        """Runs the shots; a signal cancels them. Handlers are set here since ``ray.init`` sets its own."""
-        if pending:  # before what takes long to import
-            self._stopped_by(pending[0])
-            return
+    async def _until_stopped(self, run: Run, todo: list[Item], cluster: Cluster, pending: list[int]) -> None:
+        """Runs the shots. A signal, or a failure of Ray itself, cancels them."""
         from lynx_parallel.gang.placement import Terms, available
         from lynx_parallel.gang.supervisor import STOP_WITHIN_S, Supervisor
 
         device, machines = available(self.cluster.device)
         if device == "cpu" and self.cluster.attention in CUDA_ONLY:
             raise ClusterError(f"--attention {self.cluster.attention}: runs on CUDA only. The ranks run on the CPU.")
-        terms = Terms(device, local, machines, hung_after=self.cluster.hung_after)
+        terms = Terms(device, cluster.local, machines, hung_after=self.cluster.hung_after)
         supervisor = Supervisor(run, todo, terms)
         work = asyncio.ensure_future(supervisor.make_all())
         loop = asyncio.get_running_loop()
 
         def stop(number: int, why: str = "") -> None:
+            pending.append(number)
             if self.summary.stopped_by is not None:
                 work.cancel()  # asked twice: at once
                 return
@@ -210,10 +249,17 @@ class Driver:
         if self.cluster.stop_after is not None:
             why = f"--stop-after {shown_duration(self.cluster.stop_after)}"
             loop.call_later(self.cluster.stop_after, stop, int(signal.SIGUSR1), why)
-        for number in pending:
+        for number in list(pending):
             stop(number)
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        watch = asyncio.ensure_future(cluster.watch())
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                watch.result()  # raises
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        finally:
+            watch.cancel()
 
     def _stopped_by(self, number: int, why: str = "") -> None:
         self.summary.stopped_by = number

@@ -6,7 +6,10 @@ under ``--debug``. Nothing here imports torch or Ray.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class LynxError(Exception):
@@ -74,5 +77,6 @@ class Stopped(LynxError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of what an error says, without colours, or its type where it says nothing."""
+    text = _COLOURS.sub("", str(error))
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

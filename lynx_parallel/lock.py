@@ -38,6 +38,12 @@ class Lock:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
+    def refuse(self) -> None:
+        """Raises ClusterError if another driver holds the folder now. Takes nothing, and leaves no trace."""
+        with contextlib.suppress(OSError):
+            if self.path.exists():
+                self._remove_if_stale()
+
     def __enter__(self) -> Self:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

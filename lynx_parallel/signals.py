@@ -5,6 +5,19 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """A signal that ends the run came before the first shot.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
 
 
 def signals() -> list[int]:
@@ -15,7 +28,7 @@ def signals() -> list[int]:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Holds SIGINT and SIGTERM back while Ray starts and ends: half-started, it could not be taken down."""
+    """Holds the signals back, and yields the list of those that came."""
     pending: list[int] = []
     before = {number: signal.getsignal(number) for number in signals()}
     hold(pending)
@@ -27,5 +40,25 @@ def deferred_signals() -> Iterator[list[int]]:
 
 
 def hold(pending: list[int]) -> None:
+    """Has the signals recorded, and nothing else."""
     for number in signals():
         signal.signal(number, lambda received, _: pending.append(received))
+
+
+@contextlib.contextmanager
+def interruptible(pending: list[int]) -> Iterator[None]:
+    """Has the first signal raise ``Interrupted`` in this block, also if it came before the block."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        pending.append(number)
+        if len(pending) == 1:  # a second one must not disturb the cleaning up after the first
+            raise Interrupted(number)
+
+    for number in signals():
+        signal.signal(number, interrupt)
+    try:
+        if pending:
+            raise Interrupted(pending[0])
+        yield
+    finally:
+        hold(pending)

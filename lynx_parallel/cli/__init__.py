@@ -1,18 +1,23 @@
 """The command line: one module per command. Importing this imports nothing else, so that Ctrl-C is answered soon."""
 
-from __future__ import annotations
+import os
+import sys
 
-from typing import TYPE_CHECKING, Any
+if os.path.basename(sys.argv[0]) in ("-m", "lynx-render"):  # run as a program; before anything else is imported
+    from lynx_parallel.isolation import isolate
+
+    isolate()
 
 from lynx_parallel.cli.interrupt import main
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lynx_parallel.cli.entry import app
 
 __all__ = ["app", "main"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "app":
         from lynx_parallel.cli.entry import app
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.usage import completed, meant
 from lynx_parallel.errors import ClusterError, LynxError
+from lynx_parallel.process import check_working_folder, ensure_home
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -64,10 +64,11 @@ def _options_of(command: str) -> set[str]:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
     commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name may stop a run in a narrow locale
     words: list[str] = []
     try:
+        if not {"-h", "--help", "--version"} & set(arguments):
+            check_working_folder()
+            ensure_home()
         words = completed(arguments, commands)
         if words and words[0] in ("render", "plan"):
             words = with_recorded_options(words, _options_of(words[0]))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from lynx_parallel.isolation import isolate
+
 _DEFAULT: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _received: list[int] = []
 
@@ -23,8 +25,12 @@ class _Interrupt(KeyboardInterrupt):
 
 def main() -> None:
     """Runs ``lynx-render``. A signal ends the process at once while the commands are imported, which takes a second."""
+    isolate()
     with _answered() as answer:
         answer(_end)
+        from lynx_parallel.process import leave, open_streams
+
+        open_streams()
         from lynx_parallel.cli.entry import run
 
         answer(_raise)
@@ -38,7 +44,7 @@ def main() -> None:
             code = exit_code()
             answer(lambda number, _: os._exit(128 + number))  # a second one
             _tell(_received[0])
-    sys.exit(code)
+    leave(code)
 
 
 def exit_code() -> int:

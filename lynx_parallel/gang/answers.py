@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Any
 
 import torch
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 
 from lynx_parallel.artifacts import disk_is_full, machine_at_fault
 from lynx_parallel.errors import LynxError, RenderError, first_line
@@ -47,6 +47,8 @@ async def answer(ref: Awaitable[Any]) -> Any:
         raise cause from None
     except OutOfMemoryError as error:
         raise RenderError(f"out of host memory: {first_line(error)}", "memory") from error
+    except ActorDiedError as error:
+        raise RenderError(_cause_of_death(error), "died") from error
     except RayError as error:
         raise RenderError(_in_a_line(error), "died") from error
 
@@ -68,6 +70,13 @@ def kind_of(error: Exception) -> str:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(str(error)) is not None
+
+
+def _cause_of_death(error: ActorDiedError) -> str:
+    """Returns why a rank's process ended: what its constructor raised, if it did."""
+    if "creation task" not in str(error):
+        return _in_a_line(error)
+    return f"a rank could not be created: {str(error).strip().splitlines()[-1].strip()}"
 
 
 def _in_a_line(error: Exception) -> str:

@@ -11,26 +11,41 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from lynx_parallel.process import gave_up
+
 ROUNDS = 5
 """Ray may start a process while others are being ended."""
+KILLED_WITHIN_S = 3.0
+LOOK_EVERY_S = 0.02
 
 
 @contextlib.contextmanager
 def reaped(folder: Path) -> Iterator[None]:
-    """After the block, or this process's death in it, no process of the Ray in this folder is left, nor the folder."""
+    """After the block, or this process's death in it, no process of the Ray in this folder is left, nor the folder.
+
+    If a thread was given up in the block, it may start another process. Such a process ends soon after this one.
+    """
     reaper = subprocess.Popen(
         [sys.executable, "-m", "lynx_parallel.gang.reaper", str(folder)],
-        stdin=subprocess.PIPE, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
+    assert reaper.stdin is not None
+    assert reaper.stdout is not None
     try:
         yield
     finally:
-        reaper.communicate()  # closes its standard input, as our death would
+        with contextlib.suppress(OSError):  # it was killed
+            reaper.stdin.write(b"again" if gave_up() else b"")
+            reaper.stdin.close()  # as our death would
+        reaper.stdout.read()
+        if not gave_up():
+            reaper.wait()
 
 
 def reap(folder: Path) -> None:
@@ -48,8 +63,18 @@ def reap(folder: Path) -> None:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=3)
+        deadline = time.monotonic() + KILLED_WITHIN_S
+        while any(map(_lives, found)) and time.monotonic() < deadline:
+            time.sleep(LOOK_EVERY_S)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended. A dead one stays listed until its parent asks, which may be busy."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _belongs(process: psutil.Process, folder: Path) -> bool:
@@ -61,8 +86,19 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
     return process.pid not in ours and any(str(folder) in name for name in names)
 
 
-if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+def main(folder: Path) -> None:
+    """Waits for the driver to end, or to close this process's standard input."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # whoever ends the driver's whole group: this is for afterwards
-    sys.stdin.read()
-    reap(Path(sys.argv[1]))
+    driver = os.getppid()
+    again = sys.stdin.read()
+    reap(folder)
+    os.close(1)  # tells the driver
+    if again:
+        while os.getppid() == driver:
+            time.sleep(LOOK_EVERY_S)
+        reap(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

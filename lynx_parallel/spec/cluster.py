@@ -15,7 +15,7 @@ Attention = Literal["auto", "flash3", "flash", "cudnn", "sdpa"]
 ATTENTION = ("auto", "flash3", "flash", "cudnn", "sdpa")
 CUDA_ONLY = ("flash3", "flash", "cudnn")
 """Attention kernels that run on CUDA alone, and not in float32."""
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.ASCII)
+HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class ClusterSpec:
                     f"{shown}: Ray Client (ray://) is not supported: run on a machine of the cluster with"
                     " --address auto, or submit with `ray job submit`"
                 )
-            elif self.address not in ("auto", "local") and not _HOST_PORT.fullmatch(self.address):
+            elif self.address not in ("auto", "local") and not HOST_PORT.fullmatch(self.address):
                 lines.append(f"{shown}: must be auto, local or host:port")
         if lines:
             raise InputErrors(lines)
