@@ -110,10 +110,10 @@ def test_stop_saves_and_the_next_goes_on(load: Load, shots: tuple[Shot, ...], tm
     with pytest.raises(Stopped, match="after step 1 of 2"):
         render(rank, shots[0], tmp_path / "a")
     assert load_partial(tmp_path / "a" / "partial", "digest", torch.device("cpu")).steps_done == 1
-    again = make_rank(load, shots)
-    assert again.prepare(shots[0], "a" * 64, tmp_path / "a", "digest", tmp_path / "a" / "partial") == 1
-    assert again.prepare(shots[0], "a" * 64, tmp_path / "a", "another", tmp_path / "a" / "partial") == 0
-    assert again.prepare(shots[0], "a" * 64, tmp_path / "a", "digest", tmp_path / "missing") == 0
+    again, crops = make_rank(load, shots), Crops(tmp_path / "a", "astronaut", "source")
+    assert again.prepare(shots[0], "a" * 64, crops, "digest", tmp_path / "a" / "partial") == 1
+    assert again.prepare(shots[0], "a" * 64, crops, "another", tmp_path / "a" / "partial") == 0
+    assert again.prepare(shots[0], "a" * 64, crops, "digest", tmp_path / "missing") == 0
     made = render(again, shots[0], tmp_path / "a")
     whole = render(make_rank(load, shots), shots[0], tmp_path / "b")
     assert made.outputs["latents"] == whole.outputs["latents"]
