@@ -30,6 +30,15 @@ class Endless:
         work.cancel()
 
 
+class Healthy:
+    """As ``Cluster``, with a Ray that does not fail."""
+
+    local = True
+
+    async def watch(self) -> None:
+        await asyncio.sleep(600)
+
+
 def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec, sent: int = 0) -> tuple[Driver, Any]:
     """Runs a driver until it is stopped. Returns it and the lines that it said."""
     monkeypatch.setattr("lynx_parallel.gang.placement.available", lambda _: ("cpu", ()))
@@ -42,7 +51,7 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec,
     async def run() -> None:
         if sent:
             asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), sent)
-        await driver._until_stopped(None, [], True, [])  # type: ignore[arg-type]
+        await driver._until_stopped(None, [], Healthy(), [])  # type: ignore[arg-type]
 
     asyncio.run(run())
     return driver, lines

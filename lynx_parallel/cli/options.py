@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,6 +75,18 @@ class Say:
     def __call__(self, line: str) -> None:
         with contextlib.suppress(OSError):
             print(line, file=self.stream, flush=True)
+
+
+@contextlib.contextmanager
+def said_if_slow(say: Callable[[str], None], line: str, after: float = 0.6) -> Iterator[None]:
+    """Prints a line if the block takes more than so many seconds."""
+    timer = threading.Timer(after, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def show_notices(notices: Iterable[Notice], strict: bool) -> None:

@@ -37,6 +37,7 @@ from lynx_parallel.cli.options import (
     Ulysses,
     Verify,
     cluster_spec,
+    said_if_slow,
     show_notices,
 )
 from lynx_parallel.cli.repeat import request_of
@@ -74,7 +75,8 @@ def render(
         attention=attention, tiled_decode=tiled_decode, device=device, address=address, stop_after=stop_after,
         max_failures=max_failures, hung_after=hung_after, save_every=save_every,
     )  # fmt: skip
-    loaded = load(manifest, set_, only, verify)
+    with said_if_slow(say, f"reading {manifest} and the weights"):
+        loaded = load(manifest, set_, only, verify)
     campaign = loaded.campaign
     show_notices(campaign.notices, strict)
     request = request_of(context, ["lynx-render", *sys.argv[1:]])

@@ -21,7 +21,7 @@ from lynx_parallel.errors import ClusterError, LynxError, RenderError, SubjectEr
 from lynx_parallel.gang.answers import answer, first_failure_wins
 from lynx_parallel.gang.environment import rank_environment, threads_here
 from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
-from lynx_parallel.gang.placement import Terms, UnfitRank, bundle_of, place
+from lynx_parallel.gang.placement import CHECKING, LOADING, STARTING, WAITING, Terms, UnfitRank, bundle_of, place
 from lynx_parallel.gang.policy import hung_after
 from lynx_parallel.gang.rank import Rank
 from lynx_parallel.ledger import Output
@@ -74,7 +74,9 @@ class Gang:
             RenderError: a rank died or hung.
             LynxError: what a rank raised while loading.
         """
+        terms.tell(WAITING)
         bundle, (group, sharing) = bundle_of(terms.device), await place(size, terms)
+        terms.tell(STARTING)
         gang = cls([], group, terms.hung_after)
         try:
             actor = ray.remote(
@@ -93,8 +95,10 @@ class Gang:
                 )
                 gang.ranks.append(rank.remote(terms.device, sharing[index], load))
             await gang._meet(START_S * terms.hung_after)
+            terms.tell(CHECKING)
             await gang._check_files(output, needed)
             await gang._check_ranks(output)
+            terms.tell(LOADING)
             encoded = [gang.ranks[0].encode_prompts.remote(prompts)] if prompts else []
             await gang._done([rank.load.remote() for rank in gang.ranks], first=encoded)
         except BaseException:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ CPUS_OF_A_CPU_RANK = 0.25
 """Ranks on the CPU share it; Ray only has to place them."""
 ONE_MACHINE_WITHIN_S = 20.0
 """Seconds that a gang waits for room on one machine before it may span several."""
+WAITING, STARTING, CHECKING, LOADING = "waiting for room", "starting ranks", "checking the ranks", "loading the weights"
+"""What a starting gang does."""
 _NODE_LABEL = "ray.io/node-id"
 
 
@@ -71,6 +73,7 @@ class Terms:
         gangs: that share a machine's cores.
         hung_after: seconds without an answer after which a rank hangs, and the least limit of a step.
         room_within: seconds that ranks may wait for their places.
+        tell: takes what a starting gang does: ``WAITING``, ``STARTING``, ``CHECKING``, ``LOADING``.
     """
 
     device: str
@@ -80,6 +83,7 @@ class Terms:
     gangs: int = 1
     hung_after: float = HUNG_AFTER_S
     room_within: float = 120.0
+    tell: Callable[[str], None] = field(default=lambda doing: None, compare=False)
 
     @property
     def usable(self) -> tuple[Machine, ...]:

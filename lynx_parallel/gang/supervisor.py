@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lynx_parallel.artifacts import disk_is_full, shown
@@ -16,7 +17,7 @@ from lynx_parallel.gang.faults import DRIVER, SHARED_KINDS, machine_of, signatur
 from lynx_parallel.gang.gang import Gang
 from lynx_parallel.gang.machines import HoldGpu, Machines
 from lynx_parallel.gang.messages import Load, Rendered
-from lynx_parallel.gang.placement import NoRoom, Terms, UnfitRank, hold_gpu
+from lynx_parallel.gang.placement import LOADING, STARTING, NoRoom, Terms, UnfitRank, hold_gpu
 from lynx_parallel.gang.policy import BACKOFF_S, Footprint, GiveUp, Kind, Retry, decide
 from lynx_parallel.gang.remedies import remedy_for
 from lynx_parallel.gang.shape import Shape, span
@@ -72,6 +73,7 @@ class Supervisor:
         prompts = run.output.prompts(prompt_salt(run.digests, run.campaign.pipeline.model.dtype, terms.device))
         self._texts = SharedTexts(prompts, self._shots if self._denoise else ())
         self._began = False
+        self._loading = False
         self._over = ""
         self._quarantined: dict[str, str] = {}
         self._warned: set[str] = set()
@@ -208,10 +210,11 @@ class Supervisor:
             return None
         slot.ranks, slot.footprint = self._shape.size, self._shape.footprint
         try:
-            terms = replace(self._machines.terms, gangs=self._shape.gangs)
+            terms = replace(self._machines.terms, gangs=self._shape.gangs, tell=partial(self._doing, slot))
             if work.not_at and terms.device == "cpu" and not any(other.gang for other in self._slots):
                 terms = replace(terms, excluded=terms.excluded | {work.not_at})  # else it would go there again
-            with told_every(PROGRESS_EVERY_S, self._still_starting), self._texts.claimed() as prompts:
+            slot.doing = STARTING
+            with told_every(PROGRESS_EVERY_S, partial(self._still_starting, slot)), self._texts.claimed() as prompts:
                 slot.gang = await self._start_gang(
                     self._shape.size, self._load(), prompts, terms, self.run.output, self._needed()
                 )
@@ -229,8 +232,15 @@ class Supervisor:
         self._warned.update(warnings)
         return None
 
-    async def _still_starting(self, seconds: float) -> None:
-        self.run.say(f"still starting ranks, or waiting for room for them, after {seconds:.0f} s")
+    def _doing(self, slot: Slot, what: str) -> None:
+        """Records what a starting gang does. The first to load says so, since that may take minutes."""
+        slot.doing = what
+        if what == LOADING and not self._loading:
+            self._loading = True
+            self.run.say(what)
+
+    async def _still_starting(self, slot: Slot, seconds: float) -> None:
+        self.run.say(f"still {slot.doing} after {seconds:.0f} s")
 
     async def _start_again(self, slot: Slot, error: LynxError) -> float | None:
         """Seconds after which a gang that could not be started is tried again; None where the slot is given up.

@@ -51,6 +51,7 @@ class Slot:
         failure: signature of its last failure; empty since it last made a shot.
         shun: a subject whose shots must not come next, because the subject itself may be at fault.
         closed: whether it makes no more shots.
+        doing: what its gang does while it starts, see ``placement``.
     """
 
     gang: Gang | None = None
@@ -62,6 +63,7 @@ class Slot:
     failure: str = ""
     shun: str = ""
     closed: bool = False
+    doing: str = ""
 
     @property
     def places(self) -> frozenset[str]:
