@@ -223,7 +223,7 @@ def test_no_such_manifest(folder: Path, arguments: list[str], expected: str) -> 
         (["render"], "Error: Missing argument"),
         (["plan"], "Error: Missing argument"),
         (["m.yaml", "--sampling", "7"], "Error: No such option"),
-        (["plan", "m.yaml", "--verfy"], "Error: No such option: --verfy (Possible options: --verify)"),
+        (["plan", "m.yaml", "--verfy"], "Error: No such option: --verfy (Possible options: --save-every, --verify)"),
         (["m.yaml", "--shard"], "Error: No such option: --shard (Possible options: --shard-weights)"),
         (["m.yaml", "--cfg=5"], "Error: No such option: --cfg; settings are given as --set sampling.guidance_scale=5"),
         (["--steps", "4", "m.yaml"], "Error: No such option: --steps; settings are given as --set sampling.num_infer"),
