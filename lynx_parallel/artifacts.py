@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,11 +69,12 @@ def part_path(path: Path, attempt: int = 1) -> Path:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write; on leaving, it is flushed to disk and becomes ``path`` at once.
 
-    On an exception the temporary is removed and ``path`` stays as it was.
+    On an exception the temporary is removed and ``path`` stays as it was. An OSError that names no file gets ``path``.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        yield part
+        with naming(path):
+            yield part
         publish(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -89,16 +92,89 @@ def disk_is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds ``path`` to each OSError of the block that names no file, as those of ``write`` and ``fsync`` do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def publish(part: Path, path: Path) -> None:
-    """Makes a finished temporary the file ``path``, surviving a power cut from here on."""
+    """Makes a finished temporary the file ``path``, surviving a power cut from here on.
+
+    Args:
+        part: in the folder of ``path``, and so on its file system.
+
+    Raises:
+        OSError: always with the name of a file.
+    """
     _fsync(part)
     os.replace(part, path)
-    _fsync(path.parent)
+    _fsync_folder(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Moves a file, to another file system if necessary, and replaces ``target``. ``target``'s folder must exist.
+
+    Between file systems, the file is copied to a temporary beside ``target``, which gets the name ``target`` once it
+    is on the disk. The source is removed last. A crash at any moment leaves one whole file under one of the two names.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    if source.is_symlink() or not source.is_file():
+        shutil.move(source, target)  # a link or a folder where a file belongs: never one of ours
+        return
+    with atomic_write(target) as part:
+        shutil.copy2(source, part)
+    source.unlink()
+    _fsync_folder(source.parent)
+
+
+def try_publishing(folder: Path, content: bytes = b"probe") -> None:
+    """Publishes a small file in a folder and deletes it: writes, flushes, renames, flushes the folder, reads, unlinks.
+
+    A later run removes what a killed process leaves, see ``Output.sweep``.
+
+    Raises:
+        OSError: a step failed, or the file reads back other bytes; names the file.
+    """
+    path = folder / f"probe-{uuid.uuid4().hex}"
+    try:
+        with atomic_write(path) as part:
+            part.write_bytes(content)
+        with naming(path):
+            if path.read_bytes() != content:
+                raise OSError(errno.EIO, "reads back other bytes than were written", str(path))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""Answers of file systems that cannot flush a folder: CIFS, vboxsf, many FUSE file systems."""
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Flushes a folder's entries, where its file system can."""
+    try:
+        _fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise

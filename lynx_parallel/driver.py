@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lynx_parallel
-from lynx_parallel.artifacts import disk_is_full, shown
+from lynx_parallel.artifacts import disk_is_full, shown, try_publishing
 from lynx_parallel.checks import check_work
 from lynx_parallel.crops import faces_folder, make_faces_folder
 from lynx_parallel.errors import ClusterError
@@ -109,6 +109,7 @@ class Driver:
 
         address = Address.chosen(self.cluster.address)
         self._lock.refuse()
+        self._check_output()
         self.summary.left = len(plan.of("render", "encode"))
         log = self.output.private / "logs" / "ray" / f"{now().replace(':', '')}.log"
         try:
@@ -198,6 +199,15 @@ class Driver:
         )  # fmt: skip
         for path in partials:
             path.unlink()
+
+    def _check_output(self) -> None:
+        """Does in the output folder what publishing does, before any work. A full disk is waited for later."""
+        self.output.private.mkdir(parents=True, exist_ok=True)
+        try:
+            try_publishing(self.output.private)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
 
     def _run(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:
         from lynx_parallel.gang.attempt import Run

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lynx_parallel.artifacts import atomic_write, digest, part_path, publish, sha256_file
+from lynx_parallel.artifacts import atomic_write, digest, move, naming, part_path, publish, sha256_file
 from lynx_parallel.lock import Lock as Lock
 
 SIDECAR_VERSION = 1
@@ -27,7 +27,7 @@ SUFFIXES = {"latents": ".latents.safetensors", "video": ".mp4", "sidecar": ".jso
 """In the order of publication."""
 MAX_SIDECAR_BYTES = 16 * 2**20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PART = re.compile(r"(.+)\.(mp4|latents\.safetensors|json)\.[0-9]+\.part")
+PART = re.compile(r"(.+)\.(mp4|latents\.safetensors|json)\.[0-9]+\.part")
 
 
 class Output:
@@ -96,7 +96,7 @@ class Output:
     def sidecars(self, *, but: Set[str] = frozenset()) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every (name, sidecar) below the folder, sorted by name; those of the names in ``but`` are not read."""
         suffix = SUFFIXES["sidecar"]
-        names = {file.removesuffix(suffix) for file in self.files() if file.endswith(suffix)}
+        names = {file.removesuffix(suffix) for file in self.files(but) if file.endswith(suffix)}
         for name in sorted(names - but):
             if (sidecar := self.sidecar(name)) is not None:
                 yield name, sidecar
@@ -107,8 +107,8 @@ class Output:
         Args:
             ours: shots the journal knows; only their temporaries go: a user's own ``.part`` (a download, say) stays.
         """
-        parts = [path for path, name in self.parts() if name in ours]
-        for folder in ("superseded", "partial", "faces", "prompts"):
+        parts = [path for path, name in self.parts(ours) if name in ours]
+        for folder in ("superseded", "partial", "faces", "prompts", "latents"):
             parts += (self.private / folder).rglob("*.part")
         parts += self.private.glob("probe-*")
         for path in parts:
@@ -126,21 +126,58 @@ class Output:
         finally:
             path.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def probe_shot(self, name: str, *, stale: bool) -> Iterator[Path]:
+        """Publishes a small file where a shot's files belong, for the time of the block.
+
+        Args:
+            stale: whether old files are to be moved aside; this is tried as well.
+
+        Raises:
+            OSError: publishing or moving aside fails; names the file.
+        """
+        sidecar = self.path(name, "sidecar")
+        part, path = part_path(sidecar, os.getpid()), part_path(sidecar, 0)  # names that ``sweep`` knows
+        aside = self.private / "superseded" / f"probe-{uuid.uuid4().hex}.part"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with naming(part):
+                part.write_bytes(b"probe")
+            publish(part, path)
+            yield path
+            if stale:
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                move(path, aside)
+                aside.unlink()
+        finally:
+            for left in (part, path):
+                left.unlink(missing_ok=True)
+
     def _at(self, name: str, kind: str) -> str:
         """As ``path``; what is asked of every shot of a campaign does without Path's own work."""
         return os.path.join(self._root, name + SUFFIXES[kind])
 
-    def parts(self) -> Iterator[tuple[Path, str]]:
-        """Yields each half-written file of a shot, and the shot's name. Other files may be named alike."""
-        for file in self.files():
-            if match := _PART.fullmatch(file):
+    def parts(self, names: Set[str] = frozenset()) -> Iterator[tuple[Path, str]]:
+        """Yields each half-written file of a shot, and the shot's name. Other files may be named alike.
+
+        Args:
+            names: as in ``files``.
+        """
+        for file in self.files(names):
+            if match := PART.fullmatch(file):
                 yield self.folder / file, match[1]
 
-    def files(self) -> Iterator[str]:
-        """Every file below the folder, relative to it; ``.lynx`` folders are passed over."""
-        for folder, folders, files in os.walk(self.folder):
-            folders[:] = [name for name in folders if name != ".lynx"]
-            below = os.path.relpath(folder, self.folder)
+    def files(self, names: Set[str] = frozenset()) -> Iterator[str]:
+        """Every file below the folder, relative to it; ``.lynx`` folders are passed over.
+
+        Args:
+            names: of shots. A link to a folder is followed only if one of these shots lies in it: any other link may
+                lead to a large tree that is not ours.
+        """
+        linked = {self._at(name, "sidecar").rpartition("/")[0] for name in names}
+        for folder, folders, files in os.walk(self._root, followlinks=True):
+            folders[:] = [name for name in folders if name != ".lynx" and _is_ours(f"{folder}/{name}", linked)]
+            below = os.path.relpath(folder, self._root)
             yield from (name if below == "." else f"{below}/{name}" for name in files)
 
     def supersede(self, name: str, kinds: tuple[str, ...]) -> None:
@@ -165,7 +202,7 @@ class Output:
                 with atomic_write(target) as part:
                     part.write_bytes(sources[kind].read_bytes())
             else:
-                os.replace(sources[kind], target)
+                move(sources[kind], target)
 
     def commit(self, name: str, kinds: tuple[str, ...], sidecar: dict[str, Any], attempt: int = 1) -> None:
         """Publishes the ``.part`` files of an attempt that is finished, and then its sidecar.
@@ -263,6 +300,11 @@ class History:
                     if record["event"] == "done":
                         history.done.add(str(record["video"]))
         return history
+
+
+def _is_ours(folder: str, linked: Set[str]) -> bool:
+    """Returns whether a folder is to be entered: it is no link, or a folder of ``linked`` or one above."""
+    return not os.path.islink(folder) or any(one == folder or one.startswith(f"{folder}/") for one in linked)
 
 
 def now() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.usage import completed, meant
-from lynx_parallel.errors import ClusterError, LynxError
+from lynx_parallel.errors import ClusterError, LynxError, in_words
 from lynx_parallel.process import check_working_folder, ensure_home
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -50,10 +50,6 @@ def _options(
 ) -> None: ...
 
 
-def _names_file(error: Exception) -> TypeGuard[OSError]:
-    return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
-
-
 def _options_of(command: str) -> set[str]:
     """Returns the options of a command: ``--set``, for example."""
     group = typer.main.get_group(app)
@@ -83,5 +79,5 @@ def run(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         else:
-            print(f"{error.filename}: {error.strerror}" if _names_file(error) else error, file=sys.stderr)
+            print(in_words(error), file=sys.stderr)
         return error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code

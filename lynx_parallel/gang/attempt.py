@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_parallel.artifacts import machine_at_fault, part_path
+from lynx_parallel.artifacts import disk_is_full, machine_at_fault, part_path
 from lynx_parallel.crops import Crops
 from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
 from lynx_parallel.gang.messages import Rendered
@@ -82,6 +82,7 @@ class Attempt:
         run, item, name = self.run, self.item, self.item.shot.name
         began = time.monotonic()
         run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
+        await self._check_folder(gang)
         kinds = ("video", "latents") if item.action == "render" and run.campaign.save_latents else ("video",)
         parts = {kind: part_path(run.output.path(name, kind), self.number) for kind in kinds}
         try:
@@ -95,6 +96,20 @@ class Attempt:
                 part.unlink(missing_ok=True)
             raise
         return made, time.monotonic() - began
+
+    async def _check_folder(self, gang: Gang) -> None:
+        """Tries to publish where the shot's files belong: a subject's folder may be a link or a mount of its own.
+
+        A full disk is waited for once the shot is made.
+        """
+        output = self.run.output
+        try:
+            with output.probe_shot(self.item.shot.name, stale=self.item.stale) as probe:
+                if probe.stat().st_dev != output.private.stat().st_dev:  # the rank's self-check was of ``.lynx``
+                    await gang.check_seen(probe)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
 
     def _check_subject(self) -> None:
         """A partial state is forgotten with a subject that changed: it may be of either picture."""

@@ -136,13 +136,26 @@ class Gang:
         except OSError as error:
             if disk_is_full(error):
                 return  # it was seen before, or will be found out at the first shot
-            raise ClusterError(f"{output.private}: {error.strerror or error}") from None
+            raise ClusterError(f"{error.filename or output.private}: {error.strerror or error}") from None
         for hello, missing in zip(self.hellos, found, strict=True):
             if missing:
                 detail = f"does not see {missing[0]}"
                 raise UnfitRank(
                     hello, Check("output", False, 0.0, detail, "All machines must see it, at the same path.")
                 )
+
+    async def check_seen(self, probe: Path) -> None:
+        """Checks that rank 0 sees a file that the driver has just made, and can write beside it.
+
+        Raises:
+            RenderError: it does not.
+        """
+        [missing] = await self._done([self.ranks[0].misses.remote(probe, [])])
+        if missing:
+            raise RenderError(
+                f"{probe.parent}: {self.hellos[0].host} does not see this folder, or cannot write to it. "
+                "All machines must see it, at the same path."
+            )
 
     async def _check_ranks(self, output: Output) -> None:
         within = CHECK_S * self._hung_after

@@ -63,6 +63,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     (r"Read-only file system|Permission denied", "Make the folder writable for this user, or choose another one."),
     (r"No space left|quota exceeded|File too large", "Free some space, or choose another folder."),
     (r"Not a directory|File exists|No such file", "Choose another folder."),
+    (r"reads back other bytes", "Check the disk or the share."),
     (r"Input/output error|Stale file handle", "The disk or the network share fails. Look at the kernel's log (dmesg)."),
     (r"[Tt]imed out|[Tt]imeout", "Another rank did not answer. Look at its checks and logs first."),
 )

@@ -9,7 +9,6 @@ import os
 import socket
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lynx_parallel.artifacts import try_publishing
 from lynx_parallel.errors import first_line
 from lynx_parallel.gang.messages import Check
 from lynx_parallel.gang.remedies import remedy_for
@@ -213,18 +213,8 @@ def _difference(what: str, found: torch.Tensor, expected: torch.Tensor, toleranc
 
 def _write(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"probe-{uuid.uuid4().hex}"  # a later run removes such a file if this process is killed
-    content = os.urandom(FILE_BYTES)
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.read_bytes() != content:
-            raise _Wrong(f"{folder}: a file reads back other bytes than were written", "Check the disk or the share.")
-    finally:
-        path.unlink(missing_ok=True)
-    return f"{FILE_BYTES // 2**20} MiB written, read and deleted in {folder}"
+    try_publishing(folder, os.urandom(FILE_BYTES))
+    return f"{FILE_BYTES // 2**20} MiB written, renamed, read and deleted in {folder}"
 
 
 class _Communication:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from lynx_parallel.artifacts import disk_is_full, shown
-from lynx_parallel.errors import ClusterError, LynxError, RenderError, Stopped, SubjectError
+from lynx_parallel.errors import ClusterError, LynxError, RenderError, Stopped, SubjectError, in_words
 from lynx_parallel.gang.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
 from lynx_parallel.gang.faults import DRIVER, SHARED_KINDS, machine_of, signature, source_of
 from lynx_parallel.gang.gang import Gang
@@ -361,7 +361,7 @@ class Supervisor:
     async def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
         """Has the policy decide, and does what it says."""
         item, run, kind = work.item, self.run, _kind(error)
-        cause = reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        cause = reason = in_words(error)
         work.history.append(kind)
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
         if kind != "subject":
