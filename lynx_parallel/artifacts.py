@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -107,13 +108,13 @@ def publish(part: Path, path: Path) -> None:
     """Makes a finished temporary the file ``path``, surviving a power cut from here on.
 
     Args:
-        part: in the folder of ``path``, and so on its file system.
+        part: usually in the folder of ``path``; see ``move`` for one on another file system.
 
     Raises:
         OSError: always with the name of a file.
     """
     _fsync(part)
-    os.replace(part, path)
+    move(part, path)
     _fsync_folder(path.parent)
 
 
@@ -133,10 +134,26 @@ def move(source: Path, target: Path) -> None:
     if source.is_symlink() or not source.is_file():
         shutil.move(source, target)  # a link or a folder where a file belongs: never one of ours
         return
-    with atomic_write(target) as part:
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
         shutil.copy2(source, part)
+        _fsync(part)
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _fsync_folder(target.parent)
     source.unlink()
     _fsync_folder(source.parent)
+
+
+def set_aside(path: Path, folder: Path) -> Path:
+    """Moves a damaged file into a folder, under a name that is free there. Returns its new path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = itertools.chain([path.name], (f"{path.name}.{number}" for number in itertools.count(2)))
+    target = next(folder / name for name in names if not os.path.lexists(folder / name))
+    move(path, target)
+    return target
 
 
 def try_publishing(folder: Path, content: bytes = b"probe") -> None:

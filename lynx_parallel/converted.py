@@ -7,6 +7,7 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -16,8 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lynx_parallel.artifacts import atomic_write, cache_root, digest, sha256_file
-from lynx_parallel.errors import CheckpointError, ClusterError
+from lynx_parallel.artifacts import atomic_write, cache_root, digest, set_aside, sha256_file
+from lynx_parallel.errors import CheckpointError, ClusterError, in_words
 from lynx_parallel.weights import Remembered, WeightFiles
 
 FORMAT = 1
@@ -65,6 +66,31 @@ def convert(
     except OSError as error:
         raise ClusterError(f"{root}: cannot be written: {error.strerror or error}") from None
     return with_converted(weights, digests, dtype)
+
+
+def checked(weights: WeightFiles) -> tuple[WeightFiles, str]:
+    """Reads the converted copy whole, before it is used: a damaged copy may keep its size and mtime.
+
+    A damaged copy is moved aside, to ``damaged/`` beside it.
+
+    Returns:
+        The weights, without the copy if it is damaged. A line about it, or an empty one.
+    """
+    if weights.converted is None or not weights.converted.is_dir():
+        return weights, ""
+    root, reason = weights.converted.parent, ""
+    try:
+        files = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
+        if wrong := [name for name, sha256 in files.items() if sha256_file(root / name) != sha256]:
+            reason = f"{root / wrong[0]}: damaged"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = in_words(error) if isinstance(error, OSError) else f"{root / MANIFEST}: damaged"
+    if not reason:
+        return weights, ""
+    with contextlib.suppress(OSError):  # another rank may have done it
+        reason += f"; the copy was moved to {set_aside(root, root.parent / 'damaged')}"
+    rest = "The published files are read instead. To make a new copy, run lynx-render fetch PIPELINE --convert"
+    return replace(weights, converted=None), f"{reason}. {rest}"
 
 
 def _sources(digests: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from lynx_parallel.artifacts import disk_is_full, shown, try_publishing
 from lynx_parallel.checks import check_work
 from lynx_parallel.crops import faces_folder, make_faces_folder
 from lynx_parallel.errors import ClusterError
+from lynx_parallel.finished import all_waiting, waiting
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.lock import Lock
@@ -185,10 +186,12 @@ class Driver:
 
     def _unsettled(self, done: list[Item], told: History) -> tuple[list[Item], set[Path]]:
         """What a killed driver had no time for: shots the journal is not told of, partial states of no more use."""
-        partials = self.output.partials()
-        if partials:
-            partials &= {self.output.partial(item.identity.resume) for item in done}
-        return [item for item in done if item.identity.video not in told.done], partials
+        of_no_use = self.output.partials()
+        if of_no_use:
+            of_no_use &= {self.output.partial(item.identity.resume) for item in done}
+        if found := all_waiting(self.output):
+            of_no_use |= found & {waiting(self.output, item.shot.name) for item in done}
+        return [item for item in done if item.identity.video not in told.done], of_no_use
 
     def _settle(self, done: list[Item], told: History, journal: Journal) -> None:
         """Sidecars are the truth, the journal is told of them."""

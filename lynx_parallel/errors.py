@@ -55,6 +55,10 @@ class SubjectError(LynxError):
     """One subject cannot be used; its shots fail alone."""
 
 
+class DamagedError(LynxError):
+    """A file of ours holds other bytes than were written. What was to be made of it must wait for a new one."""
+
+
 class RenderError(LynxError):
     """One shot failed while rendering; others go on.
 

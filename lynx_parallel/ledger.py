@@ -93,11 +93,18 @@ class Output:
         """Whether anything lies where a shot's files belong."""
         return any(os.path.lexists(self._at(name, kind)) for kind in SUFFIXES)
 
-    def sidecars(self, *, but: Set[str] = frozenset()) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every (name, sidecar) below the folder, sorted by name; those of the names in ``but`` are not read."""
+    def sidecars(
+        self, *, but: Set[str] = frozenset(), names: Set[str] = frozenset()
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every (name, sidecar) below the folder, sorted by name.
+
+        Args:
+            but: names whose sidecars are not read.
+            names: further names that are known, as in ``files``.
+        """
         suffix = SUFFIXES["sidecar"]
-        names = {file.removesuffix(suffix) for file in self.files(but) if file.endswith(suffix)}
-        for name in sorted(names - but):
+        found = {file.removesuffix(suffix) for file in self.files(but | names) if file.endswith(suffix)}
+        for name in sorted(found - but):
             if (sidecar := self.sidecar(name)) is not None:
                 yield name, sidecar
 
@@ -204,16 +211,24 @@ class Output:
             else:
                 move(sources[kind], target)
 
-    def commit(self, name: str, kinds: tuple[str, ...], sidecar: dict[str, Any], attempt: int = 1) -> None:
+    def commit(
+        self,
+        name: str,
+        kinds: tuple[str, ...],
+        sidecar: dict[str, Any],
+        attempt: int = 1,
+        latents: Path | None = None,
+    ) -> None:
         """Publishes the ``.part`` files of an attempt that is finished, and then its sidecar.
 
         Args:
             kinds: outputs that were written anew; any the sidecar's ``outputs`` names besides stay.
+            latents: where the latents are, if not in the attempt's ``.part`` file.
         """
         for kind in ("latents", "video"):
             path = self.path(name, kind)
             if kind in kinds:
-                publish(part_path(path, attempt), path)
+                publish((latents if kind == "latents" else None) or part_path(path, attempt), path)
             if kind in sidecar["outputs"]:
                 sidecar["outputs"][kind]["mtime_ns"] = path.stat().st_mtime_ns
         text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"

@@ -5,14 +5,17 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.finished import find_latents
 from lynx_parallel.identity import Identities, Identity, as_known, as_seen, changed
-from lynx_parallel.ledger import Output
+from lynx_parallel.ledger import SUFFIXES, Output
 from lynx_parallel.spec.manifest import Campaign, Shot
 from lynx_parallel.words import counted
 
@@ -32,6 +35,7 @@ class Item:
             that only their digests could tell.
         reason: why, in words for the user; empty for a shot never made before.
         stale: old files with other or unknown settings exist, and are moved aside when the new ones are done.
+        latents: finished latents to encode that no sidecar speaks of; None for those of the shot's sidecar.
         warnings: for the sidecar: what the model will not see of the texts.
     """
 
@@ -40,6 +44,7 @@ class Item:
     action: Action
     reason: str = ""
     stale: bool = False
+    latents: Path | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -171,23 +176,35 @@ def _without_weights(campaign: Campaign, shot: Shot, identity: Identity, output:
 def _compared(campaign: Campaign, shot: Shot, identity: Identity, output: Output, verify: bool) -> Item:
     old = output.sidecar(shot.name)
     if old is None:
+        return _without_sidecar(shot, identity, output)
+    known = as_known(identity, old)
+    same_latents = old["digests"]["latents"] == known.latents
+    has_latents = same_latents and output.intact(shot.name, old, "latents", verify=verify)
+    reason = ""
+    if not same_latents:
+        reason = _changed(old["settings"], identity.settings)
+    elif old["digests"]["video"] != known.video:
+        reason = _changed(old["encoding"], identity.encoding)
+    # A damaged file may be one that somebody has worked on: it is moved aside as well.
+    elif campaign.save_latents and not has_latents:
+        reason = "latents missing or damaged" if "latents" in old["outputs"] else "changed: save_latents"
+    elif not output.intact(shot.name, old, "video", verify=verify):
+        reason = "video missing or damaged"
+    if not reason:
+        return Item(shot, known, "done")
+    latents = None if has_latents else find_latents(output, shot.name, identity, published=False)
+    again: Action = "encode" if has_latents or latents else "render"
+    return Item(shot, identity, again, reason, stale=True, latents=latents)
+
+
+def _without_sidecar(shot: Shot, identity: Identity, output: Output) -> Item:
+    latents = find_latents(output, shot.name, identity, published=True)
+    if latents is None:
         unknown = output.has_files(shot.name)
         return Item(shot, identity, "render", "files without a readable sidecar" if unknown else "", stale=unknown)
-    known = as_known(identity, old)
-    if old["digests"]["latents"] != known.latents:
-        return Item(shot, identity, "render", _changed(old["settings"], identity.settings), stale=True)
-
-    has_latents = output.intact(shot.name, old, "latents", verify=verify)
-    again: Action = "encode" if has_latents else "render"
-    if old["digests"]["video"] != known.video:
-        return Item(shot, identity, again, _changed(old["encoding"], identity.encoding), stale=True)
-    # A damaged file may be one that somebody has worked on: it is moved aside as well.
-    if campaign.save_latents and not has_latents:
-        reason = "latents missing or damaged" if "latents" in old["outputs"] else "changed: save_latents"
-        return Item(shot, identity, "render", reason, stale=True)
-    if not output.intact(shot.name, old, "video", verify=verify):
-        return Item(shot, identity, again, "video missing or damaged", stale=True)
-    return Item(shot, known, "done")
+    others = [kind for kind in SUFFIXES if output.path(shot.name, kind) != latents]
+    stale = any(os.path.lexists(output.path(shot.name, kind)) for kind in others)
+    return Item(shot, identity, "encode", "its latents are finished, its video is not", stale=stale, latents=latents)
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -18,6 +18,19 @@ _OF_THE_LATENTS = ("layout", "ranks", "attention", "sharded", "conditioning")
 """What an encoding of saved latents keeps from the sidecar of their render."""
 
 
+def made_by(layout: Layout, ranks: Sequence[Hello], *, sharded: bool) -> dict[str, Any]:
+    """Returns what a sidecar says of the ranks that made the latents. Arguments as in ``make_sidecar``."""
+    return {
+        "layout": {"guidance": layout.guidance, "ring": layout.ring, "ulysses": layout.ulysses},
+        "ranks": [
+            {"rank": rank, "pid": hello.pid, "host": hello.host, "device": hello.device}
+            for rank, hello in enumerate(ranks)
+        ],
+        "attention": ranks[0].attention,
+        "sharded": sharded,
+    }
+
+
 def make_sidecar(
     item: Item,
     model: ModelSpec,
@@ -39,7 +52,7 @@ def make_sidecar(
         ranks: that made it, rank 0 first.
         seconds: of the whole attempt.
         run: name of the run's record, see ``lynx_parallel.records``.
-        before: the sidecar of the render, where only its latents were encoded now.
+        before: the sidecar of the render, or what ``made_by`` says of it, if only its latents were encoded now.
     """
     shot, subject, consent = item.shot, item.shot.subject, item.shot.subject.consent
     sidecar = {
@@ -52,13 +65,7 @@ def make_sidecar(
         "model": model.model_dump(),
         "labels": subject.labels,
         "consent": consent and {"ref": consent.ref, "scope": consent.scope, "expires": str(consent.expires or "")},
-        "layout": {"guidance": layout.guidance, "ring": layout.ring, "ulysses": layout.ulysses},
-        "ranks": [
-            {"rank": rank, "pid": hello.pid, "host": hello.host, "device": hello.device}
-            for rank, hello in enumerate(ranks)
-        ],
-        "attention": ranks[0].attention,
-        "sharded": sharded,
+        **made_by(layout, ranks, sharded=sharded),
         "attempt": attempt,
         "seconds": {**made.seconds, "total": round(seconds, 3)},
         "exactness": made.exactness | ({} if model.vae_dtype == "float32" else {"vae": model.vae_dtype}),

@@ -16,15 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from lynx_parallel.artifacts import sha256_file
 from lynx_parallel.cli.load import load
-from lynx_parallel.converted import convert, with_converted
+from lynx_parallel.converted import checked, convert, with_converted
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.errors import CheckpointError, ClusterError
+from lynx_parallel.gang.messages import Load
+from lynx_parallel.gang.rank import Rank
 from lynx_parallel.model import convert as converting
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.tensor_files import INDEX, stored_as
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.weights import WeightFiles, weight_digests
 from tests import small
+from tests.test_damaged import flip
 
 FACES = Path(__file__).resolve().parents[1] / "manifests" / "faces"
 FILE = "diffusion_pytorch_model.safetensors"
@@ -215,3 +218,44 @@ def test_a_place_that_cannot_be_written(
     with pytest.raises(SystemExit, match=str(ClusterError.exit_code)):
         converting.main([str(converted.weights.base / "transformer"), str(target), "bfloat16"])
     assert capsys.readouterr().err == f"{target}: cannot be written: [Errno 20] Not a directory: '{target}'\n"
+
+
+def test_a_bit_that_changed_at_rest(converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Size and mtime are as they were: the ranks read the copy whole before they use it."""
+    original = converted.copy.parent
+    monkeypatch.setenv("LYNX_CACHE", str(tmp_path / "cache"))
+    root = Path(shutil.copytree(original, tmp_path / "cache" / "converted" / original.name))
+    with_copy = with_converted(converted.weights, converted.digests, "bfloat16")
+    assert with_copy.converted == root / "transformer"
+    assert checked(with_copy) == (with_copy, "")
+    file = root / "transformer" / "part-1.safetensors"
+    flip(file, 8 * file.stat().st_size - 3)
+    assert with_converted(converted.weights, converted.digests, "bfloat16") == with_copy  # its size and mtime are known
+    weights, line = checked(with_copy)
+    aside = root.parent / "damaged" / root.name
+    assert weights == converted.weights
+    assert line.startswith(f"{file}: damaged; the copy was moved to {aside}. The published files are read instead.")
+    assert "\n" not in line
+    assert (aside / "transformer" / "part-1.safetensors").exists()
+    assert with_converted(converted.weights, converted.digests, "bfloat16").converted is None
+    assert checked(with_copy) == (with_copy, "")  # another rank: there is nothing to read, so it reads the base
+    assert checked(weights) == (weights, "")
+    converted.fetch()
+    assert with_converted(converted.weights, converted.digests, "bfloat16") == with_copy
+    (root / "converted.json").write_text("{")
+    assert checked(with_copy)[0] == weights
+
+
+def test_a_rank_does_not_use_a_damaged_copy(
+    converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(converted.copy.parent, tmp_path / "copy")
+    file = tmp_path / "copy" / "transformer" / "part-0.safetensors"
+    flip(file, 8 * file.stat().st_size - 3)
+    weights = replace(converted.weights, converted=tmp_path / "copy" / "transformer")
+    built: list[WeightFiles] = []
+    monkeypatch.setattr(Rank, "_build", lambda rank, group: built.append(rank.what.weights))
+    rank = Rank("cpu", 1, Load(weights, "bfloat16", denoise=True))
+    rank.load()
+    assert built == [converted.weights]
+    assert [line for line in rank._unsaid if "part-0.safetensors: damaged" in line]

@@ -17,6 +17,7 @@ import pytest
 
 import lynx_parallel.artifacts
 from lynx_parallel.artifacts import atomic_write, move, part_path, publish, try_publishing
+from lynx_parallel.driver import Driver
 from lynx_parallel.ledger import Journal, Output
 from lynx_parallel.plan import make_plan
 from lynx_parallel.spec.manifest import Campaign
@@ -108,7 +109,7 @@ def test_a_crash_between_two_file_systems(
         if moment == "half copied":
             patch.setattr(lynx_parallel.artifacts.shutil, "copy2", half)
         elif moment == "before the rename":
-            patch.setattr(lynx_parallel.artifacts, "publish", crash)
+            patch.setattr(lynx_parallel.artifacts, "_fsync", crash)
         else:
             patch.setattr(Path, "unlink", lambda path, **k: crash() if path == source else real(path, **k))
         with pytest.raises(Crash):
@@ -227,23 +228,21 @@ def _write_atomically(folder: Path) -> Path:
     return folder / "a"
 
 
-def _snapshot(folder: Path) -> Path:
-    """Onto a full device."""
-    target = folder / ".lynx" / "manifests" / "stamp.yaml"
-    link(target, Path("/dev/full"))
-    (folder / "m.yaml").write_text("version: 1")
-    Output(folder).snapshot(folder / "m.yaml", "stamp")
-    return target
+def _fill(folder: Path) -> Path:
+    """Writes onto a full device."""
+    with atomic_write(folder / "a") as part:
+        part.symlink_to("/dev/full")
+        part.write_text("x")
+    return folder / "a"
 
 
-@pytest.mark.parametrize("act", [_publish, _write_atomically, _snapshot])
+@pytest.mark.parametrize("act", [_publish, _write_atomically, _fill])
 def test_every_error_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
     """Python names no file for what fails on an open one. A file that cannot be flushed is an error anywhere."""
     monkeypatch.setattr(os, "fsync", _refuse)
     with pytest.raises(OSError, match=r"Invalid argument|No space left") as caught:
         act(tmp_path)
-    named = {"_publish": "a.part", "_write_atomically": "a", "_snapshot": "stamp.yaml"}[act.__name__]
-    assert Path(caught.value.filename).name == named
+    assert Path(caught.value.filename) == tmp_path / ("a.part" if act is _publish else "a")
 
 
 def test_a_file_that_reads_back_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,3 +264,22 @@ def test_parts_of_a_probe_are_swept(campaign: Campaign) -> None:
         path.write_text("probe")
     output.sweep({ADA})
     assert not [path for path in left if path.exists()]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+def test_the_driver_tries_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A full disk is no reason to end: finished shots wait for room."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    driver = Driver.__new__(Driver)
+    driver.output = Output(tmp_path)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        driver._check_output()
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            driver._check_output()
+        assert Path(caught.value.filename).parent == driver.output.private
+    assert list(driver.output.private.iterdir()) == []

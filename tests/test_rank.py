@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from lynx_parallel.parallel.memory import Task
 from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import REFERENCE_PROMPT, Video
-from lynx_parallel.stages.encode import probe
+from lynx_parallel.stages.encode import encode_video, probe
 from lynx_parallel.stages.partial import load_partial
 from lynx_parallel.weights import find_face_models, find_weights
 from tests.distributed.test_render import FACES
@@ -277,6 +278,34 @@ def test_a_broken_gpu_is_told_by_the_check_and_not_by_hello(
     assert not check.ok
     assert check.detail.startswith("CUDA error: no kernel image")
     assert check.remedy.startswith("This torch build has no code for this GPU.")
+
+
+@pytest.mark.parametrize(
+    ("video", "formats"),
+    [
+        (Video(codec="h265", crf=31), ((832, 480, 16.0),)),
+        (Video(codec="h264", lossless=True), ((64, 48, 8.0), (480, 832, 24.0))),
+    ],
+)
+def test_the_encoder_is_checked_with_the_runs_own_settings(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: Video, formats: tuple[tuple[int, int, float]]
+) -> None:
+    """An encoder may lack one codec, or refuse one size. Only the output folder need be writable."""
+    asked: list[tuple[object, ...]] = []
+
+    def encode(frames: np.ndarray, path: Path, *, lossless: bool, crf: int, **options: Any) -> None:
+        encode_video(frames, path, lossless=lossless, crf=crf, **options)
+        found = probe(path)
+        asked.append((found.width, found.height, found.fps, found.codec, found.frames, crf, lossless, path.parent))
+
+    monkeypatch.setattr("lynx_parallel.gang.selfcheck.encode_video", encode)
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
+    checks = Rank("cpu", 1, replace(load, video=video, formats=formats)).check(tmp_path)
+    assert [check.ok for check in checks if check.name == "ffmpeg"] == [True] * len(formats)
+    folder = tmp_path / ".lynx"
+    own = (video.codec, 3, video.crf, video.lossless, folder)
+    assert asked == [(width, height, fps, *own) for width, height, fps in formats]
+    assert list(folder.iterdir()) == []
 
 
 def test_an_ffmpeg_that_cannot_encode_shows_before_a_shot_is_made(

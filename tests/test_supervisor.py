@@ -205,6 +205,7 @@ class FakeGang:
         parts: dict[str, Path],
         logs: Path,
         resuming: Callable[[int], None],
+        settings: Any,
     ) -> Rendered:
         world = self.world
         if steps_done := world.partial.get(shot.name):

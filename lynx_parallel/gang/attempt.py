@@ -9,11 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lynx_parallel.artifacts import disk_is_full, machine_at_fault, part_path
+from lynx_parallel.artifacts import disk_is_full, machine_at_fault, part_path, publish, set_aside
 from lynx_parallel.crops import Crops
 from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
+from lynx_parallel.finished import find_latents, forget_waiting, read_record, waiting, write_record
 from lynx_parallel.gang.messages import Rendered
 from lynx_parallel.gang.policy import Footprint
 from lynx_parallel.identity import crops_source, identify, subject_key
@@ -21,7 +22,7 @@ from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import Journal, Output
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.plan import Item
-from lynx_parallel.sidecar import make_sidecar
+from lynx_parallel.sidecar import made_by, make_sidecar
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.summary import Summary
@@ -76,24 +77,28 @@ class Attempt:
 
         Raises:
             SubjectError: its picture or embedding is another than the plan's, before or after.
-            LynxError: as of ``Gang.render``; nothing is published then, and nothing half-written left.
+            DamagedError: the latents to encode are damaged.
+            LynxError: as of ``Gang.render``. Nothing is published then but finished latents, and nothing half-written
+                is left.
             OSError: the files could not be published.
         """
         run, item, name = self.run, self.item, self.item.shot.name
         began = time.monotonic()
         run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
         await self._check_folder(gang)
-        kinds = ("video", "latents") if item.action == "render" and run.campaign.save_latents else ("video",)
-        parts = {kind: part_path(run.output.path(name, kind), self.number) for kind in kinds}
+        parts = {"video": part_path(run.output.path(name, "video"), self.number)}
+        if item.action == "render":
+            parts["latents"] = waiting(run.output, name)
         try:
             self._check_subject()
             with told_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
                 made = await self._files(gang, layout, footprint, parts)
             self._check_subject()
-            self._publish(gang, footprint, made, kinds, time.monotonic() - began)
+            self._publish(gang, footprint, made, time.monotonic() - began)
         except BaseException:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+            parts["video"].unlink(missing_ok=True)
+            if item.action == "render":
+                self._keep_latents()
             raise
         return made, time.monotonic() - began
 
@@ -112,7 +117,7 @@ class Attempt:
                 raise
 
     def _check_subject(self) -> None:
-        """A partial state is forgotten with a subject that changed: it may be of either picture."""
+        """What was made of a subject that changed is forgotten: it may be of either picture."""
         run, item = self.run, self.item
         try:
             same = identify(run.campaign, item.shot, run.digests) == item.identity
@@ -120,12 +125,34 @@ class Attempt:
             raise (RenderError if machine_at_fault(error) else SubjectError)(str(error)) from None
         if not same:
             run.output.partial(item.identity.resume).unlink(missing_ok=True)
+            forget_waiting(run.output, item.shot.name)
             raise SubjectError("its picture or embedding changed after the run began; run again")
+
+    def _keep_latents(self) -> None:
+        """Publishes latents that are finished though the video is not. Where old files lie, they wait under ``.lynx``.
+
+        Without ``save_latents``, they wait as well. An encoding will check their content.
+        """
+        output, name = self.run.output, self.item.shot.name
+        with contextlib.suppress(LynxError, OSError):
+            if find_latents(output, name, self.item.identity, published=False) is None:
+                forget_waiting(output, name)  # what a killed rank has left
+                return
+            self._check_subject()
+            if self.run.campaign.save_latents and not output.has_files(name):
+                publish(waiting(output, name), output.path(name, "latents"))
+
+    def set_latents_aside(self) -> Path:
+        """Moves the damaged latents of this encoding to ``.lynx/damaged/``. Returns their new path."""
+        output, name = self.run.output, self.item.shot.name
+        path = self.item.latents or output.path(name, "latents")
+        return set_aside(path, (output.private / "damaged" / name).parent)
 
     async def _files(self, gang: Gang, layout: Layout, footprint: Footprint, parts: dict[str, Path]) -> Rendered:
         run, item, video = self.run, self.item, self.run.campaign.pipeline.video
         if item.action == "encode":
-            return await gang.encode(item.shot, video, run.output.path(item.shot.name, "latents"), parts, self.logs)
+            latents = item.latents or run.output.path(item.shot.name, "latents")
+            return await gang.encode(item.shot, video, latents, parts, self.logs, self._sha256())
         if layout != gang.layout:
             again = " and reading their shares of the weights" if footprint.shard else ""
             began = time.monotonic()
@@ -139,27 +166,39 @@ class Attempt:
             run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.digests),
             run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
         )  # fmt: skip
+        write_record(run.output, item.shot.name, made_by(**self._ranks(gang, footprint)))
+        digest, settings = item.identity.resume, item.identity.settings
         return await gang.render(
-            item.shot, key, crops, item.identity.resume, run.output, video, parts, self.logs, self._say_resuming
+            item.shot, key, crops, digest, run.output, video, parts, self.logs, self._say_resuming, settings
         )
 
-    def _publish(
-        self, gang: Gang, footprint: Footprint, made: Rendered, kinds: tuple[str, ...], seconds: float
-    ) -> None:
-        item, output, name = self.item, self.run.output, self.item.shot.name
-        outputs = {kind: {"file": output.path(name, kind).name, **made.outputs[kind]} for kind in kinds}
-        before = output.sidecar(name) if item.action == "encode" else None
-        if before:
-            outputs["latents"] = before["outputs"]["latents"]
-        if item.stale:
-            output.supersede(name, ("video", "sidecar", *(("latents",) if item.action == "render" else ())))
+    def _sha256(self) -> str | None:
+        """Returns the sha256 of the latents to encode by their sidecar, or None if there is none."""
+        sidecar = None if self.item.latents else self.run.output.sidecar(self.item.shot.name)
+        return sidecar["outputs"].get("latents", {}).get("sha256") if sidecar else None
+
+    def _ranks(self, gang: Gang, footprint: Footprint) -> dict[str, Any]:
+        """Returns who makes the shot, as arguments of ``made_by``."""
         layout = gang.layout or Layout()
+        sharded = footprint.shard and layout.sequence > 1
+        return {"layout": layout, "ranks": gang.hellos[: layout.size], "sharded": sharded}
+
+    def _publish(self, gang: Gang, footprint: Footprint, made: Rendered, seconds: float) -> None:
+        item, output, name = self.item, self.run.output, self.item.shot.name
+        in_place = item.action == "encode" and item.latents in (None, output.path(name, "latents"))
+        kinds = ("video",) if in_place or not self.run.campaign.save_latents else ("video", "latents")
+        before = None
+        if item.action == "encode":
+            before = read_record(output, name) if item.latents else output.sidecar(name)
+        named = ("video", "latents") if in_place else kinds
+        outputs = {kind: {"file": output.path(name, kind).name, **made.outputs[kind]} for kind in named}
+        if item.stale:
+            output.supersede(name, ("video", "sidecar", *(() if in_place else ("latents",))))
         sidecar = make_sidecar(
-            item, self.run.campaign.pipeline.model, made, outputs, layout=layout, ranks=gang.hellos[: layout.size],
-            sharded=footprint.shard and layout.sequence > 1, attempt=self.number, seconds=seconds, before=before,
-            run=self.run.name,
+            item, self.run.campaign.pipeline.model, made, outputs, **self._ranks(gang, footprint), attempt=self.number,
+            seconds=seconds, before=before, run=self.run.name,
         )  # fmt: skip
-        output.commit(name, kinds, sidecar, self.number)
+        output.commit(name, kinds, sidecar, self.number, latents=waiting(output, name))
 
     async def _tell_progress(self, gang: Gang) -> None:
         with contextlib.suppress(LynxError):

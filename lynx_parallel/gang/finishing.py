@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
-from lynx_parallel.artifacts import sha256_file
+from lynx_parallel.artifacts import atomic_write, sha256_file
+from lynx_parallel.errors import DamagedError, RenderError
 from lynx_parallel.gang.messages import Load, Rendered
 from lynx_parallel.gang.writing import when_room
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS
 from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.parallel.vae import can_split, split_decoder
+from lynx_parallel.sealed import SEAL, metadata_of, seal
 from lynx_parallel.spec.manifest import Shot
 from lynx_parallel.spec.pipeline import Video
 from lynx_parallel.stages.encode import encode_video
@@ -66,12 +70,34 @@ class Finisher:
             self._split = split_decoder(self.vae)
         return self._frames(self._split, latents), {"decode": f"rows over {layout.size} ranks"}
 
-    def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path]) -> Rendered:
-        """Makes the video again from saved latents."""
+    def encode(
+        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], sha256: str | None = None
+    ) -> Rendered:
+        """Makes the video again from saved latents.
+
+        Args:
+            sha256: of the latents' file by its sidecar; None for latents that no sidecar speaks of. Those are checked
+                by the checksum in their header.
+
+        Returns:
+            What was made, and ``latents`` as they were read.
+
+        Raises:
+            DamagedError: the file holds other bytes than were written.
+            RenderError: the file cannot be read.
+        """
+        try:
+            data = latents.read_bytes()
+        except OSError as error:
+            raise RenderError(f"{latents}: {error.strerror}") from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256 if sha256 else SEAL not in (metadata_of(data) or {}):
+            raise DamagedError(f"{latents}: the latents are damaged: their checksum differs")
         if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
-        saved = load_file(latents)["latents"]
-        return self.write(self._frames(self.vae, saved), saved, shot, video, parts, {}, self._tiled)
+        saved = load(data)["latents"]
+        made = self.write(self._frames(self.vae, saved), saved, shot, video, parts, {}, self._tiled)
+        return replace(made, outputs={**made.outputs, "latents": {"size": len(data), "sha256": found}})
 
     def write(
         self,
@@ -82,18 +108,22 @@ class Finisher:
         parts: dict[str, Path],
         seconds: dict[str, float],
         how: dict[str, str],
+        metadata: Mapping[str, str] | None = None,
     ) -> Rendered:
-        """Writes the video, and the latents if ``parts`` names a file for them.
+        """Writes the video, and before it the latents if ``parts`` names a file for them.
+
+        The latents appear whole or not at all: they stay of use if the video cannot be made.
 
         Args:
             parts: where to write ``video`` and, if wanted, ``latents``.
             seconds: of the earlier stages.
             how: how the frames were made, for the sidecar.
+            metadata: of the latents' file.
         """
         assert frames is not None
         if "latents" in parts:
-            saved = {"latents": latents.float().cpu().contiguous()}
-            when_room(lambda: save_file(saved, parts["latents"]), parts["latents"], self._waits)
+            saved = seal(save({"latents": latents.float().cpu().contiguous()}), metadata or {})
+            when_room(lambda: _write(parts["latents"], saved), parts["latents"], self._waits)
         began = time.perf_counter()
         encode = partial(
             encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf, lossless=video.lossless
@@ -112,3 +142,9 @@ class Finisher:
 
     def _frames(self, vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
         return to_frames(decode(vae, latents, precision=self._precision.convolutions))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as part:
+        part.write_bytes(data)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -167,7 +167,8 @@ class Gang:
         for hello, checks in zip(self.hellos, found, strict=True):
             for check in checks:
                 # A full disk is no fault of the rank: it waits for room when it writes a shot.
-                if not check.ok and not (check.name == "output" and disk_is_full(RuntimeError(check.detail))):
+                writes = check.name in ("output", "ffmpeg")
+                if not check.ok and not (writes and disk_is_full(RuntimeError(check.detail))):
                     raise UnfitRank(hello, check)
 
     async def encode_prompts(self, prompts: list[str]) -> None:
@@ -223,6 +224,7 @@ class Gang:
         parts: dict[str, Path],
         logs: Path,
         resuming: Callable[[int], None],
+        settings: Mapping[str, Any],
     ) -> Rendered:
         """Renders one shot; rank 0 writes ``parts``. Arguments as of ``Rank.prepare`` and ``Rank.render``.
 
@@ -235,9 +237,10 @@ class Gang:
             RenderError: a rank failed, died or hung.
         """
         # Asked for at once: no rank waits for the answer to go through the driver.
-        prepared = self.ranks[0].prepare.remote(shot, key, crops, digest, output.partial(digest))
+        partial = output.partial(digest)
+        prepared = self.ranks[0].prepare.remote(shot, key, crops, digest, partial)
         renders = [
-            rank.render.remote(shot, digest, output.partial(digest), video, parts, logs / f"rank{index}.log")
+            rank.render.remote(shot, digest, partial, video, parts, logs / f"rank{index}.log", settings)
             for index, rank in enumerate(self.members)
         ]
         try:
@@ -309,9 +312,16 @@ class Gang:
         """Has the shot at hand put aside after its step, its partial state saved."""
         await answer(self.ranks[0].stop.remote())
 
-    async def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], logs: Path) -> Rendered:
-        """Encodes saved latents on rank 0. Raises as ``render``."""
-        encode = self.ranks[0].encode.remote(shot, video, latents, parts, logs / "rank0.log")
+    async def encode(
+        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], logs: Path, sha256: str | None = None
+    ) -> Rendered:
+        """Encodes saved latents on rank 0. Arguments as of ``Finisher.encode``.
+
+        Raises:
+            DamagedError: the latents are damaged; the gang stays usable.
+            RenderError: as ``render``.
+        """
+        encode = self.ranks[0].encode.remote(shot, video, latents, parts, logs / "rank0.log", sha256)
         [made] = await self._done([encode])
         return made
 

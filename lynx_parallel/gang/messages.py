@@ -8,7 +8,7 @@ from typing import Any
 from lynx_parallel.ledger import PromptFiles
 from lynx_parallel.parallel.memory import Task
 from lynx_parallel.spec.cluster import Attention
-from lynx_parallel.spec.pipeline import VaeDtype
+from lynx_parallel.spec.pipeline import VaeDtype, Video
 from lynx_parallel.weights import FaceFiles, WeightFiles
 
 
@@ -113,7 +113,8 @@ class Load:
         keep_projections: as in ``load_transformer``; None keeps them where the device has room.
         face: models for subjects whose landmarks or embedding are not given.
         prompts: where prompt embeddings are stored; None keeps them only in the rank's memory.
-        codec: of the videos.
+        video: how the videos are encoded.
+        formats: width, height and frames per second of the videos to make.
         save_every: seconds between partial states at least.
         hung_after: as of ``ClusterSpec``.
         tasks: sizes and layouts that the rank may have to render; empty if unknown.
@@ -129,7 +130,8 @@ class Load:
     keep_projections: bool | None = None
     face: FaceFiles | None = None
     prompts: PromptFiles | None = None
-    codec: str = "h264"
+    video: Video = field(default_factory=Video)
+    formats: tuple[tuple[int, int, float], ...] = ((32, 32, 8),)
     save_every: float = 30.0
     hung_after: float = 60.0
     tasks: tuple[Task, ...] = ()

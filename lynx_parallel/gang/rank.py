@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 import torch.distributed as dist
 
 import lynx_parallel
+from lynx_parallel.artifacts import set_aside
+from lynx_parallel.converted import checked
 from lynx_parallel.crops import Crops
 from lynx_parallel.errors import RenderError, Stopped, first_line
+from lynx_parallel.finished import latents_metadata
 from lynx_parallel.gang.environment import bind_network, threads_here
 from lynx_parallel.gang.finishing import Finisher
 from lynx_parallel.gang.messages import Check, Hello, Load, Progress, Rendered
@@ -64,7 +68,8 @@ class Rank:
         self._kernels: dict[bool, Kernel] = {}
         self._unsaid: tuple[str, ...] = ()
         self.finisher = Finisher(load, self.device, self._waits)
-        self._prompts = {} if load.prompts is None else PromptFolder(load.prompts.path)
+        damaged_text = functools.partial(self._damaged, "the prompt's embedding is damaged and is made again")
+        self._prompts = {} if load.prompts is None else PromptFolder(load.prompts.path, damaged_text)
         self._preparation = Preparation()
         self._inputs: ShotInputs | None = None
         self._progress = Progress(0, 0, 0.0)
@@ -139,7 +144,7 @@ class Rank:
             remedy = remedy_for(f"{type(error).__name__}: {error}", host=socket.gethostname())
             return [Check("attention", False, 0.0, first_line(error), remedy)]
         checks = check_rank(self.device, getattr(torch, self.what.dtype), kernel.name, kernel.attention, output)
-        return [*checks, check_encoder(self.what.codec)]
+        return [*checks, *(check_encoder(self.what.video, *size, output / ".lynx") for size in self.what.formats)]
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Rank 0: makes prompt embeddings for all gangs. Frees the text encoder before the other weights are loaded."""
@@ -150,7 +155,12 @@ class Rank:
         """Loads the weights; a sharded transformer waits for ``join``, which knows this rank's share."""
         if not self.what.denoise:
             self.finisher.load()
-        elif not self.what.shard:
+            return
+        weights, line = checked(self.what.weights)
+        if line:
+            self.what, self._unsaid = replace(self.what, weights=weights), (*self._unsaid, line)
+            write_log(line)
+        if not self.what.shard:
             self._build(None)
 
     def open_store(self) -> tuple[str, int]:
@@ -219,7 +229,7 @@ class Rank:
         keep = self.what.keep_projections
         if keep is None:
             keep = self._has_room()
-        sharder = None if group is None else partial(shard, group=group, keep_projections=keep)
+        sharder = None if group is None else functools.partial(shard, group=group, keep_projections=keep)
         self.pipeline = LynxPipeline.from_files(
             weights, self.what.face, dtype=dtype, vae_dtype=self.what.vae_dtype, device=self.device, shard=sharder,
             keep_projections=keep,
@@ -262,7 +272,14 @@ class Rank:
         return done
 
     def render(
-        self, shot: Shot, digest: str, partial: Path, video: Video, parts: dict[str, Path], log: Path
+        self,
+        shot: Shot,
+        digest: str,
+        partial: Path,
+        video: Video,
+        parts: dict[str, Path],
+        log: Path,
+        settings: Mapping[str, Any] | None = None,
     ) -> Rendered | None:
         """Every rank of the gang at once: denoises a prepared shot; rank 0 decodes, encodes and writes.
 
@@ -271,6 +288,7 @@ class Rank:
             partial: file of the shot's partial state; where there is one, rendering goes on from it.
             parts: where rank 0 writes ``video`` and, if wanted, ``latents``.
             log: this rank's log file.
+            settings: what the digest is of, for the header of the latents' file.
 
         Raises:
             Stopped: on rank 0, once ``stop`` was called and the partial state is saved; its peers are left waiting.
@@ -283,7 +301,10 @@ class Rank:
             self.pipeline.counts.clear()
             began = time.perf_counter()
             inputs, self._inputs = self._inputs, None
-            state = load_partial(partial, digest, self.device) if self.rank == 0 else None
+            damaged = functools.partial(
+                self._damaged, "the partial state is damaged; the shot begins at its first step"
+            )
+            state = load_partial(partial, digest, self.device, damaged) if self.rank == 0 else None
             if self.layout.size > 1:
                 inputs = broadcast(inputs, ShotInputs, device=self.device)
             if inputs is None:
@@ -305,15 +326,27 @@ class Rank:
                 return None
             if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
                 how["attention"] = kernel.name
-            made = self.finisher.write(frames, latents, shot, video, parts, seconds, how)
+            made = self.finisher.write(
+                frames, latents, shot, video, parts, seconds, how, latents_metadata(digest, settings)
+            )
             conditioning = {**self.pipeline.counts, "subject kept" if self._preparation.from_cache else "subject": 1}
             warnings, self._unsaid = (*self._preparation.warnings, *self._unsaid), ()
             return replace(made, conditioning=conditioning, warnings=warnings)
 
-    def encode(self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path) -> Rendered:
-        """Rank 0: makes the video again from saved latents."""
+    def encode(
+        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path, sha256: str | None = None
+    ) -> Rendered:
+        """Rank 0: makes the video again from saved latents; see ``Finisher.encode``."""
         with logged_to(log):
-            return self.finisher.encode(shot, video, latents, parts)
+            return self.finisher.encode(shot, video, latents, parts, sha256)
+
+    def _damaged(self, what: str, path: Path) -> None:
+        """Moves a damaged file of a folder of ``.lynx`` to ``.lynx/damaged/`` and has the next sidecar say so."""
+        line = f"{path}: {what}"
+        with suppress(OSError):
+            line += f"; moved to {set_aside(path, path.parent.parent / 'damaged')}"
+        write_log(line)
+        self._unsaid = (*self._unsaid, line)
 
     def _waits(self, what: str) -> None:
         self._waits_for = what

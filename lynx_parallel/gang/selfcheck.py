@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from lynx_parallel.errors import first_line
 from lynx_parallel.gang.messages import Check
 from lynx_parallel.gang.remedies import remedy_for
 from lynx_parallel.model.attention import Attention
+from lynx_parallel.spec.pipeline import Video
 from lynx_parallel.stages.encode import encode_video
 
 ALLOCATION_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
@@ -70,13 +71,14 @@ def check_rank(
     ]
 
 
-def check_encoder(codec: str) -> Check:
-    """Encodes two small frames, as the end of every shot does; never raises.
+def check_encoder(video: Video, width: int, height: int, fps: float, folder: Path) -> Check:
+    """Encodes three frames as the end of a shot does; never raises.
 
     Args:
-        codec: of the run's videos.
+        video, width, height, fps: of the run's videos.
+        folder: where a small file is written and deleted; the machine's own temporary folder may be read-only.
     """
-    return _run("ffmpeg", torch.device("cpu"), lambda: _encode(codec))
+    return _run("ffmpeg", torch.device("cpu"), lambda: _encode(video, width, height, fps, folder))
 
 
 def check_attention(
@@ -190,12 +192,15 @@ def _decode(device: torch.device) -> str:
     return f"{expected.shape[2]} frames: error {error:.0e}, allowed {DECODE_TOLERANCE:.0e}"
 
 
-def _encode(codec: str) -> str:
-    frames = np.zeros((2, 32, 32, 3), np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "two.mp4"
-        encode_video(frames, path, fps=8, codec=codec, crf=18)
-        return f"{codec}: {path.stat().st_size} bytes"
+def _encode(video: Video, width: int, height: int, fps: float, folder: Path) -> str:
+    frames = np.zeros((3, height, width, 3), np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"probe-{uuid.uuid4().hex}.mp4"  # a later run removes such a file if this process is killed
+    try:
+        encode_video(frames, path, fps=fps, codec=video.codec, crf=video.crf, lossless=video.lossless)
+        return f"{video.codec}, {width}x{height}: {path.stat().st_size} bytes"
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _difference(what: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float, remedy: str) -> float:

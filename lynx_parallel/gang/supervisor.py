@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from lynx_parallel.artifacts import disk_is_full, shown
-from lynx_parallel.errors import ClusterError, LynxError, RenderError, Stopped, SubjectError, in_words
+from lynx_parallel.errors import ClusterError, DamagedError, LynxError, RenderError, Stopped, SubjectError, in_words
+from lynx_parallel.finished import find_latents, forget_waiting
 from lynx_parallel.gang.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
 from lynx_parallel.gang.faults import DRIVER, SHARED_KINDS, machine_of, signature, source_of
 from lynx_parallel.gang.gang import Gang
@@ -142,7 +143,7 @@ class Supervisor:
         try:
             while self._open(slot):
                 excluded = {machine_of(place) for place in slot.places} & self._machines.terms.excluded
-                if slot.footprint != self._shape.footprint or excluded:
+                if slot.footprint != self._shape.footprint or excluded or slot.denoise != self._denoise:
                     slot.end()
                 taken = {other.subject for other in self._slots if other is not slot}
                 work = self._queue.pull(slot, taken, _clock()) if self._has_room(slot) else None
@@ -208,7 +209,7 @@ class Supervisor:
         """Starts a slot's gang where there is none; what came in the way, if something did."""
         if slot.gang is not None:
             return None
-        slot.ranks, slot.footprint = self._shape.size, self._shape.footprint
+        slot.ranks, slot.footprint, slot.denoise = self._shape.size, self._shape.footprint, self._denoise
         try:
             terms = replace(self._machines.terms, gangs=self._shape.gangs, tell=partial(self._doing, slot))
             if work.not_at and terms.device == "cpu" and not any(other.gang for other in self._slots):
@@ -302,7 +303,8 @@ class Supervisor:
             run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._shape.footprint.shard,
             attention=run.cluster.attention, tiled_decode=self._shape.footprint.tiled_decode, face=run.face,
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=self._texts.files,
-            vae_dtype=run.campaign.pipeline.model.vae_dtype, codec=run.campaign.pipeline.video.codec,
+            vae_dtype=run.campaign.pipeline.model.vae_dtype, video=run.campaign.pipeline.video,
+            formats=tuple({(s.sampling.width, s.sampling.height, s.sampling.fps): None for s in self._shots}),
             tasks=tuple({run.layouts.task(item.shot, self._shape.footprint.ranks) for item in left}),
         )  # fmt: skip
 
@@ -335,6 +337,8 @@ class Supervisor:
             run.say(f"{self._count()} {name}: {error}")
             run.journal.append("stopped", name=name, attempt=number, reason=str(error))
             slot.end()
+        except DamagedError as error:
+            self._render_anew(work, attempt, error)
         except (LynxError, OSError) as error:
             await self._after_failure(slot, work, error, attempt)
         else:
@@ -342,6 +346,21 @@ class Supervisor:
                 self._machines.succeeded(slot.gang.hellos[: layout.size])
             slot.failure = slot.shun = ""
             self._done(work, made, number, seconds)
+
+    def _render_anew(self, work: Work, attempt: Attempt, error: DamagedError) -> None:
+        """Has a shot rendered whose saved latents are damaged. Gangs that have only the VAE are started anew for it."""
+        run, item = self.run, work.item
+        line = str(error)
+        try:
+            line += f"; moved to {shown(attempt.set_latents_aside())}"
+        except OSError as problem:
+            line += f"; {in_words(problem)}"
+        work.item = replace(item, action="render", latents=None, stale=run.output.has_files(item.shot.name))
+        self._denoise = True
+        self._texts.add([item.shot])
+        self._queue.retry(work)
+        run.journal.append("damaged", name=item.shot.name, attempt=attempt.number, reason=line)
+        run.say(f"{self._count()} {item.shot.name}: {line}; to be rendered again")
 
     async def _texts_ready(self, slot: Slot, work: Work) -> bool:
         """Waits until all prompts are encoded. Returns False if the shot was put back instead."""
@@ -360,7 +379,11 @@ class Supervisor:
 
     async def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
         """Has the policy decide, and does what it says."""
-        item, run, kind = work.item, self.run, _kind(error)
+        run, kind = self.run, _kind(error)
+        latents = find_latents(run.output, work.item.shot.name, work.item.identity, published=not work.item.stale)
+        if work.item.action == "render" and latents is not None:
+            work.item = replace(work.item, action="encode", latents=latents)
+        item = work.item
         cause = reason = in_words(error)
         work.history.append(kind)
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
@@ -436,6 +459,7 @@ class Supervisor:
         run, item, name = self.run, work.item, work.item.shot.name
         run.journal.append("done", name=name, attempt=attempt, video=item.identity.video, seconds=round(seconds, 3))
         with contextlib.suppress(OSError):  # the next run will
+            forget_waiting(run.output, name)
             run.output.partial(item.identity.resume).unlink()
         rendered = item.action == "render"
         (run.summary.rendered if rendered else run.summary.encoded).append(name)

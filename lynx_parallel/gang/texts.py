@@ -35,6 +35,11 @@ class SharedTexts:
         self._texts = list(dict.fromkeys([*texts, REFERENCE_PROMPT])) if texts else []
         self._claimed = False
 
+    def add(self, shots: Iterable[Shot]) -> None:
+        """Adds the texts of shots that are to be rendered after all."""
+        more = SharedTexts(self.files, shots)._texts
+        self._texts = list(dict.fromkeys([*self._texts, *more]))
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[list[str]]:
         """Yields the texts to encode: those that are missing, or none while another gang encodes them."""

@@ -46,6 +46,7 @@ class Slot:
     Attributes:
         footprint: with which the gang was started.
         ranks: of the gang at hand, or being started.
+        denoise: whether its gang can render, or only encode.
         failed_starts: in a row.
         error: for which it was given up.
         failure: signature of its last failure; empty since it last made a shot.
@@ -58,6 +59,7 @@ class Slot:
     subject: str | None = None
     footprint: Footprint = field(default_factory=Footprint)
     ranks: int = 0
+    denoise: bool = True
     failed_starts: int = 0
     error: LynxError | None = None
     failure: str = ""

@@ -36,7 +36,8 @@ def when_room(write: Callable[[], None], path: Path, waits: Callable[[str], None
                 return write()
             except (OSError, SafetensorError, RenderError) as error:
                 if not disk_is_full(error):
-                    raise error if isinstance(error, RenderError) else RenderError(f"{path}: {error}") from None
+                    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                    raise error if isinstance(error, RenderError) else RenderError(f"{path}: {reason}") from None
             if time.monotonic() > deadline:
                 raise RenderError(f"{path}: no space left on the disk", "disk")
             waits(f"room on the disk of {path.parent}")

@@ -7,9 +7,9 @@ the number of encoder threads is fixed, and x264 is told not to choose by CPU ty
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -133,7 +133,8 @@ def _quality(codec: str, crf: int, lossless: bool) -> dict[str, Any]:
 def _feed(command: list[str], frames: Frames) -> None:
     """Run ``command`` with the frames on its standard input, a frame at a time."""
     whole = False
-    with tempfile.TemporaryFile() as words, _process(command, words) as process:
+    # In memory: the folder for temporary files may be full or read-only.
+    with os.fdopen(os.memfd_create("ffmpeg"), "w+b") as words, _process(command, words) as process:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it ended by itself: its exit status tells why
             for frame in frames:

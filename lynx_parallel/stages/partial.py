@@ -1,19 +1,21 @@
 """Partial states: a shot's latents and its solver's whole memory after some steps, to go on from there.
 
-safetensors with its counters in the header, never a pickle; written atomically; bound to the latents digest.
+safetensors, never a pickle; written atomically; bound to the latents digest; under a checksum of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import UniPCMultistepScheduler
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from lynx_parallel.artifacts import atomic_write
+from lynx_parallel.sealed import DIGEST, SEAL, metadata_of, seal
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,31 @@ def save_partial(path: Path, partial: Partial, digest: str) -> None:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(partial).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
-        save_file(tensors, part, metadata={"latents_digest": digest})
+        part.write_bytes(seal(save(tensors), {DIGEST: digest}))
 
 
-def load_partial(path: Path, digest: str, device: torch.device) -> Partial:
-    """The state at ``path``; the beginning where there is none, or none of this shot that can be read."""
+def load_partial(
+    path: Path, digest: str, device: torch.device, on_damage: Callable[[Path], None] = lambda path: None
+) -> Partial:
+    """Returns the state at ``path``, or the beginning if there is none of this shot.
+
+    A state of an earlier version has no checksum and is accepted without one.
+
+    Args:
+        on_damage: called with the path of a state that is damaged. The beginning is returned then.
+    """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            if (file.metadata() or {}).get("latents_digest") != digest:
-                return Partial()
-            return Partial(**{name: file.get_tensor(name) for name in file.keys()})
-    except (OSError, SafetensorError, TypeError):
+        data = path.read_bytes()
+    except OSError:
         return Partial()
+    metadata = metadata_of(data)
+    # An earlier version wrote the digest alone. Anything else without a checksum has lost it.
+    if metadata is not None and (SEAL in metadata or set(metadata) <= {DIGEST}):
+        if metadata.get(DIGEST) != digest:
+            return Partial()
+        try:
+            return Partial(**{name: tensor.to(device) for name, tensor in load(data).items()})
+        except (SafetensorError, TypeError):
+            pass
+    on_damage(path)
+    return Partial()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.sealed import metadata_of, seal
 from lynx_parallel.spec.cleaning import MAX_TOKENS, clean_prompt
 
 
@@ -61,27 +63,35 @@ class PromptFolder(MutableMapping[str, torch.Tensor]):
 
     Args:
         path: returns the file of a prompt.
+        on_damage: called with the path of a damaged file.
     """
 
-    def __init__(self, path: Callable[[str], Path]):
+    def __init__(self, path: Callable[[str], Path], on_damage: Callable[[Path], None] = lambda path: None):
         self._path = path
+        self._on_damage = on_damage
         self._memory: dict[str, torch.Tensor] = {}
 
     def __getitem__(self, prompt: str) -> torch.Tensor:
         if prompt in self._memory:
             return self._memory[prompt]
+        path = self._path(prompt)
         try:
-            return load_file(self._path(prompt))["embeds"]
-        except (OSError, SafetensorError):
+            data = path.read_bytes()
+        except OSError:
             raise KeyError(prompt) from None
+        with suppress(SafetensorError, KeyError):
+            if metadata_of(data) is not None:
+                return load(data)["embeds"]
+        self._on_damage(path)
+        raise KeyError(prompt)
 
     def __setitem__(self, prompt: str, embeds_SC: torch.Tensor) -> None:
         path = self._path(prompt)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as part:
-                save_file({"embeds": embeds_SC.contiguous()}, part)
-        except (OSError, SafetensorError):
+                part.write_bytes(seal(save({"embeds": embeds_SC.contiguous()}), {}))
+        except OSError:
             self._memory[prompt] = embeds_SC
 
     def __delitem__(self, prompt: str) -> None:
