@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -140,9 +141,22 @@ def _search(output: Output, search: Search) -> None:
         sort("states", path, owners.of_state(path.name.partition(".")[0]))
     for path, owner in owners.superseded():
         sort("superseded", path, owner)
-    for path, name in output.parts():
+    for path in sorted((output.private / "latents").rglob("*")):
+        if path.is_file():
+            sort("unfinished", path, owners.of(_shot_of(path, output.private / "latents")))
+    for path in sorted((output.private / "damaged").rglob("*")):
+        if path.is_file():
+            state = owners.of_state(path.name.partition(".")[0])
+            sort("unfinished", path, state or owners.of(_shot_of(path, output.private / "damaged")))
+    for path, name in output.parts(owners.names):
         if owners.attempted(name):  # another .part, such as a browser's download, is not ours
             sort("unfinished", path, owners.of(name))
+
+
+def _shot_of(path: Path, folder: Path) -> str:
+    """Returns the name of the shot of a file that was put below a folder of ``.lynx`` by the shot's name."""
+    name = path.relative_to(folder).as_posix()
+    return re.sub(r"\.(latents\.safetensors|json)(\.[0-9]+)?(\.part)?$", "", name)
 
 
 def forget(search: Search, warn: Callable[[str], None]) -> None:

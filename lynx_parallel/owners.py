@@ -30,11 +30,16 @@ class Owners:
         self._states: dict[str, tuple[str, str | None]] = {}
         self._moved: dict[str, str] = {}
         self._aside = Output(output.private / "superseded")
-        for name, sidecar in output.sidecars():
+        self._read_journal()
+        for name, sidecar in output.sidecars(names=self.names):
             self._note(self._finished, name, sidecar)
         for name, sidecar in self._aside.sidecars():
             self._note(self._moved, name, sidecar)
-        self._read_journal()
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the shots that were ever tried here."""
+        return set(self._attempted)
 
     @property
     def subjects(self) -> set[str]:
