@@ -17,6 +17,7 @@ from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.usage import completed, meant
+from lynx_parallel.cli.verify import verify
 from lynx_parallel.errors import ClusterError, LynxError, in_words
 from lynx_parallel.process import check_working_folder, ensure_home
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=_HELP,
 )
-for command in (render, plan, forget, doctor, fetch):
+for command in (render, plan, verify, forget, doctor, fetch):
     app.command(context_settings=_HELP)(command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]

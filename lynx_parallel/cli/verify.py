@@ -1,0 +1,64 @@
+"""lynx-render verify MANIFEST_OR_OUTPUT_FOLDER."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from lynx_parallel.artifacts import shown
+from lynx_parallel.cli.options import Debug, Json, Set
+from lynx_parallel.errors import InputErrors
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MANIFEST_OR_OUTPUT_FOLDER",
+        help="Manifest file, or an output folder. Only with a manifest, shots that were never made are listed.",
+    ),
+]
+
+
+def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Read an output folder whole; list what is damaged (exit 1), missing (exit 1) or foreign. Renders nothing."""
+    from lynx_parallel.ledger import Output
+    from lynx_parallel.spec.load import load_campaign
+    from lynx_parallel.transfer import shown_size
+    from lynx_parallel.verify import Kind, by_kind
+    from lynx_parallel.verify import verify as verify_output
+
+    folder, shots, expected = Path(target).absolute(), None, set[str]()
+    if folder.is_dir():
+        if set_:
+            raise InputErrors(["--set: needs a manifest, not an output folder"])
+        if not (folder / ".lynx").is_dir() and not any(s.get("name") == n for n, s in Output(folder).sidecars()):
+            raise InputErrors([f"{target}: not an output folder: it holds neither .lynx nor a sidecar"])
+    else:
+        campaign = load_campaign(target, set_ or ())
+        folder, shots = campaign.output, {shot.name for shot in campaign.shots}
+        expected = {shot.name for shot in campaign.shots if not _expired(shot.subject.consent)}
+    output = Output(folder)
+    if not as_json:
+        typer.echo(f"reading {shown(folder)}")
+        if (output.private / "lock").exists():
+            typer.echo("a run seems to be at work here: what it writes meanwhile may be listed as damaged")
+    report = verify_output(output, shots, expected)
+    findings = list(by_kind(report.findings))
+    if as_json:
+        found = {"files": report.files, "bytes": report.bytes, "findings": list(map(vars, findings))}
+        typer.echo(json.dumps({"output": str(folder), **found, "exit_code": report.exit_code}))
+        raise typer.Exit(report.exit_code)
+    for finding in findings:
+        typer.echo(f"{finding.kind:12}{finding.path}: {finding.reason}")
+    counts = ", ".join(f"{report.count(kind)} {kind}" for kind in get_args(Kind))
+    typer.echo(f"{report.files} files read, {shown_size(report.bytes).strip()}: {counts}")
+    raise typer.Exit(report.exit_code)
+
+
+def _expired(consent: object) -> bool:
+    """Returns whether a shot may not be made, as ``plan`` decides it."""
+    expires = getattr(consent, "expires", None)
+    return expires is not None and expires < date.today()
