@@ -58,6 +58,8 @@ def test_just_long_enough(demo: Path) -> None:
     texts = ["é " + "x" * length for length in (506, 507, 508, 509)]
     cuts = find_cuts(demo / "wan" / "tokenizer", texts)
     assert [cuts.get(text) and cuts[text].tokens for text in texts] == [None, None, 513, 514]
+    run = "é " + "x" * 520  # of it, the model reads the space, é in two bytes, the space, and 507 letters
+    assert find_cuts(demo / "wan" / "tokenizer", [run])[run].lost == "…" + "x" * 13
 
 
 def test_the_words(demo: Path) -> None:
