@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import shutil
 import subprocess
 import termios
@@ -101,6 +102,31 @@ def test_a_run_is_repeated_from_its_record(tmp_path: Path, demo: Path) -> None:
     assert [shot["reason"] for shot in changed["shots"]] == ["changed: video.crf"] * 2
 
 
+def test_tables_of_people_and_patterns_are_repeated(tmp_path: Path, demo: Path) -> None:
+    """A table of people in another folder, as a spreadsheet saves it; or a pattern of pictures, which stay."""
+    for kind in ("table", "pattern"):
+        mine = tmp_path / kind
+        (mine / "lists").mkdir(parents=True)
+        path = write(mine)
+        people = "id;image;embedding;vars.person\nada;../ada.jpg;../ada.npy;woman\nbob;../bob.jpg;../bob.npy;man\n"
+        (mine / "lists" / "people.csv").write_text(people, encoding="utf-16")
+        given = "{from: lists/people.csv}" if kind == "table" else "{from: '*.jpg', vars: {person: woman}}"
+        head = "version: 1\npipeline: demo-tiny\noutput: out\n"
+        text = head + f"subjects: {given}\nprompts: {{walk: 'A {{person}} walks.'}}\n"
+        path.write_text(text)
+        campaign, _, _, digests, _ = load_all(str(path), None, None, False)
+        record = Output(campaign.output).record(RUN)
+        write_record(record, campaign, digests, Request(), "")
+        for shot in campaign.shots:
+            finish(campaign, shot, weights=digests, run=RUN)
+        path.unlink()
+        shutil.rmtree(mine / "lists")
+        run = light("plan", record, "--json", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        actions = {shot["name"]: shot["action"] for shot in json.loads(run.stdout)["shots"]}
+        assert actions == {"ada/walk-t01": "done", "bob/walk-t01": "done"}
+
+
 def test_a_record_keeps_only(tmp_path: Path, demo: Path) -> None:
     record = made(tmp_path, only=("ada/*",))
     shots = json.loads(light("plan", record, "--json", cwd=tmp_path).stdout)["shots"]
@@ -191,23 +217,32 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     assert len(find_changes(replan().items, campaign, digests, ())) == 1
 
 
-@pytest.mark.parametrize("answer", ["n\n", "\n", "\x04", "\x03"])
-def test_a_terminal_is_asked(tmp_path: Path, demo: Path, answer: str) -> None:
+def shown_until(text: str, terminal: int) -> str:
+    """Returns what a process shows on its terminal, up to a text or its end."""
+    shown = ""
+    while text not in shown and select.select([terminal], [], [], 100)[0]:
+        try:
+            shown += os.read(terminal, 1000).decode()
+        except OSError:  # nobody holds the other end any more
+            break
+    return shown
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 2), ("\n", 2), ("\x04", 2), ("\x03", 130)])
+def test_a_terminal_is_asked(tmp_path: Path, demo: Path, answer: str, code: int) -> None:
     made(tmp_path)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*COMMAND, "mine/m.yaml", "--set", f"output={tmp_path / 'out'}"],
-        cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, start_new_session=True,
+        cwd=tmp_path, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:  # fmt: skip
         os.close(theirs)
-        shown = ""
-        while "[y/N]" not in shown:
-            shown += os.read(ours, 1000).decode()
+        shown = shown_until("[y/N]", ours)
+        assert "Make 2 finished shots again? [y/N]" in shown
         os.write(ours, answer.encode())
-        assert process.wait(60) == 2
-        shown += os.read(ours, 10_000).decode()
+        shown += shown_until("LYNX_YES=1.", ours)
+        assert process.wait(100) == code
         os.close(ours)
-    assert "Make 2 finished shots again? [y/N]" in shown
     assert "To keep the finished shots, give --set video.crf=24." in shown
     assert "Traceback" not in shown
