@@ -58,13 +58,11 @@ def diverted(log: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
     raw = os.fdopen(2, "wb", buffering=0, closefd=False)
     there = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
-    try:
-        with contextlib.redirect_stdout(there), contextlib.redirect_stderr(there):
-            yield
-    finally:
-        with contextlib.suppress(OSError):
-            if not log.stat().st_size:
-                log.unlink()
+    with contextlib.redirect_stdout(there), contextlib.redirect_stderr(there):
+        yield
+    with contextlib.suppress(OSError):  # not after an error, which may name it
+        if not log.stat().st_size:
+            log.unlink()
 
 
 def check_working_folder() -> None:

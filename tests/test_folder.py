@@ -92,3 +92,17 @@ def test_the_logs_of_a_ray_that_failed_are_kept(tmp_path: Path) -> None:
     assert kept.endswith("Address already in use")
     assert len(kept) < 70_000
     assert "raylet" not in kept
+
+
+def test_temporary_files_go_there_if_the_system_has_no_other_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for found in (str(tmp_path), "/var/tmp"):  # what tempfile falls back to, and what it usually finds
+        monkeypatch.setattr(tempfile, "tempdir", found)
+        with ray_folder(tmp_path) as folder:
+            assert tempfile.gettempdir() == (str(folder) if found == str(tmp_path) else found)
+            assert os.environ.get("TMPDIR") == (str(folder) if found == str(tmp_path) else None)
+        assert tempfile.gettempdir() == found
+        assert "TMPDIR" not in os.environ

@@ -183,8 +183,12 @@ def _started(private: Path, log: Path, pending: list[int]) -> Iterator[None]:
             "local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, _node_ip_address="127.0.0.1",
             _temp_dir=str(folder), _plasma_directory=str(object_store_folder(folder, private, OBJECT_STORE_BYTES)),
         )  # fmt: skip
-        with _held(ray, pending, START_WITHIN_S, failed, at_once=True):
-            yield
+        try:
+            with _held(ray, pending, START_WITHIN_S, failed, at_once=True):
+                yield
+        except RayFailed:
+            keep_logs(folder, log)
+            raise
 
 
 @contextlib.contextmanager

@@ -58,12 +58,22 @@ def _make(parents: list[str]) -> Path:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Gives temporary files of this process and the ranks a place, if the system has none."""
+    """Gives temporary files of this process and the ranks a place, if the system has none but the working folder."""
     try:
-        tempfile.gettempdir()
+        nowhere = tempfile.gettempdir() == os.getcwd() != os.environ.get("TMPDIR")
     except FileNotFoundError:
-        os.environ["TMPDIR"] = str(folder)
-    yield
+        nowhere = True
+    if not nowhere:
+        yield
+        return
+    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before[0]
+        os.environ.pop("TMPDIR")
+        os.environ |= {} if before[1] is None else {"TMPDIR": before[1]}
 
 
 def make_token(folder: Path) -> None:
