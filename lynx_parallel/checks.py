@@ -9,7 +9,7 @@ from lynx_parallel.base_configs import base_mistakes
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.notices import Notice
-from lynx_parallel.pictures import HEIC_REMEDY, HeicUnreadable, picture_mistake
+from lynx_parallel.pictures import HEIC_REMEDY, HeicUnreadable, OutsideLandmarks, picture_mistake
 from lynx_parallel.plan import Item
 from lynx_parallel.prompt_length import Cut, find_cuts, may_be_too_long
 from lynx_parallel.spec.cleaning import MAX_TOKENS
@@ -59,7 +59,7 @@ def _attention_mistakes(cluster: ClusterSpec, dtype: str) -> list[str]:
 
 
 def unreadable_pictures(campaign: Campaign) -> tuple[dict[str, str], list[Notice]]:
-    """Reads format and size of each picture that a shot needs.
+    """Reads format and size of each picture that a shot needs, and compares written landmarks with the size.
 
     Returns:
         What is wrong, by the subject's id, and a warning for each.
@@ -70,13 +70,16 @@ def unreadable_pictures(campaign: Campaign) -> tuple[dict[str, str], list[Notice
     for subject in {shot.subject.id: shot.subject for shot in campaign.shots}.values():
         if subject.image is None or not (needs_pixels or subject.embedding is None):
             continue
-        if (error := picture_mistake(subject.image)) is None:
+        if (error := picture_mistake(subject.image, subject.landmarks)) is None:
             continue
         reason = str(error).replace(str(subject.image), shown_path(subject.image), 1)
         wrong[subject.id] = reason
         if isinstance(error, HeicUnreadable):
             message = f"HEIC pictures cannot be read; the shots that need them are blocked: {HEIC_REMEDY}"
             notices.append(Notice("picture-heic", message, shown_path(subject.image)))
+        elif isinstance(error, OutsideLandmarks):
+            message = "landmarks lie outside their picture; the shots that need them are blocked"
+            notices.append(Notice("landmarks-outside", message, reason))
         else:
             message = "pictures cannot be read; the shots that need them are blocked"
             notices.append(Notice("picture-unreadable", message, reason))

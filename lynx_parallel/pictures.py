@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,10 @@ HEIC_REMEDY = "pip install 'lynx-parallel[heic]' (pillow-heif), or save it as JP
 
 class HeicUnreadable(SubjectError):
     """A HEIC picture, and pillow-heif is not installed."""
+
+
+class OutsideLandmarks(SubjectError):
+    """Landmarks that somebody wrote down lie outside the picture."""
 
 
 @contextmanager
@@ -60,13 +64,35 @@ def open_picture(path: Path | str) -> Iterator[Image.Image]:
         raise SubjectError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
-def picture_mistake(path: Path) -> SubjectError | None:
-    """Returns what is wrong with a picture's header or size, or None. Damage behind the header is not looked for."""
+def picture_mistake(path: Path, landmarks: Sequence[tuple[float, float]] | None = None) -> SubjectError | None:
+    """Returns what is wrong with a picture's header or size, or None. Damage behind the header is not looked for.
+
+    Args:
+        landmarks: that somebody wrote down, [x, y] in pixels of the upright picture.
+    """
     try:
-        with open_picture(path):
-            return None
+        with open_picture(path) as image:
+            width, height = image.size
+            outside, turned = (outside_mistake(landmarks or (), *size) for size in ((width, height), (height, width)))
+            if (outside or turned) and image.getexif().get(0x0112) in (5, 6, 7, 8):  # EXIF may stand behind the pixels
+                outside = turned
+            return OutsideLandmarks(f"{path}: {outside}") if outside else None
     except SubjectError as error:
         return error
+
+
+def outside_mistake(points: Iterable[Sequence[float]], width: int, height: int) -> str | None:
+    """Returns what is wrong with written landmarks of which one lies outside the picture, or None.
+
+    A detector's landmarks may lie outside: it guesses the mouth of a face that the picture cuts off.
+    """
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            return (
+                f"landmarks: [{x:g}, {y:g}] lies outside the {width}x{height} picture: "
+                "give pixels of the upright picture, or leave landmarks out to have them found"
+            )
+    return None
 
 
 def _opened(path: Path | str) -> Image.Image:

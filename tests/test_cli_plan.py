@@ -220,6 +220,24 @@ def test_a_broken_picture_blocks_its_own_shots(folder: Path, content: bytes) -> 
     assert line.startswith("warning: pictures cannot be read; the shots that need them are blocked (1): ada.jpg: ")
 
 
+@pytest.mark.parametrize(("orientation", "inside"), [(1, False), (3, False), (6, True), (8, True)])
+def test_written_landmarks_outside_the_upright_picture(folder: Path, orientation: int, inside: bool) -> None:
+    """The last point, [9, 10], lies outside 40x9 pixels, and inside 9x40, to which EXIF turns them."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 9)).save(folder / "ada.jpg", exif=exif)
+    plan = planned(folder, "--detailed-exitcode", code=4)
+    expected = ["render", "render"] if inside else ["blocked", "blocked"]
+    assert actions(plan) == [*expected, "render", "render"]
+    assert kinds(plan) == ([] if inside else ["landmarks-outside"])
+    if not inside:
+        reason = "ada.jpg: landmarks: [9, 10] lies outside the 40x9 picture: give pixels of the upright picture, or "
+        assert plan["shots"][0]["reason"].startswith(reason)
+        (line,) = refused("plan", "m.yaml", "--strict", cwd=folder)
+        what = "landmarks lie outside their picture; the shots that need them are blocked"
+        assert line.startswith(f"warning: {what} (1): {reason}")
+
+
 def test_many_pictures_of_a_phone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pillow-heif: one line for all of them."""
     (folder / "none").mkdir()

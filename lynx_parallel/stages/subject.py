@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lynx_parallel.errors import SubjectError
-from lynx_parallel.pictures import one_line, open_picture, refuse_special
+from lynx_parallel.pictures import one_line, open_picture, outside_mistake, refuse_special
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,12 +110,8 @@ def check_inside(landmarks: ArrayLike, width: int, height: int) -> NDArray[np.fl
         SubjectError: as ``check_landmarks``; or a point outside the picture.
     """
     points = check_landmarks(landmarks)
-    for x, y in points:
-        if not (0 <= x <= width and 0 <= y <= height):
-            raise SubjectError(
-                f"landmarks: [{x:g}, {y:g}] lies outside the {width}x{height} picture: "
-                "give pixels of the upright picture, or leave landmarks out to have them found"
-            )
+    if mistake := outside_mistake(points, width, height):
+        raise SubjectError(mistake)
     return points
 
 
