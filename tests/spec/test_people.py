@@ -116,7 +116,7 @@ COLUMNS = "id, image, embedding, landmarks, face, vars.{0}, labels.{0}, consent.
         ("id,embedding,face,landmarks,consent.expires,sampling.fps\nada,ada.npy,left,1 2 3,soon,x\n", [
             "2: column landmarks: '1 2 3': must be 5 points [x, y] in pixels of the picture: eyes, nose, mouth corners",
             "2: column face: 'left': must be 'largest', 'only' or a number from 1, from the left",
-            "2: column sampling.fps: 'x': must be a number above 0, at most 240",
+            "2: column sampling.fps: 'x': must be a number from 1/2000 (0.0005) to 240",
             "2: column consent.ref: missing: text that says where the consent is filed",
             "2: column consent.expires: 'soon': must be a date such as 2027-01-31"]),
         ("id,vars.person\nada,x\n", ["2: subject ada: missing 'image': or an 'embedding'"]),
