@@ -103,7 +103,7 @@ def _base(name: str, missing: list[Missing]) -> Path:
         missing.append(Missing(name, "not on this machine", "render"))
     elif parts := lacking(folder):
         more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
-        missing.append(Missing(name, f"not whole on this machine: missing {', '.join(parts[:3])}{more}", "render"))
+        missing.append(Missing(name, f"incomplete on this machine: missing {', '.join(parts[:3])}{more}", "render"))
     return folder or Path(name)
 
 

@@ -262,7 +262,7 @@ def test_plan_downloads_nothing(planner: User) -> None:
     assert out == [
         "m.yaml: 4 shots: 0 to render, 0 to encode, 0 done, 0 blocked, 4 unknown",
         *(f"unknown {name}-t01: never finished" for name in ("ada/walk", "ada/run", "bob/walk", "bob/run")),
-        *(f"missing {name}: not on this machine: lynx-render fetch full downloads it" for name in HUB_NAMES),
+        *(f"missing {name}: not on this machine: lynx-render fetch full.yaml downloads it" for name in HUB_NAMES),
     ]
     assert err == [
         "warning: not checked for more than 512 tokens: the tokenizer is not on this machine (1): negative prompt"
@@ -289,7 +289,8 @@ def test_plan_of_a_hub_that_is_cached(planner: User) -> None:
     vae.unlink()
     out, _ = planner.run("plan", "m.yaml")
     assert out[-1] == (
-        "missing org/base: not whole on this machine: missing vae/*.safetensors: lynx-render fetch full downloads it"
+        "missing org/base: incomplete on this machine: missing vae/*.safetensors: "
+        "lynx-render fetch full.yaml downloads it"
     )
     assert planner.run("plan", "m.yaml", "--ulysses", "3", code=2)[1][0].startswith("--ulysses 3: does not divide")
     assert len(planner.hub.requests) == asked
@@ -339,7 +340,8 @@ def test_everything_that_is_missing_at_once(planner: User) -> None:
     ]
     assert planner.run("plan", "m.yaml", code=2)[1] == by_hand
     faces = [
-        f"{name}: missing: {path}: lynx-render fetch full downloads it, or name another place in the pipeline's face:"
+        f"{name}: missing: {path}: lynx-render fetch full.yaml downloads it, "
+        "or name another place in the pipeline's face:"
         for name, path in (("buffalo_l", planner.pack), ("arcface_ir_se50", planner.arcface))
     ]
     assert planner.run("render", "m.yaml", code=2)[1] == [*by_hand, *faces]

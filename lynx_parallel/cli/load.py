@@ -86,6 +86,16 @@ def load(
     return Loaded(campaign, weights, present.face, digests, missing, replan)
 
 
+def fetch_hint(campaign: Campaign) -> str:
+    """Returns which command downloads the weights of a campaign's pipeline, in words."""
+    from lynx_parallel.shipped import shipped_dir
+    from lynx_parallel.spec.problems import shown_path
+
+    path = campaign.pipeline_path
+    name = path.stem if path.parent == shipped_dir("pipelines") else shown_path(path)
+    return f"lynx-render fetch {name} downloads it"
+
+
 def _lines(missing: tuple[Missing, ...], campaign: Campaign, download: bool) -> list[str]:
     """Returns what cannot be had: parts that come by hand, and for render also those that only fetch brings."""
     lines = []
@@ -93,6 +103,5 @@ def _lines(missing: tuple[Missing, ...], campaign: Campaign, download: bool) -> 
         if part.comes_by == "hand":
             lines.append(str(part))
         elif part.comes_by == "fetch" and download:
-            fetch = f"lynx-render fetch {campaign.pipeline_path.stem} downloads it"
-            lines.append(f"{part}: {fetch}, or name another place in the pipeline's face:")
+            lines.append(f"{part}: {fetch_hint(campaign)}, or name another place in the pipeline's face:")
     return lines

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lynx_parallel.cli.load import load
+from lynx_parallel.cli.load import fetch_hint, load
 from lynx_parallel.cli.options import (
     Address,
     Attention,
@@ -92,5 +92,5 @@ def plan(
         if change.causes:
             typer.echo(f"{change}; render asks first")
     for part in loaded.missing:
-        typer.echo(f"missing {part}: lynx-render fetch {campaign.pipeline_path.stem} downloads it")
+        typer.echo(f"missing {part}: {fetch_hint(campaign)}")
     raise typer.Exit(exit_code)
