@@ -23,7 +23,7 @@ from lynx_parallel.ledger import Output
 from lynx_parallel.notices import notice_lines
 from lynx_parallel.records import RUN_FILE, Request, find_record, read_record, write_record
 from lynx_parallel.spec.load import load_campaign
-from tests.small import MANIFEST, WEIGHTS, finish, write
+from tests.small import MANIFEST, WEIGHTS, draw, finish, write
 from tests.test_cli import COMMAND, light
 
 RUN = "2026-07-01T120000.000+0000"
@@ -33,13 +33,15 @@ def made(folder: Path, *, only: tuple[str, ...] = (), done: bool = True) -> Path
     """Finishes a campaign of a table, a prompt file and a pipeline of its own. Returns the folder of its record."""
     (folder / "mine" / "texts").mkdir(parents=True)
     path = write(folder / "mine")
+    draw(folder / "mine")
     (folder / "mine" / "texts" / "m.yaml").write_text("A {person} walks.")  # as the manifest is called
     (folder / "mine" / "shots.csv").write_text(
         "subject,prompt,seed,prompt_text\nada,walk,1,\nbob,,2,A {person} sits.\n"
     )
     prompts = "prompts: {walk: {file: texts/m.yaml}}\nshots: {from: shots.csv}\n"
     path.write_text(MANIFEST.partition("prompts:")[0] + prompts)
-    campaign, _, _, digests, _ = load_all(str(path), ["video.crf=24", f"output={folder / 'out'}"], list(only), False)
+    loaded = load_all(str(path), ["video.crf=24", f"output={folder / 'out'}"], list(only), False)
+    campaign, digests = loaded.campaign, loaded.digests
     output = Output(campaign.output)
     options = (("--ulysses", "2"), ("--shard-weights",))
     command = ("lynx-render", "m.yaml", "--set", "video.crf=24", "--ulysses", "2", "--shard-weights")
@@ -114,7 +116,8 @@ def test_tables_of_people_and_patterns_are_repeated(tmp_path: Path, demo: Path) 
         head = "version: 1\npipeline: demo-tiny\noutput: out\n"
         text = head + f"subjects: {given}\nprompts: {{walk: 'A {{person}} walks.'}}\n"
         path.write_text(text)
-        campaign, _, _, digests, _ = load_all(str(path), None, None, False)
+        loaded = load_all(str(path), None, None, False)
+        campaign, digests = loaded.campaign, loaded.digests
         record = Output(campaign.output).record(RUN)
         write_record(record, campaign, digests, Request(), "")
         for shot in campaign.shots:
@@ -141,7 +144,7 @@ def test_edits_since_the_run_do_not_matter_and_changed_pictures_are_named(tmp_pa
     run = light("plan", record, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
-    (mine / "ada.jpg").write_bytes(b"another picture of ada")
+    shutil.copy(mine / "bob.jpg", mine / "ada.jpg")
     run = light("plan", record, cwd=tmp_path)
     assert run.stderr == "warning: a picture differs from that of the recorded run (1): mine/ada.jpg\n"
     assert light("plan", record, "--strict", cwd=tmp_path).returncode == 2
@@ -203,7 +206,8 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     own = (tmp_path / "mine" / "lite.yaml").read_text().replace("id: demo:lite", "id: ./id.safetensors")
     (tmp_path / "mine" / "lite.yaml").write_text(own)
     path.write_text(MANIFEST.replace("./full.yaml", "./lite.yaml"))
-    campaign, _, _, digests, _ = load_all(str(path), None, None, False)
+    loaded = load_all(str(path), None, None, False)
+    campaign, digests = loaded.campaign, loaded.digests
     write_record(Output(campaign.output).record(RUN), campaign, digests, Request(), "")
     for shot in campaign.shots:
         finish(campaign, shot, weights=digests, run=RUN)
@@ -213,8 +217,9 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     assert run.returncode == 2
     name = tmp_path / "mine" / "id.safetensors"
     assert f"weights: the files of {name} have another content. To keep the finished shots, restore" in run.stderr
-    campaign, _, _, digests, replan = load_all(str(path), None, None, False)
-    assert len(find_changes(replan().items, campaign, digests, ())) == 1
+    loaded = load_all(str(path), None, None, False)
+    campaign, digests = loaded.campaign, loaded.digests
+    assert len(find_changes(loaded.replan().items, campaign, digests, ())) == 1
 
 
 def shown_until(text: str, terminal: int) -> str:
