@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
+import stat
 from pathlib import Path
 
 import psutil
@@ -24,10 +25,12 @@ def listeners(process: psutil.Process) -> list[tuple[str, str]]:
     return found
 
 
-def auth_mode(process: psutil.Process) -> str | None:
-    """Of a raylet; None of anything else."""
+def authentication(process: psutil.Process) -> tuple[str, int] | None:
+    """A raylet's mode, and the mode bits of the file that holds its token; None of anything else."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.environ()["RAY_AUTH_MODE"] if process.name() == "raylet" else None
+        if process.name() == "raylet":
+            environ = process.environ()
+            return environ["RAY_AUTH_MODE"], stat.S_IMODE(Path(environ["RAY_AUTH_TOKEN_PATH"]).stat().st_mode)
     return None
 
 
@@ -44,8 +47,8 @@ def test_nothing_listens_beyond_this_machine(campaign: Path, tmp_path: Path) -> 
     with started(campaign, *settings, cwd=tmp_path, env=env) as driver:
         wait_for(lambda: 3 in steps(tmp_path / "renders" / "demo", 1, rank=1), "rendering")
         found = listeners(psutil.Process(driver.pid))
-        modes = [auth_mode(process) for process in psutil.Process(driver.pid).children(recursive=True)]
-        assert [mode for mode in modes if mode] == ["token"]
+        modes = [authentication(process) for process in psutil.Process(driver.pid).children(recursive=True)]
+        assert [mode for mode in modes if mode] == [("token", 0o600)]
         driver.send_signal(signal.SIGTERM)
         driver.communicate(timeout=PATIENCE_S)
 
@@ -53,4 +56,4 @@ def test_nothing_listens_beyond_this_machine(campaign: Path, tmp_path: Path) -> 
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}
     assert len([name for name, _ in found if name.startswith("ray::Rank")]) > 2
     assert [one for one in found if not is_loopback(one[1])] == []
-    assert (tmp_path / "home" / ".ray" / "auth_token").exists()
+    assert list((tmp_path / "home").iterdir()) == []  # the token was this run's own
