@@ -73,7 +73,12 @@ Window = Annotated[
     AfterValidator(_rising),
     must("[start, end], fractions of the steps with 0 ≤ start ≤ end ≤ 1"),
 ]
-Blocks = Annotated[str, AfterValidator(_block_list), must('a list of transformer blocks such as "0-20,25", or "all"')]
+Blocks = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),  # one block, as YAML reads it
+    AfterValidator(_block_list),
+    must('a list of transformer blocks such as "0-20,25", or "all"'),
+]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), must("a whole number from 0 to 2^63-1")]
 Schedule = Annotated[Literal["lynx", "diffusers"], must("'lynx' or 'diffusers'")]
 Reference = Annotated[Literal["mode", "sample"], must("'mode' or 'sample'")]

@@ -86,7 +86,7 @@ GOOD_AND_BAD = [
         [[0, 1], [0.2, 0.8], [0.5, 0.5]],
         [[1], [0, 1, 1], [0.8, 0.2], [-0.1, 1], [0, 1.1], 0.5, None, "0-1"],
     ),
-    ("ref_blocks", ["all", "0", "0-20,25", "3, 5-7"], ["", "a", "5-3", "-1", "1,,2", "1-", 3, None, ["1"]]),
+    ("ref_blocks", ["all", "0", "0-20,25", "3, 5-7"], ["", "a", "5-3", "-1", "1,,2", "1-", 3.5, True, None, ["1"]]),
     ("ip_scale", [0, 1.5], [-1, float("inf"), True, None]),
     ("ref_scale", [0, 1.5], [-1, float("inf"), True, None]),
     ("negative_prompt", ["", "bad"], [1, None, True]),
@@ -115,6 +115,15 @@ def test_lossless_is_no_setting_by_default() -> None:
     for value in (1, "true", None):
         with pytest.raises(ValidationError, match="must be true or false"):
             Video.model_validate({"lossless": value})
+
+
+def test_one_block_may_be_a_number() -> None:
+    """``ref_blocks: 3`` is a number in YAML and in ``--set``."""
+    assert repr(Sampling.model_validate({"ref_blocks": 3})) == repr(Sampling(ref_blocks="3"))
+    assert SamplingOverrides.model_validate({"ref_blocks": 0}).given() == {"ref_blocks": "0"}
+    for value in (-3, True):
+        with pytest.raises(ValidationError, match="list of transformer blocks"):
+            Sampling.model_validate({"ref_blocks": value})
 
 
 def test_whole_numbers_become_floats() -> None:
