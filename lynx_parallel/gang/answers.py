@@ -46,7 +46,7 @@ async def answer(ref: Awaitable[Any]) -> Any:
             raise RenderError(str(cause), kind_of(cause)) from error
         raise cause from None
     except OutOfMemoryError as error:
-        raise RenderError(f"out of host memory: {first_line(error)}", "memory") from error
+        raise RenderError(f"out of host memory: {_memory_used(error)}", "memory") from error
     except ActorDiedError as error:
         raise RenderError(_cause_of_death(error), "died") from error
     except RayError as error:
@@ -70,6 +70,12 @@ def kind_of(error: Exception) -> str:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(str(error)) is not None
+
+
+def _memory_used(error: OutOfMemoryError) -> str:
+    """Returns how much memory a machine used when Ray ended one of its ranks."""
+    found = re.search(r"\(IP: ([^,]+),.*? was (\S+) used / (\S+) limit", str(error))
+    return f"Ray ended a rank when {found[1]} used {found[2]} of {found[3]}" if found else first_line(error)
 
 
 def _cause_of_death(error: ActorDiedError) -> str:
