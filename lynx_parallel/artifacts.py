@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,9 @@ def move(source: Path, target: Path) -> None:
         return
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        shutil.copy2(source, part)
+        shutil.copyfile(source, part)
+        with suppress(OSError):  # a file system may refuse chmod
+            shutil.copystat(source, part)
         _fsync(part)
         os.replace(part, target)
     except BaseException:

@@ -19,7 +19,7 @@ from lynx_parallel.artifacts import disk_is_full, shown, try_publishing
 from lynx_parallel.checks import check_work
 from lynx_parallel.crops import faces_folder, make_faces_folder
 from lynx_parallel.errors import ClusterError
-from lynx_parallel.finished import all_waiting, waiting
+from lynx_parallel.finished import all_waiting, waiting_files
 from lynx_parallel.layouts import Layouts
 from lynx_parallel.ledger import History, Journal, Output, now
 from lynx_parallel.lock import Lock
@@ -111,7 +111,7 @@ class Driver:
         address = Address.chosen(self.cluster.address)
         self._lock.refuse()
         self._check_output()
-        self.summary.left = len(plan.of("render", "encode"))
+        self.summary.left = len(plan.of("render", "encode"))  # in case a signal comes first
         log = self.output.private / "logs" / "ray" / f"{now().replace(':', '')}.log"
         try:
             with (
@@ -121,8 +121,9 @@ class Driver:
             ):
                 with interruptible(pending):
                     plan = self._settled(told, journal)
-                if todo := plan.of("render", "encode"):
-                    self.summary.left = len(todo)
+                todo = plan.of("render", "encode")
+                self.summary.left = len(todo)
+                if todo:
                     self._run(todo, journal, cluster, pending)
                     self.summary.left -= self.summary.finished
                     if not (self.summary.failed or self.summary.stopped_by):
@@ -185,23 +186,23 @@ class Driver:
         return History.read(self.output.journal)
 
     def _unsettled(self, done: list[Item], told: History) -> tuple[list[Item], set[Path]]:
-        """What a killed driver had no time for: shots the journal is not told of, partial states of no more use."""
+        """Returns what a killed driver had no time for: shots that the journal lacks, and files of no more use."""
         of_no_use = self.output.partials()
         if of_no_use:
             of_no_use &= {self.output.partial(item.identity.resume) for item in done}
         if found := all_waiting(self.output):
-            of_no_use |= found & {waiting(self.output, item.shot.name) for item in done}
+            of_no_use |= found & {path for item in done for path in waiting_files(self.output, item.shot.name)}
         return [item for item in done if item.identity.video not in told.done], of_no_use
 
     def _settle(self, done: list[Item], told: History, journal: Journal) -> None:
         """Sidecars are the truth, the journal is told of them."""
-        untold, partials = self._unsettled(done, told)
+        untold, of_no_use = self._unsettled(done, told)
         journal.extend(
             {"event": "done", "name": item.shot.name, "video": item.identity.video, "recovered": True}
             for item in untold
         )  # fmt: skip
-        for path in partials:
-            path.unlink()
+        for path in of_no_use:
+            path.unlink(missing_ok=True)
 
     def _check_output(self) -> None:
         """Does in the output folder what publishing does, before any work. A full disk is waited for later."""

@@ -60,13 +60,19 @@ def read_record(output: Output, name: str) -> dict[str, Any]:
 
 def forget_waiting(output: Output, name: str) -> None:
     """Removes the waiting latents of a shot that is done, or must be made anew."""
-    for path in (waiting(output, name), _record(output, name)):
+    for path in waiting_files(output, name):
         path.unlink(missing_ok=True)
 
 
+def waiting_files(output: Output, name: str) -> tuple[Path, Path]:
+    """Returns where a shot's latents wait, and where the record of its ranks does."""
+    return waiting(output, name), _record(output, name)
+
+
 def all_waiting(output: Output) -> set[Path]:
-    """Returns every file of latents that wait."""
-    return set((output.private / "latents").rglob(f"*{SUFFIXES['latents']}"))
+    """Returns all latents that wait, and the records of their ranks."""
+    folder = output.private / "latents"
+    return {path for kind in ("latents", "sidecar") for path in folder.rglob(f"*{SUFFIXES[kind]}")}
 
 
 def _record(output: Output, name: str) -> Path:

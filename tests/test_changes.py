@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
+from safetensors.numpy import save
 
 import lynx_parallel
 from lynx_parallel import identity
@@ -18,9 +21,11 @@ from lynx_parallel.approvals import Approvals
 from lynx_parallel.changes import Change, find_changes
 from lynx_parallel.cli.approve import approve
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.finished import latents_metadata, waiting
 from lynx_parallel.ledger import Output
 from lynx_parallel.plan import make_plan
 from lynx_parallel.records import Request, write_record
+from lynx_parallel.sealed import seal
 from lynx_parallel.spec.load import load_campaign
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.spec.pipeline import Sampling
@@ -378,6 +383,34 @@ def test_an_approval_is_for_those_digests(folder: Path, asked: list[Change], tmp
         approve(other, Approvals(tmp_path / "approvals"), False, lambda line: None)
     approve(other, Approvals(tmp_path / "approvals"), True, lambda line: None)
     approve([*asked, *other], Approvals(tmp_path / "approvals"), False, lambda line: None)
+
+
+def test_an_approved_render_may_end_as_an_encoding(folder: Path, tmp_path: Path) -> None:
+    """The approved run rendered the latents and was killed before the video. The next one only encodes."""
+    campaign = made(folder, "sampling.guidance_scale=3")
+    rendered = found(folder)
+    assert [change.action for change in rendered] == ["render"]
+    approve(rendered, Approvals(tmp_path / "approvals"), True, lambda line: None)
+    output, shots = Output(campaign.output), load_campaign(folder / "mine" / "m.yaml").shots
+    for item in make_plan(load_campaign(folder / "mine" / "m.yaml"), WEIGHTS, today=TODAY).items:
+        path = waiting(output, item.shot.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(seal(save({"latents": np.zeros(1)}), latents_metadata(item.identity.resume, None)))
+    encoded = found(folder)
+    assert [(change.action, len(change.names)) for change in encoded] == [("encode", len(shots))]
+    approve(encoded, Approvals(tmp_path / "approvals"), False, lambda line: None)
+
+
+def test_an_approved_encoding_is_no_approved_render(asked: list[Change], tmp_path: Path) -> None:
+    approve(asked, Approvals(tmp_path / "approvals"), True, lambda line: None)
+    renders = [
+        replace(
+            change, action="render", transitions=tuple(one.replace("-encode", "-render") for one in change.transitions)
+        )
+        for change in asked
+    ]
+    with pytest.raises(InputErrors):
+        approve(renders, Approvals(tmp_path / "approvals"), False, lambda line: None)
 
 
 def test_a_no_on_the_terminal_is_a_no(asked: list[Change], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +15,10 @@ from typing import Any
 import pytest
 
 from lynx_parallel.driver import Driver
+from lynx_parallel.plan import Plan, make_plan
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.words import counted, shown_duration
-from tests.small import load, write
+from tests.small import WEIGHTS, finish, load, write
 
 
 class Endless:
@@ -69,6 +73,31 @@ def test_a_signal_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, number
     driver, lines = stopped(folder, monkeypatch, ClusterSpec(stop_after=3600.0), number)
     assert lines == [f"{number.name}: stopping; finished shots stay, run again to resume"]
     assert driver.summary.exit_code == code
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_what_is_left_is_counted_once_the_folder_is_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """Another driver finishes shots while this one starts Ray."""
+    write(folder)
+    campaign = load(folder)
+    before = make_plan(campaign, WEIGHTS, today=date(2026, 1, 1))
+
+    def replan() -> Plan:
+        return make_plan(campaign, WEIGHTS, today=date(2026, 1, 1))
+
+    @contextlib.contextmanager
+    def ray(*_: Any) -> Iterator[Any]:
+        for shot in campaign.shots[left:]:
+            finish(campaign, shot)
+        yield Healthy()
+
+    monkeypatch.setattr("lynx_parallel.gang.cluster.ray_cluster", ray)
+    monkeypatch.setattr(Driver, "_run", lambda *_: None)
+    driver = Driver(campaign, SimpleNamespace(), None, {}, replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
+    driver._start(before)
+    assert driver.summary.left == left
 
 
 @pytest.fixture

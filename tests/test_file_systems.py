@@ -85,6 +85,22 @@ def test_old_files_move_to_another_file_system(
     assert item.action == "done"
 
 
+@pytest.mark.parametrize("call", ["chmod", "utime"])
+def test_the_other_file_system_may_refuse_modes_and_times(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """As vfat and some network shares do."""
+
+    def refuse(path: Any, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(os, call, refuse)
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    move(tmp_path / "a.mp4", elsewhere / "a.mp4")
+    assert files(elsewhere) == {"a.mp4": b"video"}
+    assert not (tmp_path / "a.mp4").exists()
+
+
 class Crash(BaseException):
     """The process ends here."""
 
@@ -107,7 +123,7 @@ def test_a_crash_between_two_file_systems(
     real = Path.unlink
     with monkeypatch.context() as patch:
         if moment == "half copied":
-            patch.setattr(lynx_parallel.artifacts.shutil, "copy2", half)
+            patch.setattr(lynx_parallel.artifacts.shutil, "copyfile", half)
         elif moment == "before the rename":
             patch.setattr(lynx_parallel.artifacts, "_fsync", crash)
         else:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from lynx_parallel.artifacts import part_path
 from lynx_parallel.finished import latents_metadata, waiting
 from lynx_parallel.ledger import Journal, Output
+from lynx_parallel.records import Request, write_record
 from lynx_parallel.sealed import seal
 from lynx_parallel.spec.manifest import Campaign
 from lynx_parallel.stages.partial import save_partial
@@ -170,6 +171,21 @@ def test_the_command(campaign: Campaign, tmp_path: Path) -> None:
             ("damaged", f"{ADA}.mp4"), ("foreign", "notes.txt")
         ]  # fmt: skip
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_record_stands_for_its_manifest(campaign: Campaign, kept: bool) -> None:
+    record = Output(campaign.output).record("2026")
+    write_record(record, campaign, {}, Request(set=("sampling.seed=7",)), "now")
+    if not kept:
+        campaign.path.unlink()
+    code, out, err = command(record)
+    assert (code, err) == (0, "")
+    assert "8 files read" in out
+    Output(campaign.output).path(ADA, "video").unlink()
+    code, out, _ = command(record / "run.json")
+    assert code == 1
+    assert f"missing     {ADA}.mp4" in out
 
 
 def test_what_is_no_output_folder(campaign: Campaign, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
             check_working_folder()
             ensure_home()
         words = completed(arguments, commands)
-        if words and words[0] in ("render", "plan"):
+        if words and words[0] in ("render", "plan", "verify"):
             words = with_recorded_options(words, _options_of(words[0]))
         return app(words, prog_name="lynx-render", standalone_mode=False) or 0
     except _UsageError as error:

@@ -25,13 +25,14 @@ Target = Annotated[
 def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug = False) -> None:
     """Read an output folder whole; list what is damaged (exit 1), missing (exit 1) or foreign. Renders nothing."""
     from lynx_parallel.ledger import Output
+    from lynx_parallel.records import find_record
     from lynx_parallel.spec.load import load_campaign
     from lynx_parallel.transfer import shown_size
     from lynx_parallel.verify import Kind, by_kind
     from lynx_parallel.verify import verify as verify_output
 
     folder, shots, expected = Path(target).absolute(), None, set[str]()
-    if folder.is_dir():
+    if folder.is_dir() and not find_record(target):
         if set_:
             raise InputErrors(["--set: needs a manifest, not an output folder"])
         if not (folder / ".lynx").is_dir() and not any(s.get("name") == n for n, s in Output(folder).sidecars()):
