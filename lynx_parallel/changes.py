@@ -80,7 +80,8 @@ def find_changes(
         causes = history.causes(
             item, old, {name: (before.get(name, MISSING), new.get(name, MISSING)) for name in names}
         )
-        transition = f"{old['digests']['video'][:16]}-{item.identity.video[:16]}-{item.action}"
+        # Without the action: the approved run may have made the latents, or found them damaged, before it was cut off.
+        transition = f"{old['digests']['video'][:16]}-{item.identity.video[:16]}"
         values = {name: (before.get(name), new.get(name)) for name in names}
         found.setdefault((item.action, causes), []).append((item, transition, values))
     return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -401,16 +400,15 @@ def test_an_approved_render_may_end_as_an_encoding(folder: Path, tmp_path: Path)
     approve(encoded, Approvals(tmp_path / "approvals"), False, lambda line: None)
 
 
-def test_an_approved_encoding_is_no_approved_render(asked: list[Change], tmp_path: Path) -> None:
-    approve(asked, Approvals(tmp_path / "approvals"), True, lambda line: None)
-    renders = [
-        replace(
-            change, action="render", transitions=tuple(one.replace("-encode", "-render") for one in change.transitions)
-        )
-        for change in asked
-    ]
-    with pytest.raises(InputErrors):
-        approve(renders, Approvals(tmp_path / "approvals"), False, lambda line: None)
+def test_an_approved_encoding_may_find_its_latents_damaged(folder: Path, tmp_path: Path) -> None:
+    """The approved run moved them aside and was killed. The next one renders."""
+    campaign = made(folder, "video.crf=24")
+    approve(found(folder), Approvals(tmp_path / "approvals"), True, lambda line: None)
+    for shot in campaign.shots:
+        Output(campaign.output).path(shot.name, "latents").unlink()
+    again = found(folder)
+    assert [(change.action, len(change.names)) for change in again] == [("render", len(campaign.shots))]
+    approve(again, Approvals(tmp_path / "approvals"), False, lambda line: None)
 
 
 def test_a_no_on_the_terminal_is_a_no(asked: list[Change], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
