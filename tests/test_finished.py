@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from dataclasses import replace
@@ -14,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from lynx_parallel import ledger
 from lynx_parallel.artifacts import atomic_write
+from lynx_parallel.driver import Driver
 from lynx_parallel.errors import DamagedError, RenderError
 from lynx_parallel.finished import all_waiting, find_latents, latents_metadata, waiting, write_record
 from lynx_parallel.forget import find
@@ -234,6 +237,31 @@ def test_old_files_stay_until_the_new_video_is_made(campaign_of: Any, tmp_path: 
     assert find_latents(output, shot.name, planned(newer).items[0].identity, published=True)
 
 
+def test_latents_published_without_their_video_are_encoded(
+    campaign_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old files are aside and the new latents in place when the video cannot be published."""
+    campaign = one_shot(campaign_of, tmp_path)
+    output, shot = Output(campaign.output), campaign.shots[0]
+    supervise(campaign, Encoder(), ClusterSpec())
+    newer = replace(campaign, shots=(replace(shot, sampling=shot.sampling.model_copy(update={"seed": 7})),))
+    failures = iter([True])
+    real = ledger.publish
+
+    def publish(part: Path, path: Path) -> None:
+        if path.suffix == ".mp4" and next(failures, False):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        real(part, path)
+
+    monkeypatch.setattr(ledger, "publish", publish)
+    world = Encoder()
+    supervise(newer, world, ClusterSpec())
+    assert (world.renders, world.encodings) == ([shot.name], [shot.name])
+    assert len(planned(newer).of("done")) == 1
+    aside = [path for path in (output.private / "superseded").rglob("*.safetensors") if path.is_file()]
+    assert len(aside) == 1  # the old latents, not the new ones
+
+
 def test_a_killed_driver_finds_the_latents_again(campaign_of: Any, tmp_path: Path) -> None:
     """The rank had written them; nobody was left to publish them."""
     campaign = one_shot(campaign_of, tmp_path)
@@ -243,6 +271,22 @@ def test_a_killed_driver_finds_the_latents_again(campaign_of: Any, tmp_path: Pat
     supervise(campaign, world, ClusterSpec())
     assert (world.renders, world.encodings) == ([], [item.shot.name])
     assert output.path(item.shot.name, "latents").read_bytes() == latents_of(item.identity.latents)
+
+
+def test_a_killed_driver_had_no_time_to_tidy_up(folder: Path) -> None:
+    """The sidecar was written; the waiting latents and their record were not removed."""
+    campaign = load(folder)
+    output = Output(campaign.output)
+    for shot in campaign.shots:
+        finish(campaign, shot)
+        put(waiting(output, shot.name), latents_of("0" * 64))
+        write_record(output, shot.name, {"layout": {}})
+    journal = Journal(output.journal)
+    replan = lambda: make_plan(campaign, WEIGHTS, today=TODAY)  # noqa: E731
+    driver = Driver(campaign, None, None, {}, replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
+    driver.run()
+    journal.close()
+    assert not [path for path in (output.private / "latents").rglob("*") if path.is_file()]
 
 
 def test_damaged_latents_are_rendered_again(campaign_of: Any, tmp_path: Path) -> None:

@@ -380,7 +380,10 @@ class Supervisor:
     async def _after_failure(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
         """Has the policy decide, and does what it says."""
         run, kind = self.run, _kind(error)
-        latents = find_latents(run.output, work.item.shot.name, work.item.identity, published=not work.item.stale)
+        name = work.item.shot.name
+        # Without a sidecar, old files are not there or are aside, and the attempt may have published its latents.
+        published = run.output.sidecar(name) is None
+        latents = find_latents(run.output, name, work.item.identity, published=published)
         if work.item.action == "render" and latents is not None:
             work.item = replace(work.item, action="encode", latents=latents)
         item = work.item
