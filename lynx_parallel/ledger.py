@@ -298,21 +298,24 @@ class History:
 
     Attributes:
         attempted: names of all shots it knows of.
+        finished: names of those that were done once.
         done: video digests of those it knows to be done.
     """
 
     attempted: set[str]
+    finished: set[str]
     done: set[str]
 
     @classmethod
     def read(cls, journal: Path) -> History:
-        history = cls(set(), set())
+        history = cls(set(), set(), set())
         with contextlib.suppress(OSError), journal.open("rb") as lines:
             for line in lines:
                 with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                     record = json.loads(line)
                     history.attempted.add(str(record["name"]))
                     if record["event"] == "done":
+                        history.finished.add(str(record["name"]))
                         history.done.add(str(record["video"]))
         return history
 

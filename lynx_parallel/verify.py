@@ -73,7 +73,9 @@ class _Verification:
         self.output = output
         self.shots = shots
         self.expected = expected
-        self.known = History.read(output.journal).attempted | set(shots or ())
+        history = History.read(output.journal)
+        self.known = history.attempted | set(shots or ())
+        self.finished = history.finished if shots is None else history.finished & shots
         self.report = Report()
 
     def run(self) -> Report:
@@ -126,6 +128,8 @@ class _Verification:
             self._add("missing", mine["video"], "its latents are finished, its video is not; the next run encodes them")
         elif there:
             self._add("missing", mine["sidecar"], "there are files of this shot, but no sidecar")
+        elif name in self.finished:
+            self._add("missing", mine["video"], "the journal says that it was finished, and none of its files is there")
         elif name in self.expected:
             self._add("missing", mine["video"], "not rendered yet")
         return set(mine.values())

@@ -107,6 +107,21 @@ def test_shots_of_the_manifest(campaign: Campaign, tmp_path: Path) -> None:
     assert ("damaged", "ada/run-t01.mp4") in found(fewer)[0]
 
 
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_finished_shot_whose_files_are_all_gone(campaign: Campaign, manifest: bool) -> None:
+    """A subject's folder was lost, or a mount is not there. The journal still knows the shots."""
+    journal = Journal(Output(campaign.output).journal)
+    for shot in campaign.shots:
+        journal.append("done", name=shot.name, video="0" * 64)
+    journal.append("attempt", name="ada/never-t01")
+    journal.close()
+    shutil.rmtree(campaign.output / "ada")
+    findings = [("missing", "ada/run-t01.mp4"), ("missing", f"{ADA}.mp4")]
+    assert found(campaign, manifest=manifest) == (findings, 1)
+    report = verify(Output(campaign.output), {ADA} if manifest else None)
+    assert {"the journal says" in finding.reason for finding in report.findings if finding.kind == "missing"} == {True}
+
+
 def test_what_is_kept_for_later_runs(campaign: Campaign) -> None:
     output, digest = Output(campaign.output), "d" * 64
     save_partial(output.partial(digest), state(), digest)
