@@ -89,6 +89,7 @@ class Driver:
         todo = plan.of("render", "encode")
         if todo:
             check_work(self.campaign, todo, self.weights, self.cluster)
+            self._lock.refuse()  # before a question about shots that another driver may be making
             self.check(todo)
         shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
         if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
@@ -109,7 +110,6 @@ class Driver:
         from lynx_parallel.gang.cluster import ray_cluster
 
         address = Address.chosen(self.cluster.address)
-        self._lock.refuse()
         self._check_output()
         self.summary.left = len(plan.of("render", "encode"))  # in case a signal comes first
         log = self.output.private / "logs" / "ray" / f"{now().replace(':', '')}.log"

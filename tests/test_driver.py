@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from lynx_parallel.driver import Driver
+from lynx_parallel.errors import ClusterError
+from lynx_parallel.lock import Lock
 from lynx_parallel.plan import Plan, make_plan
 from lynx_parallel.spec.cluster import ClusterSpec
 from lynx_parallel.words import counted, shown_duration
@@ -73,6 +75,25 @@ def test_a_signal_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, number
     driver, lines = stopped(folder, monkeypatch, ClusterSpec(stop_after=3600.0), number)
     assert lines == [f"{number.name}: stopping; finished shots stay, run again to resume"]
     assert driver.summary.exit_code == code
+
+
+def test_a_folder_in_use_is_reported_before_anything_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other driver may be making the very shots that the question is about."""
+    write(folder)
+    campaign = load(folder)
+    monkeypatch.setattr("lynx_parallel.driver.check_work", lambda *_: None)
+
+    def driver() -> Driver:
+        return Driver(
+            campaign, SimpleNamespace(), None, {},  # type: ignore[arg-type]
+            lambda: make_plan(campaign, WEIGHTS, today=date(2026, 1, 1)), ClusterSpec(), lambda line: None,
+            check=lambda todo: pytest.fail("asked"),
+        )  # fmt: skip
+
+    with Lock(folder / "out" / ".lynx" / "lock"), pytest.raises(ClusterError, match="another driver is at work"):
+        driver().run()
+    with pytest.raises(pytest.fail.Exception, match="asked"):
+        driver().run()
 
 
 @pytest.mark.parametrize("left", [0, 1])
