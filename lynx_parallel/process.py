@@ -88,6 +88,22 @@ def ensure_home() -> None:
         os.environ["HOME"] = str(cache_root())
 
 
+def discard_unwritten(stream: TextIO) -> bool:
+    """Returns whether text of a stream cannot be written, as on a full disk.
+
+    The text is then discarded. Otherwise Python would try again at its end, report an error and exit with 120.
+    """
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        return True
+    return False
+
+
 def give_up(thread: str) -> None:
     """Records that a thread will not end in time, so that ``leave`` does not wait for it."""
     _stuck.append(thread)
@@ -103,9 +119,8 @@ def leave(code: str | int | None) -> NoReturn:
 
     Such a thread may be inside a library. The interpreter's own end would then wait for it, or crash.
     """
+    for stream in (sys.stdout, sys.stderr):
+        discard_unwritten(stream)
     if _stuck:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)

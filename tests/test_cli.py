@@ -487,3 +487,12 @@ def test_an_ignored_ctrl_c_stays_ignored(folder: Path, demo: Path) -> None:
     told, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert "4 shots" in told
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["--version"], ["plan", "m.yaml"], ["plan", "m.yaml", "--json"]])
+def test_standard_output_that_cannot_be_written(folder: Path, demo: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "lynx_parallel.cli", *arguments]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (3, "standard output: No space left on device\n")

@@ -13,13 +13,14 @@ import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
+from lynx_parallel.cli.options import Say
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.usage import completed, meant
 from lynx_parallel.cli.verify import verify
 from lynx_parallel.errors import ClusterError, LynxError, in_words
-from lynx_parallel.process import check_working_folder, ensure_home
+from lynx_parallel.process import check_working_folder, discard_unwritten, ensure_home
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -47,7 +48,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None: ...
 
 
@@ -77,8 +80,10 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return int(error.exit_code)
     except (LynxError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None and discard_unwritten(sys.stdout):
+            error.filename = "standard output"
         if "--debug" in arguments:
             traceback.print_exc()
         else:
-            print(in_words(error), file=sys.stderr)
+            Say(sys.stderr)(in_words(error))
         return error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code
