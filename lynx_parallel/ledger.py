@@ -73,7 +73,7 @@ class Output:
         return _read_sidecar(self._at(name, "sidecar"))
 
     def intact(self, name: str, sidecar: Mapping[str, Any], kind: str, *, verify: bool = False) -> bool:
-        """Whether an output is the file its sidecar speaks of.
+        """Whether an output is the file its sidecar lists.
 
         Its size must agree; its content is read where the mtime differs, or with ``verify``.
         """
@@ -107,6 +107,10 @@ class Output:
         for name in sorted(found - but):
             if (sidecar := self.sidecar(name)) is not None:
                 yield name, sidecar
+
+    def is_one(self) -> bool:
+        """Returns whether this is an output folder: it holds ``.lynx``, or a sidecar at the place that it names."""
+        return self.private.is_dir() or any(sidecar.get("name") == name for name, sidecar in self.sidecars())
 
     def sweep(self, ours: Set[str]) -> int:
         """Removes what a killed run left half-written; returns how many files.

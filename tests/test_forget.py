@@ -259,7 +259,9 @@ def test_a_folder_in_which_a_run_is_at_work(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("here", "--from here: not an output folder: it has no .lynx folder and no video's .json"),
+        ("here", "--from here: not an output folder: it holds neither .lynx nor a sidecar"),
+        (".", "--from .: not an output folder: it holds neither .lynx nor a sidecar"),  # it holds several
+        ("./none", "--from ./none: no such manifest or output folder"),
         ("none.yaml", "none.yaml: no such manifest"),
         ("later.yaml", "--from later.yaml: its output folder {}/later does not exist. If --set output named another"),
         ("empty.yaml", "empty.yaml:1: output: missing: the folder for the videos"),

@@ -212,5 +212,8 @@ def test_what_is_no_output_folder(campaign: Campaign, tmp_path: Path) -> None:
         code, out, err = command(tmp_path / name)
         assert (code, out) == (2, "")
         assert err == f"{tmp_path / name}: not an output folder: it holds neither .lynx nor a sidecar\n"
+    for name in ("none.yaml", "none/"):
+        code, _, err = command(f"{tmp_path}/{name}")
+        assert (code, err) == (2, f"{tmp_path}/{name}: no such manifest or output folder\n")
     code, _, err = command(tmp_path / "none.yaml")
     assert (code, err.count("\n")) == (2, 1)

@@ -77,9 +77,11 @@ def _output(text: str, used: Mapping[str, set[Path]]) -> Path:
         return Path(os.path.realpath(record.output))
     if os.path.isdir(text):
         output = Path(os.path.realpath(text))
-        if not Output(output).private.is_dir() and next(Output(output).sidecars(), None) is None:
-            raise InputErrors([f"--from {text}: not an output folder: it has no .lynx folder and no video's .json"])
+        if not Output(output).is_one():
+            raise InputErrors([f"--from {text}: not an output folder: it holds neither .lynx nor a sidecar"])
         return output
+    if "/" in text and not os.path.lexists(text):
+        raise InputErrors([f"--from {text}: no such manifest or output folder"])
     output = find_output(text)
     if not output.is_dir() and not any(output in outputs for outputs in used.values()):
         message = "does not exist. If --set output named another folder, give that folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import date
 from pathlib import Path
 from typing import Annotated, get_args
@@ -31,12 +32,14 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
     from lynx_parallel.verify import Kind, by_kind
     from lynx_parallel.verify import verify as verify_output
 
-    folder, shots, expected = Path(target).absolute(), None, set[str]()
+    folder, shots, expected = Path(os.path.realpath(target)), None, set[str]()
     if folder.is_dir() and not find_record(target):
         if set_:
             raise InputErrors(["--set: needs a manifest, not an output folder"])
-        if not (folder / ".lynx").is_dir() and not any(s.get("name") == n for n, s in Output(folder).sidecars()):
+        if not Output(folder).is_one():
             raise InputErrors([f"{target}: not an output folder: it holds neither .lynx nor a sidecar"])
+    elif "/" in target and not os.path.lexists(target):
+        raise InputErrors([f"{target}: no such manifest or output folder"])
     else:
         campaign = load_campaign(target, set_ or ())
         folder, shots = campaign.output, {shot.name for shot in campaign.shots}
