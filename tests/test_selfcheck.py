@@ -234,6 +234,8 @@ def test_a_peer_that_does_not_answer(gangs: list[dict[str, list[Check]]]) -> Non
         ("ImportError: flash_attn_2_cuda.so: undefined symbol: _ZN3c10", "--attention"),
         ("ImportError: libcudart.so.12: cannot open shared object file: No such file or directory", "Install the pac"),
         ("CUDA error: uncorrectable ECC error encountered", "may be faulty"),
+        ("ClusterError: ffmpeg not found at /x: reinstall imageio-ffmpeg", "Each machine of the run needs ffmpeg."),
+        ("RenderError: cannot encode: ffmpeg ended with status 1", "This ffmpeg cannot encode the video."),
         ("ValueError: something new", "Run lynx-render doctor on node-7."),
     ],
 )

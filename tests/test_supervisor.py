@@ -136,7 +136,7 @@ class World:
             case "no room":
                 raise NoRoom("no room")
             case "died starting":
-                raise RenderError("a rank died", "died")
+                raise RenderError("a rank died.", "died")
         if self.unfit.get(machine) in ["", *gpus]:
             hello = Hello(1, machine, "H100", "flash3", "0", machine, self.unfit[machine])
             raise UnfitRank(hello, Check("attention", False, 0.1, "wrong by 3e-01", "Leave it out."))

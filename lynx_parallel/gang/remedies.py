@@ -55,6 +55,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "Set NCCL_SOCKET_IFNAME to the interface that reaches the other ranks. NCCL_DEBUG=INFO logs the reason.",
     ),
     (r"[Gg]loo|connectFullMesh", "Set GLOO_SOCKET_IFNAME to the interface that reaches the other ranks."),
+    (r"ffmpeg not found", "Each machine of the run needs ffmpeg."),  # the error says how to get it
     (
         r"ffmpeg",
         "This ffmpeg cannot encode the video. Reinstall imageio-ffmpeg, or name another one in IMAGEIO_FFMPEG_EXE.",

@@ -491,7 +491,8 @@ def _as_fault(error: LynxError) -> LynxError:
     """Returns the error that ends a run in which no gang could be started."""
     if not isinstance(error, RenderError):
         return error
-    return ClusterError(f"no ranks could be started: {error}. {remedy_for(str(error), host='this machine')}")
+    reason = str(error).rstrip(".")
+    return ClusterError(f"no ranks could be started: {reason}. {remedy_for(reason, host='this machine')}")
 
 
 def _starts(error: LynxError, began: bool) -> int:
