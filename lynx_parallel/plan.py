@@ -35,7 +35,7 @@ class Item:
             that only their digests could tell.
         reason: why, in words for the user; empty for a shot never made before.
         stale: old files with other or unknown settings exist, and are moved aside when the new ones are done.
-        latents: finished latents to encode that no sidecar speaks of; None for those of the shot's sidecar.
+        latents: finished latents to encode that no sidecar lists; None for those of the shot's sidecar.
         warnings: for the sidecar: what the model will not see of the texts.
     """
 

@@ -97,7 +97,7 @@ class _Verification:
         return self.report
 
     def _outputs(self, output: Output, name: str, sidecar: dict[str, Any], *, partly: bool = False) -> set[str]:
-        """Checks the files that a sidecar speaks of. Returns the names of all files of the shot.
+        """Checks the files that a sidecar lists. Returns the names of all files of the shot.
 
         Args:
             partly: whether files may be missing, as in a folder of superseded ones.
@@ -111,7 +111,7 @@ class _Verification:
             elif os.path.lexists(path):
                 self._read(path, partial(_differs, record))
             elif not partly:
-                self._add("missing", path, f"its sidecar speaks of {'these' if kind == 'latents' else 'this'} {kind}")
+                self._add("missing", path, f"its sidecar lists {'these' if kind == 'latents' else 'this'} {kind}")
         return {name + suffix for suffix in SUFFIXES.values()}
 
     def _without_sidecar(self, name: str, files: Set[str]) -> set[str]:

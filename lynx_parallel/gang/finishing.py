@@ -76,7 +76,7 @@ class Finisher:
         """Makes the video again from saved latents.
 
         Args:
-            sha256: of the latents' file by its sidecar; None for latents that no sidecar speaks of. Those are checked
+            sha256: of the latents' file by its sidecar; None for latents that no sidecar lists. Those are checked
                 by the checksum in their header.
 
         Returns:

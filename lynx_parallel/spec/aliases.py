@@ -23,7 +23,7 @@ class Alias(NamedTuple):
 
 
 _WINDOW = "It takes both fractions: [start, end]."
-_SOLVER = "The solver is always UniPC, and no setting yet; this chooses its sigmas."
+_SOLVER = "The solver is always UniPC; this setting chooses its sigmas."
 _SIZE = "Give the width and the height."
 _TAKES = "Every take is a video of its own."
 
@@ -48,7 +48,7 @@ ALIASES = {
     "batch_size": Alias("shots", f"Use 'takes' in an entry of shots. {_TAKES}"),
     "ref_image": Alias("subjects", "Give the picture as 'image' of a subject."),
     "denoise": Alias("", "Every shot starts from noise; there is no video to start from."),
-    "pix_fmt": Alias("", "It is no setting; every video is yuv420p, which plays everywhere."),
+    "pix_fmt": Alias("", "This cannot be set: every video is yuv420p, which plays everywhere."),
     # diffusers
     "inference_steps": Alias("sampling.num_inference_steps"),
     "num_steps": Alias("sampling.num_inference_steps"),
@@ -59,9 +59,9 @@ ALIASES = {
     "torch_dtype": Alias("model.dtype"),
     "pretrained_model_name_or_path": Alias("model.base"),
     "transformer": Alias("model.base", "The base is the whole model, in diffusers' layout."),
-    "lora": Alias("", "LoRAs are not a setting yet."),
-    "loras": Alias("", "LoRAs are not a setting yet."),
-    "quantization": Alias("", "Quantised weights are not a setting yet."),
+    "lora": Alias("", "LoRAs are not supported."),
+    "loras": Alias("", "LoRAs are not supported."),
+    "quantization": Alias("", "Quantised weights are not supported."),
     # Lynx and Wan
     "sample_steps": Alias("sampling.num_inference_steps"),
     "sample_guide_scale": Alias("sampling.guidance_scale"),

@@ -236,8 +236,7 @@ def test_wrong_adapter(folder: Path, file: str, said: str) -> None:
             "version: 1\nmodel: {base: demo:tiny, adapters: {id: demo:full, loras: []}, face: 1}\n",
             [
                 "p.yaml:2: model.adapters.resampler: missing: a file, hub:org/repo/path or demo:name",
-                "p.yaml:2: model.adapters.loras: unknown key; LoRAs are not a setting yet. "
-                "(allowed: resampler, id, ref)",
+                "p.yaml:2: model.adapters.loras: unknown key; LoRAs are not supported. (allowed: resampler, id, ref)",
                 "p.yaml:2: model.face: unknown key; (allowed: base, adapters, dtype, vae_dtype)",
             ],
         ),
