@@ -122,17 +122,17 @@ def test_a_render_is_the_same(converted: Converted) -> None:
     assert latents[0].abs().max() > 0
 
 
-def test_what_was_done_stays_done(converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_done_stays_done(converted: Converted, tmp_path: Path) -> None:
     manifest = small.write(tmp_path)
     shutil.copy(converted.folder / "p.yaml", tmp_path / "full.yaml")
     (tmp_path / "wan").symlink_to(converted.folder / "wan")
-    campaign, weights, _, digests, replan = load(str(manifest), None, None, False)
-    assert weights.converted == converted.copy
-    assert digests == converted.digests
-    monkeypatch.setattr(small, "WEIGHTS", converted.digests)  # those before there was a copy
-    for shot in campaign.shots:
-        small.finish(campaign, shot)
-    assert {item.action for item in replan().items} == {"done"}
+    small.draw(tmp_path)
+    loaded = load(str(manifest), None, None, False)
+    assert loaded.weights.converted == converted.copy
+    assert loaded.digests == converted.digests
+    for shot in loaded.campaign.shots:
+        small.finish(loaded.campaign, shot, weights=converted.digests)  # those before there was a copy
+    assert {item.action for item in loaded.replan().items} == {"done"}
 
 
 def test_a_machine_without_the_copy_reads_the_base(converted: Converted, tmp_path: Path) -> None:

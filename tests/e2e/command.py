@@ -96,3 +96,8 @@ def saved_steps(output: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             return int(load_file(path)["counters"][0])
     return 0
+
+
+def sidecars(output: Path) -> list[Path]:
+    """Returns the sidecars of an output folder; run records and other files under ``.lynx`` are left out."""
+    return [path for path in output.rglob("*.json") if ".lynx" not in path.relative_to(output).parts]

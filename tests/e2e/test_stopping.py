@@ -24,6 +24,7 @@ from tests.e2e.command import (
     lynx_render,
     ranks_of,
     saved_steps,
+    sidecars,
     started,
     steps,
     wait_for,
@@ -46,10 +47,6 @@ def fast_disk() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
-
-
-def sidecars(output: Path) -> list[Path]:
-    return [path for path in output.rglob("*.json") if ".lynx" not in path.relative_to(output).parts]
 
 
 @pytest.mark.parametrize("moment", ["starting", "rendering"])

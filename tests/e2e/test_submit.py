@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.command import COMMAND, PATIENCE_S, environment, ranks_of, steps, wait_for
+from tests.e2e.command import COMMAND, PATIENCE_S, environment, ranks_of, sidecars, steps, wait_for
 from tests.e2e.test_demo import NAMES, digests
 from tests.e2e.test_listening import is_loopback, listeners
 
@@ -196,7 +196,7 @@ def test_a_stopped_job_is_gone_on_with(head: Head, campaign: Path, tmp_path: Pat
     assert submitter.returncode == 0  # Ray's submitter calls a stopped job no failure
     assert not (output / ".lynx" / "lock").exists()
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1
-    assert not list(output.rglob("*.part")) + list(output.rglob("*.json"))
+    assert not list(output.rglob("*.part")) + sidecars(output)
 
     code, printed = head.job(*submission("resumed", *settings), cwd=working)
     assert code == 0, printed
