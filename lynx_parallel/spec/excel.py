@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from pathlib import Path
@@ -78,7 +79,7 @@ def _look_inside(content: bytes) -> bool:
                 raise Unreadable(f"larger than {MAX_UNPACKED_BYTES >> 20} MiB when unpacked: save it as CSV")
             sheets = [name for name in names if name.startswith("xl/worksheets/")]
             return any(_FORMULA.search(archive.read(name)) for name in sheets)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise Unreadable(f"not an Excel workbook that can be read: {error}") from None
 
 

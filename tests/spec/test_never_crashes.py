@@ -185,6 +185,7 @@ def test_random_cells(folder: Path, cells: list[list[str]], separator: str, enco
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.dates() | st.text("ada/{}|=#é", max_size=8)
 
 
+@example([], 2352, b"\0")  # the compressed cells are damaged
 @settings(QUICK, max_examples=50)
 @given(st.lists(st.lists(VALUES, max_size=4), max_size=4), st.integers(0, 6000), st.binary(max_size=3))
 def test_random_workbooks(folder: Path, cells: list[list[Any]], place: int, damage: bytes) -> None:
