@@ -36,13 +36,13 @@ from benchmarks.flops import ID, REF, REGISTERS, TEXT, counted, forward_flops, r
 from benchmarks.machine import describe, record
 from benchmarks.shapes import WAN_14B, Shapes, dim_of, id_shapes, model_shapes, ref_shapes, transformer_shapes
 from lynx_parallel.demo.tiny import SCHEDULER
+from lynx_parallel.inputs.memory import parameter_bytes, static_kv_bytes
+from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.checkpoints import build_transformer, load_transformer
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.parallel.memory import parameter_bytes, static_kv_bytes
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from lynx_parallel.spec.pipeline import Sampling
-from lynx_parallel.weights import WeightFiles
 
 COUNTED = {**WAN_14B, "num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048, "num_layers": 8}
 """The model of FLOPs and seconds a forward: dim 512."""

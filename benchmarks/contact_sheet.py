@@ -25,10 +25,10 @@ from benchmarks.gpu_model import attention_kernel
 from benchmarks.gpu_report import describe_gpu, slug
 from benchmarks.machine import RESULTS
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.shipped import shipped_dir
 from lynx_parallel.parallel.apply import localize
 from lynx_parallel.pipeline import LynxPipeline
-from lynx_parallel.shipped import shipped_dir
-from lynx_parallel.spec.manifest import Campaign
 
 PIPELINES = ("lynx-full", "lynx-lite-id-full-ref", "lynx-lite")
 PROMPT = "A woman walks along a beach at sunrise, the wind in the hair."
@@ -61,7 +61,7 @@ def sheet(rows: Mapping[str, np.ndarray], columns: int) -> Image.Image:
 
 def campaign_of(folder: Path, name: str, sampling: Mapping[str, int]) -> Campaign:
     """Returns a campaign of one shot with a shipped pipeline; landmarks and embedding are left to its face models."""
-    from lynx_parallel.spec.load import load_campaign
+    from lynx_parallel.inputs.load import load_campaign
 
     manifest = {
         "version": 1,
@@ -82,7 +82,7 @@ def render(campaign: Campaign, device: torch.device) -> np.ndarray:
     Raises:
         CheckpointError: weights or face models are not installed.
     """
-    from lynx_parallel.weights import find_face_models, find_weights
+    from lynx_parallel.plan.weights import find_face_models, find_weights
 
     model, (shot,) = campaign.pipeline.model, campaign.shots
     weights, faces = find_weights(model), find_face_models(campaign.pipeline.face)

@@ -28,7 +28,7 @@ from benchmarks.shapes import (
 )
 from lynx_parallel.demo.checkpoint import ensure_demo
 from lynx_parallel.demo.faces import LANDMARKS
-from lynx_parallel.shipped import shipped_dir
+from lynx_parallel.inputs.shipped import shipped_dir
 
 STEPS = 4
 SPARE_BYTES = 2_000_000_000

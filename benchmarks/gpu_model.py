@@ -14,13 +14,13 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from benchmarks.shapes import UMT5_XXL, WAN_14B, dim_of, model_shapes
 from lynx_parallel.demo import tiny
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.memory import predict
 from lynx_parallel.model.attention import Attention, AttentionName, choose_kernel
 from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import build_transformer, loaded_dtype
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.parallel.decode_memory import VideoSize
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import predict
 
 KERNELS = tuple(name for name in get_args(AttentionName) if name != "auto")
 TEXT_TOKENS, ID_TOKENS, REF_TOKENS = 512, 32, 256

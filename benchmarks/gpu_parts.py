@@ -31,12 +31,13 @@ from benchmarks.gpu_model import (
 )
 from benchmarks.gpu_prepare import time_preparation
 from lynx_parallel.errors import ClusterError
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.parallel.decode_memory import VideoSize
+from lynx_parallel.plan.weights import find_weights
 from lynx_parallel.stages.latents import decode, latent_shape
-from lynx_parallel.weights import WeightFiles, find_weights
 
 
 class LeftOut(Exception):
@@ -78,7 +79,7 @@ class Bench:
                 except NoRoom as reason:
                     self._no_room = reason  # tried only once, because writing takes long
                     raise
-            from lynx_parallel.spec.load import load_campaign
+            from lynx_parallel.inputs.load import load_campaign
 
             self._weights = find_weights(load_campaign(self.manifest()).pipeline.model)
         return self._weights

@@ -88,15 +88,15 @@ def be_a_rank(folder: Path, rank: int, ranks: int, sharded: bool, copy: bool) ->
     import torch
     from torch import distributed as dist
 
+    from lynx_parallel.inputs.weight_files import WeightFiles
     from lynx_parallel.model.checkpoints import load_resampler, load_transformer
-    from lynx_parallel.weights import WeightFiles
 
     torch.set_num_threads(1)
     shard = None
     if sharded:
+        from lynx_parallel.inputs.layout import Layout
         from lynx_parallel.parallel import shard as sharding
         from lynx_parallel.parallel import xdit
-        from lynx_parallel.parallel.layout import Layout
 
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         store = dist.FileStore(str(folder / f"store-{os.getppid()}"), ranks)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory_table
 
-No measurement: ``lynx_parallel.parallel.memory`` over the real files' shapes. Writes results/memory_14b.md.
+No measurement: ``lynx_parallel.inputs.memory`` over the real files' shapes. Writes results/memory_14b.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from benchmarks.shapes import (
     model_shapes,
     resampler_shapes,
 )
-from lynx_parallel.parallel.decode_memory import VideoSize
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import ALLOWANCE_BYTES, GROUP_BYTES, TEXT_ACTIVATION_BYTES, Prediction, predict
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.memory import ALLOWANCE_BYTES, GROUP_BYTES, TEXT_ACTIVATION_BYTES, Prediction, predict
 from lynx_parallel.parallel.room import MARGIN, VAE_BYTES, fits
 
 SIZES = {"480p": VideoSize(832, 480, 81), "720p": VideoSize(1280, 720, 81)}

@@ -37,7 +37,7 @@ import psutil
 import torch.multiprocessing as mp
 
 from benchmarks.machine import describe, describe_in_words, record, table
-from lynx_parallel.gang.environment import KEEP_FREED_MEMORY
+from lynx_parallel.rank.environment import KEEP_FREED_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 RANKS = 2
@@ -151,16 +151,17 @@ def bare_rank(rank: int, store: str, manifest: Path, output: Path, pipe: Any) ->
     import torch
     from torch.distributed import FileStore
 
+    from lynx_parallel.inputs.layout import Layout
+    from lynx_parallel.inputs.load import load_campaign
+    from lynx_parallel.inputs.model_config import transformer_config
     from lynx_parallel.parallel import xdit
     from lynx_parallel.parallel.apply import parallelize
-    from lynx_parallel.parallel.layout import Layout
     from lynx_parallel.parallel.vae import split_decoder
     from lynx_parallel.pipeline import LynxPipeline
-    from lynx_parallel.plan import in_order
-    from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.stages.encode import encode_video
+    from lynx_parallel.plan.plan import in_order
+    from lynx_parallel.plan.weights import find_face_models, find_weights
     from lynx_parallel.stages.latents import decode, to_frames
-    from lynx_parallel.weights import find_face_models, find_weights, transformer_config
+    from lynx_parallel.stages.video import encode_video
 
     torch.set_num_threads(1)
     campaign = load_campaign(manifest)
@@ -223,7 +224,7 @@ def run(takes: int, rounds: int) -> tuple[dict[str, list[Turn]], int]:
         shutil.copytree(ROOT / "manifests", manifest.parent)
         with manifest.open("a") as file:
             file.write(f'\nshots:\n- {{subject: "*", prompt: "*", takes: {takes}}}\n')
-        from lynx_parallel.spec.load import load_campaign
+        from lynx_parallel.inputs.load import load_campaign
 
         shots = len(load_campaign(manifest).shots)
         for number in range(rounds):

@@ -116,13 +116,13 @@ def plan(manifest: Path) -> None:
     began = time.perf_counter()
     from datetime import date
 
-    from lynx_parallel.checks import as_warnings, check_work, long_texts, unreadable_pictures
-    from lynx_parallel.identity import needs_face_models
-    from lynx_parallel.plan import Known, make_plan
-    from lynx_parallel.present import find_present
-    from lynx_parallel.spec.cluster import ClusterSpec
-    from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.weights import weight_digests
+    from lynx_parallel.inputs.cluster import ClusterSpec
+    from lynx_parallel.inputs.load import load_campaign
+    from lynx_parallel.plan.checks import as_warnings, check_work, long_texts, unreadable_pictures
+    from lynx_parallel.plan.digests import needs_face_models
+    from lynx_parallel.plan.hashing import weight_digests
+    from lynx_parallel.plan.plan import Known, make_plan
+    from lynx_parallel.plan.present import find_present
 
     imported = time.perf_counter()
     campaign = load_campaign(manifest)
@@ -163,14 +163,15 @@ def finish(manifest: Path) -> None:
     """Makes every shot of a campaign done, in the driver's way, with outputs of one byte."""
     from datetime import date
 
-    from lynx_parallel.artifacts import part_path
-    from lynx_parallel.gang.rank import Hello, Rendered
-    from lynx_parallel.ledger import Output
-    from lynx_parallel.parallel.layout import Layout
-    from lynx_parallel.plan import make_plan
-    from lynx_parallel.sidecar import make_sidecar
-    from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.weights import find_face_models, find_weights, weight_digests
+    from lynx_parallel.engine.sidecar import make_sidecar
+    from lynx_parallel.inputs.layout import Layout
+    from lynx_parallel.inputs.load import load_campaign
+    from lynx_parallel.output.files import part_path
+    from lynx_parallel.output.folder import Output
+    from lynx_parallel.plan.hashing import weight_digests
+    from lynx_parallel.plan.plan import make_plan
+    from lynx_parallel.plan.weights import find_face_models, find_weights
+    from lynx_parallel.rank.rank import Hello, Rendered
 
     os.fsync = lambda fd: None  # nothing here needs to survive a power cut, and 600,000 of them take an hour
     campaign = load_campaign(manifest)

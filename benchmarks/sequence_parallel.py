@@ -105,9 +105,9 @@ class Worker:
         """Takes the token axis of a mode; joins a gang for those that need one, and opens its connections."""
         from torch.distributed import FileStore
 
+        from lynx_parallel.inputs.layout import Layout
         from lynx_parallel.model.attention import LocalTokens
         from lynx_parallel.parallel import xdit
-        from lynx_parallel.parallel.layout import Layout
 
         if mode == "one":
             self.transformer.tokens = LocalTokens()

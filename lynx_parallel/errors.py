@@ -6,10 +6,7 @@ under ``--debug``. Nothing here imports torch or Ray.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class LynxError(Exception):
@@ -78,16 +75,3 @@ class Stopped(LynxError):
     """A shot was put aside on request, its partial state saved."""
 
     exit_code = 75
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, without colours, or its type where it says nothing."""
-    text = _COLOURS.sub("", str(error))
-    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-
-
-def in_words(error: Exception) -> str:
-    """Returns an error for the user: an OSError as ``file: reason``, any other as it says."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)

@@ -18,34 +18,23 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
-from lynx_parallel.base_configs import check_base
-from lynx_parallel.guidance import BranchName, inside_window, sampling_weights
+from lynx_parallel.inputs.base_configs import check_base
+from lynx_parallel.inputs.guidance import BranchName, inside_window, sampling_weights
+from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, VaeDtype, parse_blocks
+from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.block import KV, BlockConditioning
-from lynx_parallel.model.checkpoints import (
-    load_resampler,
-    load_scheduler_config,
-    load_transformer,
-    load_vae,
-)
+from lynx_parallel.model.checkpoints import load_resampler, load_scheduler_config, load_transformer, load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS, Fp32Precision, use_ieee
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.spec.pipeline import (
-    REFERENCE_PROMPT,
-    FaceSpec,
-    ModelSpec,
-    Sampling,
-    VaeDtype,
-    parse_blocks,
-)
+from lynx_parallel.plan.weights import find_face_models, find_weights
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, make_scheduler
-from lynx_parallel.stages.face import Policy
-from lynx_parallel.stages.identify import FaceModels, Person, identify_person
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
-from lynx_parallel.stages.partial import Partial
 from lynx_parallel.stages.prompt import encode_prompts, pad
-from lynx_parallel.stages.subject import read_embedding, read_picture
-from lynx_parallel.weights import FaceFiles, WeightFiles, find_face_models, find_weights
+from lynx_parallel.stages.resume_state import Partial
+from lynx_parallel.subject.detection import Policy
+from lynx_parallel.subject.person import FaceModels, Person, identify_person
+from lynx_parallel.subject.picture import read_embedding, read_picture
 
 T = TypeVar("T")
 

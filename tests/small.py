@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from lynx_parallel.artifacts import part_path
-from lynx_parallel.identity import Identity, identify
-from lynx_parallel.ledger import Output
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Campaign, Shot
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Campaign, Shot
+from lynx_parallel.output.files import part_path
+from lynx_parallel.output.folder import Output
+from lynx_parallel.plan.digests import Identity, identify
 
 WEIGHTS = {"base/vae/config.json": "a" * 64, "resampler": "b" * 64, "id": "c" * 64}
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from lynx_parallel.engine import address
+from lynx_parallel.engine.address import Address, check_head, still_answers
 from lynx_parallel.errors import ClusterError
-from lynx_parallel.gang import address
-from lynx_parallel.gang.address import Address, check_head, still_answers
 
 
 @pytest.mark.parametrize(

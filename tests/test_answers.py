@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
-from lynx_parallel.errors import RenderError, first_line
-from lynx_parallel.gang.answers import answer
+from lynx_parallel.engine.answers import answer
+from lynx_parallel.errors import RenderError
+from lynx_parallel.text import first_line
 
 OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.7, \
 ID: c3e16d1996302991bcc1a101f0d391ca09fb582664d6955b57499b99) was 3.71GB used / 23.54GB limit (0.157650); threshold."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from lynx_parallel.base_configs import SCHEDULER, TRANSFORMER, VAE, base_mistakes, check_base
 from lynx_parallel.demo import tiny
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.base_configs import SCHEDULER, TRANSFORMER, VAE, base_mistakes, check_base
 
 # The published configurations of Wan-AI/Wan2.1-T2V-14B-Diffusers, as diffusers 0.33 wrote them.
 T2V_14B: dict[str, Any] = {

@@ -15,19 +15,20 @@ from pydantic import BaseModel
 from safetensors.numpy import save
 
 import lynx_parallel
-from lynx_parallel import identity
-from lynx_parallel.approvals import Approvals
-from lynx_parallel.changes import Change, find_changes
 from lynx_parallel.cli.approve import approve
+from lynx_parallel.engine.record import write_record
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.finished import latents_metadata, waiting
-from lynx_parallel.ledger import Output
-from lynx_parallel.plan import make_plan
-from lynx_parallel.records import Request, write_record
-from lynx_parallel.sealed import seal
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Campaign
-from lynx_parallel.spec.pipeline import Sampling
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.records import Request
+from lynx_parallel.output.approvals import Approvals
+from lynx_parallel.output.checksums import seal
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.waiting import latents_metadata, waiting
+from lynx_parallel.plan import digests as identity
+from lynx_parallel.plan.changes import Change, find_changes
+from lynx_parallel.plan.plan import make_plan
 from tests.small import FULL, MANIFEST, WEIGHTS, finish, write
 
 TODAY = date(2026, 7, 1)
@@ -39,9 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A campaign beside which a shipped pipeline, ``full``, has been installed."""
     (tmp_path / "installed" / "pipelines").mkdir(parents=True)
     (tmp_path / "installed" / "pipelines" / "full.yaml").write_text(FULL)
-    for module in ("lynx_parallel.spec.load", "lynx_parallel.records"):
+    for module in ("lynx_parallel.inputs.load", "lynx_parallel.inputs.records"):
         monkeypatch.setattr(f"{module}.shipped_dir", lambda kind: tmp_path / "installed" / kind)
-    monkeypatch.setattr("lynx_parallel.spec.load.shipped_names", lambda kind: ["full"])
+    monkeypatch.setattr("lynx_parallel.inputs.load.shipped_names", lambda kind: ["full"])
     (tmp_path / "mine").mkdir()
     write(tmp_path / "mine")
     return tmp_path

@@ -442,7 +442,7 @@ runpy.run_module("lynx_parallel.cli", run_name="__main__", alter_sys=True)
 )
 @pytest.mark.parametrize("what", ["raise", "swallow"])
 @pytest.mark.parametrize(
-    "module", ["typer", "lynx_parallel.cli.render", "lynx_parallel.spec.load", "lynx_parallel.plan"]
+    "module", ["typer", "lynx_parallel.cli.render", "lynx_parallel.inputs.load", "lynx_parallel.plan.plan"]
 )
 def test_a_signal_while_modules_are_imported(
     folder: Path, demo: Path, number: signal.Signals, code: int, line: str, what: str, module: str
@@ -478,7 +478,7 @@ def test_an_ignored_ctrl_c_stays_ignored(folder: Path, demo: Path) -> None:
     """A shell's jobs in the background are not to be stopped by a Ctrl-C that is meant for another."""
     process = subprocess.Popen(
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", SLOW_IMPORT.replace("600", "10"),
-         "lynx_parallel.spec.load", "raise", "plan", "m.yaml"],
+         "lynx_parallel.inputs.load", "raise", "plan", "m.yaml"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout

@@ -14,18 +14,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lynx_parallel.artifacts import sha256_file
 from lynx_parallel.cli.load import load
-from lynx_parallel.converted import checked, convert, with_converted
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.errors import CheckpointError, ClusterError
-from lynx_parallel.gang.messages import Load
-from lynx_parallel.gang.rank import Rank
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model import convert as converting
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.tensor_files import INDEX, stored_as
+from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.pipeline import LynxPipeline
-from lynx_parallel.weights import WeightFiles, weight_digests
+from lynx_parallel.plan.converted import convert, with_converted
+from lynx_parallel.plan.hashing import weight_digests
+from lynx_parallel.rank.converted import checked
+from lynx_parallel.rank.messages import Load
+from lynx_parallel.rank.rank import Rank
 from tests import small
 from tests.test_damaged import flip
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lynx_parallel.crops import Crops, faces_folder, make_faces_folder
-from lynx_parallel.driver import Driver
-from lynx_parallel.plan import make_plan
-from lynx_parallel.spec.cluster import ClusterSpec
-from lynx_parallel.spec.load import load_campaign
+from lynx_parallel.engine.driver import Driver
+from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.output.crops import Crops, faces_folder, make_faces_folder
+from lynx_parallel.plan.plan import make_plan
 from tests.small import MANIFEST, WEIGHTS, finish, load, write
 
 ID = np.full((112, 112, 3), 1, np.uint8)
@@ -151,7 +151,7 @@ def test_a_crop_that_cannot_be_written_is_a_warning_and_no_stale_one_stays(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lynx_parallel.crops.publish", full)
+    monkeypatch.setattr("lynx_parallel.output.crops.publish", full)
     warning = replace(crops, source="picture 2").show(None, ref(256))
     assert warning == f"{crops.folder}: the crops cannot be shown: No space left on device"
     assert list(crops.folder.iterdir()) == []

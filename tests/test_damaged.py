@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from lynx_parallel.errors import DamagedError, RenderError
-from lynx_parallel.finished import latents_metadata
-from lynx_parallel.gang.finishing import Finisher
-from lynx_parallel.gang.messages import Load
-from lynx_parallel.sealed import metadata_of, read_metadata, seal
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Shot
-from lynx_parallel.spec.pipeline import Video
-from lynx_parallel.stages.partial import Partial, load_partial, save_partial
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.pipeline import Video
+from lynx_parallel.output.checksums import metadata_of, read_metadata, seal
+from lynx_parallel.output.waiting import latents_metadata
+from lynx_parallel.plan.weights import find_weights
+from lynx_parallel.rank.finishing import Finisher
+from lynx_parallel.rank.messages import Load
 from lynx_parallel.stages.prompt import PromptFolder
-from lynx_parallel.weights import find_weights
+from lynx_parallel.stages.resume_state import Partial, load_partial, save_partial
 
 CPU = torch.device("cpu")
 
@@ -172,7 +172,7 @@ def test_latents_are_there_before_the_video_is_made(
     def refuse(*_: Any, **__: Any) -> None:
         raise RenderError("cannot encode: ffmpeg ended with status 1")
 
-    monkeypatch.setattr("lynx_parallel.gang.finishing.encode_video", refuse)
+    monkeypatch.setattr("lynx_parallel.rank.finishing.encode_video", refuse)
     latents, frames = torch.randn(1, 16, 3, 6, 8), np.zeros((9, 48, 64, 3), np.uint8)
     parts = {"video": tmp_path / "video.part", "latents": tmp_path / "new" / "folder" / "a.safetensors"}
     with pytest.raises(RenderError, match="cannot encode"):

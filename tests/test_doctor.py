@@ -19,7 +19,7 @@ from lynx_parallel.doctor import children, device, machine
 from lynx_parallel.doctor.children import Answer
 from lynx_parallel.doctor.report import Gpu, Kernels, Report, text
 from lynx_parallel.doctor.weights import find_all
-from lynx_parallel.gang.messages import Check
+from lynx_parallel.rank.messages import Check
 from tests.small import LITE
 from tests.test_cli import light
 

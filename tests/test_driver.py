@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from lynx_parallel.driver import Driver
+from lynx_parallel.engine.driver import Driver
 from lynx_parallel.errors import ClusterError
-from lynx_parallel.lock import Lock
-from lynx_parallel.plan import Plan, make_plan
-from lynx_parallel.spec.cluster import ClusterSpec
-from lynx_parallel.words import counted, shown_duration
+from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.output.lock import Lock
+from lynx_parallel.plan.plan import Plan, make_plan
+from lynx_parallel.text import counted, shown_duration
 from tests.small import WEIGHTS, finish, load, write
 
 
@@ -47,8 +47,8 @@ class Healthy:
 
 def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec, sent: int = 0) -> tuple[Driver, Any]:
     """Runs a driver until it is stopped. Returns it and the lines that it said."""
-    monkeypatch.setattr("lynx_parallel.gang.placement.available", lambda _: ("cpu", ()))
-    monkeypatch.setattr("lynx_parallel.gang.supervisor.Supervisor", Endless)
+    monkeypatch.setattr("lynx_parallel.engine.placement.available", lambda _: ("cpu", ()))
+    monkeypatch.setattr("lynx_parallel.engine.supervisor.Supervisor", Endless)
     write(folder)
     lines: list[str] = []
     weights: Any = SimpleNamespace()
@@ -81,7 +81,7 @@ def test_a_folder_in_use_is_reported_before_anything_is_asked(folder: Path, monk
     """The other driver may be making the very shots that the question is about."""
     write(folder)
     campaign = load(folder)
-    monkeypatch.setattr("lynx_parallel.driver.check_work", lambda *_: None)
+    monkeypatch.setattr("lynx_parallel.engine.driver.check_work", lambda *_: None)
 
     def driver() -> Driver:
         return Driver(
@@ -114,7 +114,7 @@ def test_what_is_left_is_counted_once_the_folder_is_ours(
             finish(campaign, shot)
         yield Healthy()
 
-    monkeypatch.setattr("lynx_parallel.gang.cluster.ray_cluster", ray)
+    monkeypatch.setattr("lynx_parallel.engine.cluster.ray_cluster", ray)
     monkeypatch.setattr(Driver, "_run", lambda *_: None)
     driver = Driver(campaign, SimpleNamespace(), None, {}, replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
     driver._start(before)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lynx_parallel.gang.environment import rank_environment, threads_here
+from lynx_parallel.rank.environment import rank_environment, threads_here
 
 
 def test_a_rank_on_the_cpu_sees_no_gpu_even_where_the_driver_does() -> None:
@@ -39,7 +39,7 @@ def test_ranks_share_the_cores_of_their_own_machine() -> None:
 @pytest.mark.parametrize(("address", "nccl"), [("127.0.0.1", "lo"), ("192.0.2.77", "")])
 def test_collectives_are_bound_to_the_interface_of_the_rank(address: str, nccl: str) -> None:
     code = (
-        "import os; from lynx_parallel.gang.environment import bind_network; "
+        "import os; from lynx_parallel.rank.environment import bind_network; "
         f"bind_network({address!r}); print(os.environ.get('NCCL_SOCKET_IFNAME', ''))"
     )
     bare = {name: value for name, value in os.environ.items() if "IFNAME" not in name}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lynx_parallel.gang.faults import DRIVER, Faults, Verdict, machine_of, signature, source_of
+from lynx_parallel.engine.faults import DRIVER, Faults, Verdict, machine_of, signature, source_of
 from tests.small import load, write
 
 R, OTHER = "RuntimeError: Found no NVIDIA driver", "ValueError: something else"

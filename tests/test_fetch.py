@@ -34,7 +34,7 @@ face: {{detector: buffalo_l, recognizer: arcface_ir_se50, recognizer_sha256: {sh
 # Runs the command with the face models' addresses replaced; says at the end which heavy packages it has imported.
 COMMAND = """\
 import atexit, sys
-import lynx_parallel.fetch as fetch
+import lynx_parallel.fetch.fetch as fetch
 fetch.PACK_URL, fetch.ARCFACE_URL = sys.argv.pop(1), sys.argv.pop(1)
 heavy = ("torch", "ray", "diffusers", "transformers")
 atexit.register(lambda: open("imported", "w").write(" ".join(m for m in heavy if m in sys.modules)))
@@ -354,8 +354,8 @@ def test_everything_that_is_missing_at_once(planner: User) -> None:
 
 
 def test_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lynx_parallel.download import Download, check_room
     from lynx_parallel.errors import ClusterError
+    from lynx_parallel.fetch.download import Download, check_room
 
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     check_room([Download("", tmp_path / "a" / "b", size=1)])

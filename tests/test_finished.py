@@ -15,19 +15,20 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lynx_parallel import ledger
-from lynx_parallel.artifacts import atomic_write
-from lynx_parallel.driver import Driver
+from lynx_parallel.engine.driver import Driver
 from lynx_parallel.errors import DamagedError, RenderError
-from lynx_parallel.finished import all_waiting, find_latents, latents_metadata, waiting, write_record
-from lynx_parallel.forget import find
-from lynx_parallel.gang.messages import Rendered
-from lynx_parallel.identity import identify
-from lynx_parallel.ledger import Journal, Output
-from lynx_parallel.plan import Item, Plan, make_plan
-from lynx_parallel.sealed import read_metadata, seal
-from lynx_parallel.spec.cluster import ClusterSpec
-from lynx_parallel.spec.manifest import Campaign
+from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.output import folder as ledger
+from lynx_parallel.output.checksums import read_metadata, seal
+from lynx_parallel.output.files import atomic_write
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.waiting import all_waiting, find_latents, latents_metadata, waiting, write_record
+from lynx_parallel.plan.digests import identify
+from lynx_parallel.plan.plan import Item, Plan, make_plan
+from lynx_parallel.rank.messages import Rendered
+from lynx_parallel.subject.forget import find
 from tests.small import MANIFEST, WEIGHTS, finish, load, write
 from tests.test_file_systems import elsewhere
 from tests.test_supervisor import FakeGang, World, campaign_of, supervise

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lynx_parallel.engine import ray_folder as ours
+from lynx_parallel.engine.ray_folder import MAX_PARENT_BYTES, keep_logs, make_token, object_store_folder, ray_folder
 from lynx_parallel.errors import ClusterError
-from lynx_parallel.gang import folder as ours
-from lynx_parallel.gang.folder import MAX_PARENT_BYTES, keep_logs, make_token, object_store_folder, ray_folder
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lynx_parallel.ledger import Journal, Output
-from lynx_parallel.lock import Lock
-from lynx_parallel.records import Request, write_record
-from lynx_parallel.subjects import SubjectCache, faces
+from lynx_parallel.engine.record import write_record
+from lynx_parallel.inputs.records import Request
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.lock import Lock
+from lynx_parallel.subject.cache import SubjectCache, faces
 from tests.small import MANIFEST, load, tree, write
 from tests.test_cli import light, lynx_render, refused
 

@@ -14,11 +14,11 @@ import torch
 from ray.exceptions import RayTaskError
 
 import lynx_parallel
+from lynx_parallel.engine.answers import answer, kind_of
+from lynx_parallel.engine.gang import Gang
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
-from lynx_parallel.gang.answers import answer, kind_of
-from lynx_parallel.gang.gang import Gang
-from lynx_parallel.gang.messages import Hello, Progress
-from lynx_parallel.ledger import Output
+from lynx_parallel.output.folder import Output
+from lynx_parallel.rank.messages import Hello, Progress
 
 
 def rank(name: str, host: str = "here", version: str = lynx_parallel.__version__, **answers: Any) -> Any:
@@ -66,7 +66,7 @@ def test_a_machine_that_does_not_see_the_folder_is_named(tmp_path: Path) -> None
 
 
 def test_a_silent_rank_fails_whatever_the_gang_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lynx_parallel.gang.gang.WATCH_EVERY_S", 0.01)
+    monkeypatch.setattr("lynx_parallel.engine.gang.WATCH_EVERY_S", 0.01)
 
     async def never() -> None:
         await asyncio.Event().wait()
@@ -82,8 +82,8 @@ def test_a_silent_rank_fails_whatever_the_gang_is_at(monkeypatch: pytest.MonkeyP
 
 def test_work_without_steps_may_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that answers, while what it is at does not end; what it waits for does not count."""
-    monkeypatch.setattr("lynx_parallel.gang.gang.WATCH_EVERY_S", 0.01)
-    monkeypatch.setattr("lynx_parallel.gang.gang.NO_STEPS_S", 0.2)
+    monkeypatch.setattr("lynx_parallel.engine.gang.WATCH_EVERY_S", 0.01)
+    monkeypatch.setattr("lynx_parallel.engine.gang.NO_STEPS_S", 0.2)
     waits = iter(range(40))
 
     async def progress() -> Progress:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from lynx_parallel import process
-from lynx_parallel.gang.held import Held, NotInTime
-from lynx_parallel.signals import Interrupted
+from lynx_parallel.engine import process
+from lynx_parallel.engine.held import Held, NotInTime
+from lynx_parallel.engine.signals import Interrupted
 
 
 @pytest.fixture(autouse=True)

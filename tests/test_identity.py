@@ -12,10 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import lynx_parallel
-import lynx_parallel.identity
+import lynx_parallel.plan.digests
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.identity import Identities, Identity, changed, crops_source, identify, subject_key
-from lynx_parallel.spec.pipeline import Sampling
+from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.plan.digests import Identities, Identity, changed, crops_source, identify, subject_key
 from tests.small import FULL, MANIFEST, WEIGHTS, load, write
 
 LANDMARKS = "landmarks: [[1, 2]"
@@ -114,7 +114,7 @@ def test_the_model_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert changed(before.settings, after.settings) == names
         assert (after.latents != before.latents) == (after.video != before.video) == bool(names)
     (folder / "full.yaml").write_text(FULL)
-    monkeypatch.setattr(lynx_parallel.identity, "NUMERICS", 2)
+    monkeypatch.setattr(lynx_parallel.plan.digests, "NUMERICS", 2)
     assert changed(before.settings, of(folder).settings) == ["numerics"]
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.errors import ClusterError, InputErrors
-from lynx_parallel.layouts import Layouts
-from lynx_parallel.parallel.decode_memory import VideoSize
-from lynx_parallel.parallel.layout import Layout, Needs, choose_layout
-from lynx_parallel.parallel.memory import Task
-from lynx_parallel.spec.cluster import ClusterSpec
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Shot
-from lynx_parallel.weights import WeightFiles
+from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.layout import Layout, Needs, choose_layout
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.memory import Task
+from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.plan.layout_choice import Layouts
 
 DEMO = Needs(heads=4, tokens=36, branches=3)
 REAL = Needs(heads=40, tokens=32_760, branches=3)

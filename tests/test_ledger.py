@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-import lynx_parallel.artifacts
-from lynx_parallel.artifacts import part_path
-from lynx_parallel.identity import identify
-from lynx_parallel.ledger import History, Journal, Output
-from lynx_parallel.plan import Item, make_plan
-from lynx_parallel.spec.manifest import Campaign
+import lynx_parallel.output.files
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.output.files import part_path
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import History, Journal
+from lynx_parallel.plan.digests import identify
+from lynx_parallel.plan.plan import Item, make_plan
 from tests.small import MANIFEST, WEIGHTS, contents, finish, load, sidecar, tree, write
 
 ADA = "ada/walk-t01"
@@ -117,7 +118,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
         moved.append(Path(target).name)
         real(source, target)
 
-    monkeypatch.setattr(lynx_parallel.artifacts.os, "replace", replace)
+    monkeypatch.setattr(lynx_parallel.output.files.os, "replace", replace)
     return moved
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-import lynx_parallel.lock
+import lynx_parallel.output.lock
 from lynx_parallel.errors import ClusterError
-from lynx_parallel.lock import HEARTBEAT_S, STALE_LOCK_S, Lock, _namespace, _started
+from lynx_parallel.output.lock import HEARTBEAT_S, STALE_LOCK_S, Lock, _namespace, _started
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_living_holder(path: Path) -> None:
 @pytest.mark.parametrize("done", [False, True])
 def test_taken_by_another_while_frozen(path: Path, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
     """A machine that slept for an hour, say: its driver is to end, and leave the other one's lock alone."""
-    monkeypatch.setattr(lynx_parallel.lock, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(lynx_parallel.output.lock, "HEARTBEAT_S", 0.02)
     told = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     lock = Lock(path)
@@ -193,7 +193,7 @@ def test_disk_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_heartbeat(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert HEARTBEAT_S * 3 < STALE_LOCK_S
-    monkeypatch.setattr(lynx_parallel.lock, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(lynx_parallel.output.lock, "HEARTBEAT_S", 0.01)
     with Lock(path):
         os.utime(path, (1, 1))
         deadline = time.monotonic() + 5
@@ -249,14 +249,14 @@ def test_the_slower_of_two_does_not_remove_the_faster_ones_lock(
             faster.__enter__()
 
     if point == "_holder":
-        real = lynx_parallel.lock._holder
+        real = lynx_parallel.output.lock._holder
 
         def slow(text: bytes) -> Any:
             found = real(text)
             overtake()
             return found
 
-        monkeypatch.setattr(lynx_parallel.lock, "_holder", slow)
+        monkeypatch.setattr(lynx_parallel.output.lock, "_holder", slow)
     else:
         real_remove = Lock._remove
 
@@ -289,7 +289,7 @@ def test_killed_while_removing_a_stale_lock(path: Path, age: float) -> None:
 
 def test_a_killed_driver_leaves_a_lock_that_the_next_one_takes(path: Path) -> None:
     code = (
-        "import sys, time, pathlib; from lynx_parallel.lock import Lock\n"
+        "import sys, time, pathlib; from lynx_parallel.output.lock import Lock\n"
         "with Lock(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from lynx_parallel.gang.machines import APART_S, Machines
-from lynx_parallel.gang.messages import Hello
-from lynx_parallel.gang.placement import Machine, Terms
+from lynx_parallel.engine.machines import APART_S, Machines
+from lynx_parallel.engine.placement import Machine, Terms
+from lynx_parallel.rank.messages import Hello
 from tests.test_supervisor import VirtualTime
 
 TWO = (Machine("bad", "10.0.0.1", 2), Machine("good", "10.0.0.2", 2))

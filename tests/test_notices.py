@@ -6,7 +6,7 @@ import pytest
 
 from lynx_parallel.cli.options import show_notices
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.notices import Notice, notice_lines, notices_as_json
+from lynx_parallel.inputs.notices import Notice, notice_lines, notices_as_json
 
 LONG = [Notice("too-long", "prompts are cut", f"p{number}") for number in range(5)]
 OTHER = Notice("left-out", "files were left out", "Thumbs.db")

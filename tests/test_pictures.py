@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from lynx_parallel.errors import SubjectError
-from lynx_parallel.pictures import HeicUnreadable, picture_mistake
-from lynx_parallel.stages.subject import read_picture
+from lynx_parallel.inputs.picture_file import HeicUnreadable, picture_mistake
+from lynx_parallel.subject.picture import read_picture
 
 HEIC_START = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf"
 
@@ -63,7 +63,7 @@ def test_a_picture_that_is_missing_or_too_large(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "a.png"
     assert str(picture_mistake(path)) == f"{path}: cannot be read: No such file or directory"
     Image.new("1", (100, 100)).save(path)
-    monkeypatch.setattr("lynx_parallel.pictures.MAX_PIXELS", 9_999)
+    monkeypatch.setattr("lynx_parallel.inputs.picture_file.MAX_PIXELS", 9_999)
     assert str(picture_mistake(path)).startswith(f"{path}: 100x100 pixels: at most ")
 
 
@@ -111,7 +111,7 @@ def test_imports_no_numpy(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), "red").save(tmp_path / "a.jpg")
     write_heic(tmp_path / "a.heic")
     code = (
-        "import sys; from pathlib import Path; from lynx_parallel.pictures import picture_mistake;"
+        "import sys; from pathlib import Path; from lynx_parallel.inputs.picture_file import picture_mistake;"
         "assert not any(picture_mistake(Path(name)) for name in ('a.jpg', 'a.heic')); print(*sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import remove_placement_group
 
-from lynx_parallel.gang.placement import (
+from lynx_parallel.engine.placement import (
     Machine,
     NoRoom,
     Terms,

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-import lynx_parallel.identity
-import lynx_parallel.ledger
-from lynx_parallel.artifacts import part_path
+import lynx_parallel.output.folder
+import lynx_parallel.plan.digests
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.identity import identify
-from lynx_parallel.ledger import Output
-from lynx_parallel.plan import Known, Plan, in_order, make_plan
-from lynx_parallel.spec.manifest import Campaign
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.output.files import part_path
+from lynx_parallel.output.folder import Output
+from lynx_parallel.plan.digests import identify
+from lynx_parallel.plan.plan import Known, Plan, in_order, make_plan
 from tests.small import MANIFEST, WEIGHTS, edit_sidecar, finish, load, tree, write
 
 TODAY = date(2026, 7, 1)
@@ -314,13 +314,15 @@ def test_cost_grows_with_the_number_of_shots(folder: Path, monkeypatch: pytest.M
     for shot in campaign.shots:
         finish(campaign, shot)
     reads: Counter[str] = Counter()
-    real = lynx_parallel.ledger._read_sidecar
-    monkeypatch.setattr(lynx_parallel.ledger, "_read_sidecar", lambda path: (reads.update([str(path)]), real(path))[1])
+    real = lynx_parallel.output.folder.read_sidecar
+    monkeypatch.setattr(
+        lynx_parallel.output.folder, "read_sidecar", lambda path: (reads.update([str(path)]), real(path))[1]
+    )
     hashed: Counter[Path] = Counter()
-    monkeypatch.setattr(lynx_parallel.ledger, "sha256_file", lambda path: hashed.update([path]))
+    monkeypatch.setattr(lynx_parallel.output.folder, "sha256_file", lambda path: hashed.update([path]))
     asked: Counter[Path | None] = Counter()
-    content = lynx_parallel.identity._content
-    monkeypatch.setattr(lynx_parallel.identity, "_content", lambda path: (asked.update([path]), content(path))[1])
+    content = lynx_parallel.plan.digests._content
+    monkeypatch.setattr(lynx_parallel.plan.digests, "_content", lambda path: (asked.update([path]), content(path))[1])
     plan = make_plan(campaign, WEIGHTS, today=TODAY)
     assert len(plan.of("done")) == 400
     assert len(reads) == 400

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynx_parallel.gang.policy import (
+from lynx_parallel.engine.policy import (
     AFTER_STEPS,
     FIRST_STEP,
     HUNG_AFTER_S,

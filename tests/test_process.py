@@ -62,7 +62,9 @@ def test_no_module_is_looked_for_in_the_working_folder(client: Path) -> None:
     run = python(*command, cwd=client, MARKER=str(marker))
     assert run.returncode == 2, run.stderr
     assert run.stderr.startswith("missing.yaml: ")
-    child = "import subprocess, sys; from lynx_parallel.isolation import isolate; isolate(); print(*sys.path, sep='|');"
+    child = (
+        "import subprocess, sys; from lynx_parallel.cli.isolation import isolate; isolate(); print(*sys.path, sep='|');"
+    )
     child += "subprocess.run([sys.executable, '-c', 'import sys; print(*sys.path, sep=chr(124)); import statistics'])"
     for path in ("", ".", os.pathsep, f"{os.pathsep}."):
         env = {"MARKER": str(marker), "PYTHONPATH": os.pathsep.join([str(REPOSITORY), path])}
@@ -74,7 +76,7 @@ def test_no_module_is_looked_for_in_the_working_folder(client: Path) -> None:
 
 
 def test_the_folder_of_the_package_and_what_the_user_named_stay(tmp_path: Path) -> None:
-    code = "from lynx_parallel.isolation import isolate; isolate(); import os; print(os.environ['PYTHONPATH'])"
+    code = "from lynx_parallel.cli.isolation import isolate; isolate(); import os; print(os.environ['PYTHONPATH'])"
     run = python("-c", code, cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(REPOSITORY), str(tmp_path), "x", ""]))
     assert run.stdout.strip() == os.pathsep.join([str(REPOSITORY), str(tmp_path)])
 
@@ -132,7 +134,7 @@ def test_only_our_lines_reach_the_user(tmp_path: Path) -> None:
 
 
 def test_a_log_that_holds_nothing_goes(tmp_path: Path) -> None:
-    code = "from pathlib import Path; from lynx_parallel.process import diverted\nwith diverted(Path('a.log')): pass"
+    code = "from pathlib import Path; from lynx_parallel.engine.process import diverted\nwith diverted(Path('a.log')): pass"
     python("-c", code, cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -158,7 +160,7 @@ def test_without_a_home_folder_one_line_says_what_to_set(tmp_path: Path) -> None
 
 
 def test_a_cache_folder_serves_as_home(tmp_path: Path) -> None:
-    code = "from lynx_parallel.process import ensure_home; ensure_home(); from pathlib import Path; print(Path.home())"
+    code = "from lynx_parallel.engine.process import ensure_home; ensure_home(); from pathlib import Path; print(Path.home())"
     run = without_home([sys.executable, "-P", "-c", code], tmp_path, LYNX_CACHE=str(tmp_path / "cache"))
     assert run.stdout.strip() == str(tmp_path / "cache"), run.stderr
     run = without_home([sys.executable, "-P", "-c", code], tmp_path, LYNX_CACHE="/elsewhere", HOME="/nonexistent")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.prompt_length import MAX_TOKENS, Cut, find_cuts, may_be_too_long
+from lynx_parallel.plan.prompt_length import MAX_TOKENS, Cut, find_cuts, may_be_too_long
 
 WORDS = " ".join(f"word{number}" for number in range(120))
 GERMAN = " ".join(["schön"] * 150)
@@ -34,7 +34,7 @@ def test_what_is_lost_is_what_transformers_cuts(tokenizer: Path, text: str) -> N
     """The model reads the same tokens of the text without what was lost, except for a word that is cut in two."""
     from transformers import AutoTokenizer
 
-    from lynx_parallel.spec.cleaning import clean_prompt
+    from lynx_parallel.inputs.cleaning import clean_prompt
 
     theirs = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     cleaned = clean_prompt(text)
@@ -97,7 +97,7 @@ def test_a_damaged_tokenizer(tmp_path: Path, content: bytes | None, said: str) -
 
 def test_imports_no_torch(demo: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from lynx_parallel.prompt_length import find_cuts;"
+        "import sys; from pathlib import Path; from lynx_parallel.plan.prompt_length import find_cuts;"
         f"assert find_cuts(Path({str(demo / 'wan' / 'tokenizer')!r}), [{WORDS!r}]); print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

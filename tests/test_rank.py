@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lynx_parallel.crops import Crops
 from lynx_parallel.errors import RenderError, Stopped, SubjectError
-from lynx_parallel.gang.rank import Load, Rank, Rendered
-from lynx_parallel.ledger import Output
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.memory import Task
+from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, Video
 from lynx_parallel.model.attention import Kernel, sdpa
-from lynx_parallel.parallel.decode_memory import VideoSize
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import Task
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Shot
-from lynx_parallel.spec.pipeline import REFERENCE_PROMPT, Video
-from lynx_parallel.stages.encode import encode_video, probe
-from lynx_parallel.stages.partial import load_partial
-from lynx_parallel.weights import find_face_models, find_weights
+from lynx_parallel.output.crops import Crops
+from lynx_parallel.output.folder import Output
+from lynx_parallel.plan.weights import find_face_models, find_weights
+from lynx_parallel.rank.rank import Load, Rank, Rendered
+from lynx_parallel.stages.resume_state import load_partial
+from lynx_parallel.stages.video import encode_video, probe
 from tests.distributed.test_render import FACES
 
 
@@ -125,7 +125,7 @@ def test_folders_that_a_machine_does_not_see(load: Load, tmp_path: Path, monkeyp
     with output.probe() as probe:
         assert rank.misses(probe, [tmp_path]) == []
         assert rank.misses(probe, [tmp_path, tmp_path / "weights"]) == [str(tmp_path / "weights")]
-    monkeypatch.setattr("lynx_parallel.gang.rank.PROBE_WITHIN_S", 0.3)
+    monkeypatch.setattr("lynx_parallel.rank.rank.PROBE_WITHIN_S", 0.3)
     assert rank.misses(probe, []) == [f"{tmp_path / 'out'}, the output folder"]
     monkeypatch.undo()
     threading.Timer(0.1, probe.touch).start()  # a shared folder takes a moment
@@ -171,7 +171,7 @@ def test_a_ring_that_needs_another_kernel_says_so(
         lines = ("flash3 is broken", *(["flash gives no log-sum-exp"] if need_lse else []))
         return Kernel("sdpa" if need_lse else "flash", sdpa, lines)
 
-    monkeypatch.setattr("lynx_parallel.gang.rank.choose_kernel", choose)
+    monkeypatch.setattr("lynx_parallel.rank.rank.choose_kernel", choose)
     rank = make_rank(load, shots)
     hello = rank.hello()
     assert (hello.attention, hello.warnings) == ("flash", ("flash3 is broken",))
@@ -271,7 +271,7 @@ def test_a_broken_gpu_is_told_by_the_check_and_not_by_hello(
     def broken(*_: object, **__: object) -> Kernel:
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
 
-    monkeypatch.setattr("lynx_parallel.gang.rank.choose_kernel", broken)
+    monkeypatch.setattr("lynx_parallel.rank.rank.choose_kernel", broken)
     rank = Rank("cpu", 1, load)
     assert rank.hello().attention == "none"
     [check] = rank.check(tmp_path)
@@ -298,7 +298,7 @@ def test_the_encoder_is_checked_with_the_runs_own_settings(
         found = probe(path)
         asked.append((found.width, found.height, found.fps, found.codec, found.frames, crf, lossless, path.parent))
 
-    monkeypatch.setattr("lynx_parallel.gang.selfcheck.encode_video", encode)
+    monkeypatch.setattr("lynx_parallel.rank.selfcheck.encode_video", encode)
     monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
     checks = Rank("cpu", 1, replace(load, video=video, formats=formats)).check(tmp_path)
     assert [check.ok for check in checks if check.name == "ffmpeg"] == [True] * len(formats)

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lynx_parallel import identity
-from lynx_parallel.identity import identify, needs_face_models
-from lynx_parallel.ledger import History, Output
-from lynx_parallel.plan import Item, make_plan
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.pipeline import ModelSpec, Sampling, Video
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.pipeline import ModelSpec, Sampling, Video
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import History
+from lynx_parallel.plan import digests as identity
+from lynx_parallel.plan.digests import identify, needs_face_models
+from lynx_parallel.plan.hashing import weight_digests
+from lynx_parallel.plan.plan import Item, make_plan
+from lynx_parallel.plan.weights import find_face_models, find_weights
 from lynx_parallel.stages.denoise import make_scheduler
-from lynx_parallel.stages.partial import load_partial, restore
-from lynx_parallel.weights import find_face_models, find_weights, weight_digests
+from lynx_parallel.stages.resume_state import load_partial, restore
 
 RECORDED = Path(__file__).parent / "recorded"
 

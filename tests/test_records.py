@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 import lynx_parallel
-from lynx_parallel.artifacts import sha256_file
-from lynx_parallel.changes import find_changes
 from lynx_parallel.cli.load import load as load_all
+from lynx_parallel.engine.record import write_record
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.ledger import Output
-from lynx_parallel.notices import notice_lines
-from lynx_parallel.records import RUN_FILE, Request, find_record, read_record, write_record
-from lynx_parallel.spec.load import load_campaign
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.notices import notice_lines
+from lynx_parallel.inputs.records import RUN_FILE, Request, find_record, read_record
+from lynx_parallel.output.checksums import sha256_file
+from lynx_parallel.output.folder import Output
+from lynx_parallel.plan.changes import find_changes
 from tests.small import MANIFEST, WEIGHTS, draw, finish, write
 from tests.test_cli import COMMAND, light
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.changes import find_changes
-from lynx_parallel.identity import changed, identify
-from lynx_parallel.ledger import Output
-from lynx_parallel.spec.manifest import Campaign
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.output.folder import Output
+from lynx_parallel.plan.changes import find_changes
+from lynx_parallel.plan.digests import changed, identify
 from tests.small import WEIGHTS, edit_sidecar, finish, load, write
 from tests.test_plan import ADA, planned
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.gang.messages import Hello, Rendered
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.plan import Known, make_plan
-from lynx_parallel.sidecar import make_sidecar
+from lynx_parallel.engine.sidecar import make_sidecar
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.plan.plan import Known, make_plan
+from lynx_parallel.rank.messages import Hello, Rendered
 from tests.small import FULL, MANIFEST, WEIGHTS, load, write
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.cli.options import Say
-from lynx_parallel.signals import signals
+from lynx_parallel.engine.signals import signals
 
 PRINTS = """
 import signal, sys, time

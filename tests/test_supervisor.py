@@ -23,22 +23,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lynx_parallel.crops import Crops
+from lynx_parallel.engine.attempt import Run
+from lynx_parallel.engine.placement import Machine, NoRoom, Terms, UnfitRank
+from lynx_parallel.engine.summary import Summary
+from lynx_parallel.engine.supervisor import Supervisor
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
-from lynx_parallel.gang.attempt import Run
-from lynx_parallel.gang.messages import Check, Hello, Load, Rendered
-from lynx_parallel.gang.placement import Machine, NoRoom, Terms, UnfitRank
-from lynx_parallel.gang.supervisor import Supervisor
-from lynx_parallel.identity import crops_source, subject_key
-from lynx_parallel.layouts import Layouts
-from lynx_parallel.ledger import History, Journal, Output
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.plan import Plan, make_plan
-from lynx_parallel.spec.cluster import ClusterSpec
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Campaign, Shot
-from lynx_parallel.summary import Summary
-from lynx_parallel.weights import find_weights
+from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Campaign, Shot
+from lynx_parallel.output.crops import Crops
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import History, Journal
+from lynx_parallel.plan.digests import crops_source, subject_key
+from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.plan import Plan, make_plan
+from lynx_parallel.plan.weights import find_weights
+from lynx_parallel.rank.messages import Check, Hello, Load, Rendered
 from tests.conftest import REPOSITORY
 
 OUTCOMES = ["done", "died", "hung", "raised", "memory", "disk", "subject", "no room", "died starting"]

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from lynx_parallel import transfer
-from lynx_parallel.transfer import Transfer, shown_size
+from lynx_parallel.text import shown_size
+from lynx_parallel.view import transfer
+from lynx_parallel.view.transfer import Transfer
 
 
 class Terminal(io.StringIO):

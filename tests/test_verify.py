@@ -14,14 +14,16 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from lynx_parallel.artifacts import part_path
-from lynx_parallel.finished import latents_metadata, waiting
-from lynx_parallel.ledger import Journal, Output
-from lynx_parallel.records import Request, write_record
-from lynx_parallel.sealed import seal
-from lynx_parallel.spec.manifest import Campaign
-from lynx_parallel.stages.partial import save_partial
-from lynx_parallel.verify import verify
+from lynx_parallel.engine.record import write_record
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.records import Request
+from lynx_parallel.output.checksums import seal
+from lynx_parallel.output.files import part_path
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.verify import verify
+from lynx_parallel.output.waiting import latents_metadata, waiting
+from lynx_parallel.stages.resume_state import save_partial
 from tests.small import MANIFEST, edit_sidecar, finish, load, tree, write
 from tests.test_damaged import flip, state
 

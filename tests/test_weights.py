@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-import lynx_parallel.weights
+import lynx_parallel.plan.weights
 from lynx_parallel.demo import tiny
 from lynx_parallel.errors import CheckpointError, ClusterError
-from lynx_parallel.spec.pipeline import ModelSpec
-from lynx_parallel.weights import COMPONENTS, WeightFiles, find_weights, transformer_config, weight_digests
+from lynx_parallel.inputs.model_config import transformer_config
+from lynx_parallel.inputs.pipeline import ModelSpec
+from lynx_parallel.inputs.weight_files import COMPONENTS, WeightFiles
+from lynx_parallel.plan.hashing import weight_digests
+from lynx_parallel.plan.weights import find_weights
 
 ORGANISATION, NAME, REVISION = "example", "wan", "0123456789abcdef0123456789abcdef01234567"
 
@@ -45,8 +48,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFiles:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read to be hashed."""
     names: list[str] = []
-    real = lynx_parallel.weights.sha256_file
-    monkeypatch.setattr(lynx_parallel.weights, "sha256_file", lambda path: (names.append(path.name), real(path))[1])
+    real = lynx_parallel.plan.weights.sha256_file
+    monkeypatch.setattr(
+        lynx_parallel.plan.weights, "sha256_file", lambda path: (names.append(path.name), real(path))[1]
+    )
     return names
 
 

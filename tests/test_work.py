@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.gang.work import Queue, Slot, Work
-from lynx_parallel.identity import Identity
-from lynx_parallel.plan import Item
-from lynx_parallel.spec.load import load_campaign
+from lynx_parallel.engine.queue import Queue, Slot, Work
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.plan.digests import Identity
+from lynx_parallel.plan.plan import Item
 
 
 def queue(campaign: Path, shots: str) -> Queue:

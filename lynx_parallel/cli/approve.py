@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.words import counted
+from lynx_parallel.text import counted
 
 if TYPE_CHECKING:
-    from lynx_parallel.approvals import Approvals
-    from lynx_parallel.changes import Change
+    from lynx_parallel.output.approvals import Approvals
+    from lynx_parallel.plan.changes import Change
 
 YES = "LYNX_YES"
 """Environment variable that approves everything where it is 1."""

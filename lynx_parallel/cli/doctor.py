@@ -22,7 +22,7 @@ def doctor(
     """Check this machine and the weights of PIPELINE. Checks GPUs, kernels, packages and disks; downloads nothing."""
     from lynx_parallel.doctor.examine import examine
     from lynx_parallel.doctor.report import text
-    from lynx_parallel.spec.cluster import ClusterSpec
+    from lynx_parallel.inputs.cluster import ClusterSpec
 
     ClusterSpec(device=device)  # type: ignore[arg-type]
     report = examine(pipeline, device)

@@ -19,8 +19,9 @@ from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.usage import completed, meant
 from lynx_parallel.cli.verify import verify
-from lynx_parallel.errors import ClusterError, LynxError, in_words
-from lynx_parallel.process import check_working_folder, discard_unwritten, ensure_home
+from lynx_parallel.engine.process import check_working_folder, discard_unwritten, ensure_home
+from lynx_parallel.errors import ClusterError, LynxError
+from lynx_parallel.text import in_words
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 

@@ -22,9 +22,9 @@ def fetch(
     debug: Debug = False,
 ) -> None:
     """Download the weights and face models of PIPELINE. Checks each file and shows where it is stored."""
-    from lynx_parallel.fetch import fetch as fetch_all
-    from lynx_parallel.spec.load import load_pipeline
-    from lynx_parallel.transfer import shown_size
+    from lynx_parallel.fetch.fetch import fetch as fetch_all
+    from lynx_parallel.inputs.load import load_pipeline
+    from lynx_parallel.text import shown_size
 
     stream = sys.stderr if as_json else sys.stdout
     say = Say(stream)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lynx_parallel.artifacts import cache_root
 from lynx_parallel.cli.options import Debug, Json, Say
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.inputs.cache_root import cache_root
 
 if TYPE_CHECKING:
-    from lynx_parallel.forget import Found, Search
+    from lynx_parallel.subject.forget import Found, Search
 
 MAX_HOSTS = 3
 """Machines that one line names; the rest is counted."""
@@ -38,7 +38,7 @@ def forget(
 
     Finished videos are listed and never removed.
     """
-    from lynx_parallel import forget as kept
+    from lynx_parallel.subject import forget as kept
 
     if from_ and everywhere:
         raise InputErrors(["--everywhere: not together with --from; choose one"])
@@ -69,9 +69,9 @@ def _output(text: str, used: Mapping[str, set[Path]]) -> Path:
     Raises:
         InputErrors: it is neither an output folder nor a manifest, or the manifest's output folder is missing.
     """
-    from lynx_parallel.ledger import Output
-    from lynx_parallel.records import find_record
-    from lynx_parallel.spec.load import find_output
+    from lynx_parallel.inputs.load import find_output
+    from lynx_parallel.inputs.records import find_record
+    from lynx_parallel.output.folder import Output
 
     if record := find_record(text):
         return Path(os.path.realpath(record.output))
@@ -95,7 +95,7 @@ def _choose(name: str, outputs: set[Path]) -> str:
 
 
 def _as_json(found: Found, search: Search, used: Mapping[str, set[Path]]) -> dict[str, Any]:
-    from lynx_parallel.forget import KINDS
+    from lynx_parallel.subject.forget import KINDS
 
     outputs = sorted(output for output in search.wanted[found.subject] if output.is_dir())
     known = found.subject in used or bool(found.removable or found.files)
@@ -107,8 +107,8 @@ def _as_json(found: Found, search: Search, used: Mapping[str, set[Path]]) -> dic
 
 def _lines(search: Search, yes: bool, named: bool) -> Iterator[str]:
     """Yields what is told of a search, or of a removal."""
-    from lynx_parallel.forget import KINDS
-    from lynx_parallel.spec.problems import nearest
+    from lynx_parallel.inputs.problems import nearest
+    from lynx_parallel.subject.forget import KINDS
 
     listed = 0
     for name, found in search.subjects.items():

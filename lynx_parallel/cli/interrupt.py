@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from lynx_parallel.isolation import isolate
+from lynx_parallel.cli.isolation import isolate
 
 _DEFAULT: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _received: list[int] = []
@@ -28,7 +28,7 @@ def main() -> None:
     isolate()
     with _answered() as answer:
         answer(_end)
-        from lynx_parallel.process import leave, open_streams
+        from lynx_parallel.engine.process import leave, open_streams
 
         open_streams()
         from lynx_parallel.cli.entry import run

@@ -13,10 +13,10 @@ from lynx_parallel.cli.options import Say
 from lynx_parallel.errors import InputErrors
 
 if TYPE_CHECKING:
-    from lynx_parallel.plan import Plan
-    from lynx_parallel.present import Missing
-    from lynx_parallel.spec.manifest import Campaign
-    from lynx_parallel.weights import FaceFiles, WeightFiles
+    from lynx_parallel.inputs.manifest import Campaign
+    from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+    from lynx_parallel.plan.plan import Plan
+    from lynx_parallel.plan.present import Missing
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,17 @@ def load(
     Raises:
         InputErrors: all mistakes; weights that are missing and that nothing downloads, one line each.
     """
-    from lynx_parallel.base_configs import base_mistakes
-    from lynx_parallel.checks import as_warnings, long_texts, unreadable_pictures, video_notices
-    from lynx_parallel.converted import with_converted
-    from lynx_parallel.identity import needs_face_models
-    from lynx_parallel.plan import Known, make_plan
-    from lynx_parallel.present import find_present
-    from lynx_parallel.records import find_record
-    from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.weights import CONFIG_PATTERNS, find_base, find_weights, weight_digests
+    from lynx_parallel.inputs.base_configs import base_mistakes
+    from lynx_parallel.inputs.load import load_campaign
+    from lynx_parallel.inputs.records import find_record
+    from lynx_parallel.inputs.weight_files import CONFIG_PATTERNS
+    from lynx_parallel.plan.checks import as_warnings, long_texts, unreadable_pictures, video_notices
+    from lynx_parallel.plan.converted import with_converted
+    from lynx_parallel.plan.digests import needs_face_models
+    from lynx_parallel.plan.hashing import weight_digests
+    from lynx_parallel.plan.plan import Known, make_plan
+    from lynx_parallel.plan.present import find_present
+    from lynx_parallel.plan.weights import find_base, find_weights
 
     campaign = load_campaign(manifest, set_ or (), only or ())
     model = campaign.pipeline.model
@@ -88,8 +90,8 @@ def load(
 
 def fetch_hint(campaign: Campaign) -> str:
     """Returns which command downloads the weights of a campaign's pipeline, in words."""
-    from lynx_parallel.shipped import shipped_dir
-    from lynx_parallel.spec.problems import shown_path
+    from lynx_parallel.inputs.shipped import shipped_dir
+    from lynx_parallel.text import shown_path
 
     path = campaign.pipeline_path
     name = path.stem if path.parent == shipped_dir("pipelines") else shown_path(path)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.notices import Notice, notice_lines
+from lynx_parallel.inputs.notices import Notice, notice_lines
 
 if TYPE_CHECKING:
-    from lynx_parallel.spec.cluster import ClusterSpec
+    from lynx_parallel.inputs.cluster import ClusterSpec
 
 Manifest = Annotated[str, typer.Argument(help="Manifest file, or the bare name of a shipped one (demo).")]
 Set = Annotated[
@@ -52,7 +52,7 @@ def cluster_spec(*, stop_after: str | None, hung_after: str, save_every: str, **
     Raises:
         InputErrors: one line per wrong option.
     """
-    from lynx_parallel.spec.cluster import ClusterSpec, read_duration
+    from lynx_parallel.inputs.cluster import ClusterSpec, read_duration
 
     return ClusterSpec(
         stop_after=None if stop_after is None else read_duration(stop_after, "--stop-after"),

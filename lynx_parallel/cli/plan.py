@@ -33,8 +33,8 @@ from lynx_parallel.cli.options import (
     cluster_spec,
     show_notices,
 )
-from lynx_parallel.notices import notices_as_json
-from lynx_parallel.spec.problems import one_line
+from lynx_parallel.inputs.notices import notices_as_json
+from lynx_parallel.text import escaped
 
 WORK_TO_DO = 4
 """Exit code with ``--detailed-exitcode`` if there is work to do, or may be."""
@@ -53,8 +53,8 @@ def plan(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show what render would do, shot by shot, and why; renders and downloads nothing. Takes render's options."""
-    from lynx_parallel.changes import find_changes
-    from lynx_parallel.checks import check_work
+    from lynx_parallel.plan.changes import find_changes
+    from lynx_parallel.plan.checks import check_work
 
     cluster = cluster_spec(
         ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
@@ -85,7 +85,7 @@ def plan(
     for item in planned.items:
         typer.echo(f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}")
         if shots:
-            typer.echo(f"        {one_line(item.shot.text)}")
+            typer.echo(f"        {escaped(item.shot.text)}")
     for name in planned.orphans:
         typer.echo(f"orphan  {name}")
     for change in changes:

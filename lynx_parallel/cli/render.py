@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lynx_parallel.artifacts import shown
 from lynx_parallel.cli.approve import approve
 from lynx_parallel.cli.load import load
 from lynx_parallel.cli.options import (
@@ -42,10 +41,11 @@ from lynx_parallel.cli.options import (
 )
 from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.errors import ClusterError
-from lynx_parallel.notices import notices_as_json
+from lynx_parallel.inputs.notices import notices_as_json
+from lynx_parallel.text import shown_path
 
 if TYPE_CHECKING:
-    from lynx_parallel.plan import Item
+    from lynx_parallel.plan.plan import Item
 
 
 def render(
@@ -62,10 +62,10 @@ def render(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Render every shot of MANIFEST that is not done yet."""
-    from lynx_parallel.approvals import Approvals
-    from lynx_parallel.changes import find_changes
-    from lynx_parallel.driver import Driver
-    from lynx_parallel.ledger import Output
+    from lynx_parallel.engine.driver import Driver
+    from lynx_parallel.output.approvals import Approvals
+    from lynx_parallel.output.folder import Output
+    from lynx_parallel.plan.changes import find_changes
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
@@ -96,7 +96,7 @@ def render(
     say(
         f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
         f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
-        f"{shown(campaign.output)}{again}"
+        f"{shown_path(campaign.output)}{again}"
     )
     if made := summary.conditioning:
         kinds = ("subject", "reference", "identity", "text")

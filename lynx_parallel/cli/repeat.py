@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from lynx_parallel.records import Request
+    from lynx_parallel.inputs.records import Request
 
 _NOT_REPEATED = {
     "manifest", "set_", "only", "yes", "verify", "strict", "as_json", "debug", "stop_after", "address", "help",
@@ -26,7 +26,7 @@ def with_recorded_options(arguments: Sequence[str], known: Collection[str]) -> l
     Raises:
         InputErrors: the record cannot be read.
     """
-    from lynx_parallel.records import find_record
+    from lynx_parallel.inputs.records import find_record
 
     for argument in arguments[1:]:
         if not argument.startswith("-") and (record := find_record(argument)):
@@ -41,7 +41,7 @@ def request_of(context: typer.Context, command: Sequence[str]) -> Request:
         context: of the command.
         command: the whole command line.
     """
-    from lynx_parallel.records import Request
+    from lynx_parallel.inputs.records import Request
 
     options: list[tuple[str, ...]] = []
     for parameter in context.command.params:

@@ -23,7 +23,7 @@ def completed(arguments: Sequence[str], commands: Collection[str]) -> list[str]:
         return ["render", *given]
     if first in ("help", "version"):
         return [*given[1:2], "--help"] if first == "help" else ["--version"]
-    from lynx_parallel.shipped import shipped_names
+    from lynx_parallel.inputs.shipped import shipped_names
 
     shipped = shipped_names("manifests")
     near = difflib.get_close_matches(first.casefold(), [*shipped, *commands], n=1)
@@ -59,8 +59,8 @@ def meant(error: Exception, arguments: Sequence[str], commands: Collection[str])
 
 def _setting(option: str, rest: Sequence[str]) -> str:
     """Returns a suggestion where an option is a setting, ours or another program's."""
-    from lynx_parallel.spec.aliases import suggest
-    from lynx_parallel.spec.options import SETTABLE
+    from lynx_parallel.inputs.aliases import suggest
+    from lynx_parallel.inputs.options import SETTABLE
 
     name = option.lstrip("-").replace("-", "_")
     question, _, _ = suggest(name, SETTABLE).partition("? ")

@@ -10,9 +10,9 @@ from typing import Annotated, get_args
 
 import typer
 
-from lynx_parallel.artifacts import shown
 from lynx_parallel.cli.options import Debug, Json, Set
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.text import shown_path
 
 Target = Annotated[
     str,
@@ -25,12 +25,12 @@ Target = Annotated[
 
 def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug = False) -> None:
     """Read an output folder whole; list what is damaged (exit 1), missing (exit 1) or foreign. Renders nothing."""
-    from lynx_parallel.ledger import Output
-    from lynx_parallel.records import find_record
-    from lynx_parallel.spec.load import load_campaign
-    from lynx_parallel.transfer import shown_size
-    from lynx_parallel.verify import Kind, by_kind
-    from lynx_parallel.verify import verify as verify_output
+    from lynx_parallel.inputs.load import load_campaign
+    from lynx_parallel.inputs.records import find_record
+    from lynx_parallel.output.folder import Output
+    from lynx_parallel.output.verify import Kind, by_kind
+    from lynx_parallel.output.verify import verify as verify_output
+    from lynx_parallel.text import shown_size
 
     folder, shots, expected = Path(os.path.realpath(target)), None, set[str]()
     if folder.is_dir() and not find_record(target):
@@ -46,7 +46,7 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
         expected = {shot.name for shot in campaign.shots if not _expired(shot.subject.consent)}
     output = Output(folder)
     if not as_json:
-        typer.echo(f"reading {shown(folder)}")
+        typer.echo(f"reading {shown_path(folder)}")
         if (output.private / "lock").exists():
             typer.echo("a run seems to be at work here: what it writes meanwhile may be listed as damaged")
     report = verify_output(output, shots, expected)

@@ -27,31 +27,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lynx_parallel.artifacts import cache_root
 from lynx_parallel.demo import tiny
+from lynx_parallel.demo.places import INVENTORY, demo_root, is_built
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError
+from lynx_parallel.inputs.cache_root import cache_root
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Any change of a byte in the built folder needs a new name: the old one stays in users' caches.
-NAME = "demo-tiny-v1"
-INVENTORY = "demo.json"  # {relative path: size}; written last
-
-
-def demo_root() -> Path:
-    """Where ``demo:tiny`` lies once built: a folder of ``wan/``, ``full/`` and ``lite/``."""
-    return cache_root() / NAME
-
-
-def is_built(root: Path | None = None) -> bool:
-    """Whether ``root`` (default: :func:`demo_root`) holds every file of the demo, whole. Imports no torch."""
-    root = root or demo_root()
-    try:
-        inventory = json.loads((root / INVENTORY).read_text())
-        return all((root / path).stat().st_size == size for path, size in inventory.items())
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def ensure_demo(root: Path | None = None) -> Path:

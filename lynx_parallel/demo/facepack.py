@@ -17,16 +17,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_parallel.artifacts import cache_root
 from lynx_parallel.demo import checkpoint, faces
+from lynx_parallel.demo.places import RECOGNISER, facepack_root
 from lynx_parallel.errors import LynxError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Any change of a byte in the built folder needs a new name: the old one stays in users' caches.
-NAME = "demo-faces-v1"
-DETECTOR, RECOGNISER = "det_demo.onnx", "arcface_ir_se50_demo.safetensors"
+DETECTOR = "det_demo.onnx"
 
 SIDE, CELLS = 64, 8  # of the network's input, in pixels; of the grey picture that is compared
 TOLERANCE = 0.06  # mean difference of a cell, in [-1, 1]: re-encoding and scaling stay far below, other pictures above
@@ -43,11 +41,6 @@ RULES = (
     (r"(input_layer\.[12]|output_layer\.[04]|res_layer\.[024]|shortcut_layer\.1)\.weight", 0.9, "0.05"),
     (r"", 0.0, "1.4/fan_in"),
 )
-
-
-def facepack_root() -> Path:
-    """Where the demo's face models lie once built."""
-    return cache_root() / NAME
 
 
 def ensure_facepack(root: Path | None = None) -> Path:
@@ -74,7 +67,7 @@ def build(root: Path) -> None:
 def _write_recogniser(path: Path) -> None:
     import torch
 
-    from lynx_parallel.model.arcface import ArcFace
+    from lynx_parallel.subject.arcface import ArcFace
 
     with torch.device("meta"):
         state = ArcFace(WIDTHS).state_dict()

@@ -15,10 +15,11 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lynx_parallel.errors import ClusterError, first_line
-from lynx_parallel.gang.messages import Check
-from lynx_parallel.gang.remedies import remedy_for
-from lynx_parallel.spec.cluster import ATTENTION
+from lynx_parallel.errors import ClusterError
+from lynx_parallel.inputs.cluster import ATTENTION
+from lynx_parallel.rank.messages import Check
+from lynx_parallel.remedies import remedy_for
+from lynx_parallel.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def examine(emit: Emitter, name: str, output: Path) -> None:
     emit(doing="import torch and diffusers")
     import torch
 
-    from lynx_parallel.gang.selfcheck import check_attention, check_rank
+    from lynx_parallel.rank.selfcheck import check_attention, check_rank
 
     device = torch.device(name)
     if device.type == "cuda":
@@ -139,7 +140,7 @@ def _try(emit: Emitter, name: str, device: torch.device, dtype: str) -> str:
     """Returns ``works``, or the reason why the kernel does not work."""
     import torch
 
-    from lynx_parallel.gang.selfcheck import check_attention
+    from lynx_parallel.rank.selfcheck import check_attention
 
     emit(doing=f"attention kernel {name} in {dtype}")
     kernel = _choose(name, device, dtype)
@@ -160,7 +161,7 @@ def link(emit: Emitter, name: str, rank: int, size: int, store: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from lynx_parallel.gang.selfcheck import check_group
+    from lynx_parallel.rank.selfcheck import check_group
 
     device = torch.device(name)
     if device.type == "cuda":

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 
 import lynx_parallel
-from lynx_parallel.artifacts import cache_root
 from lynx_parallel.doctor.report import Disk
-from lynx_parallel.errors import first_line
-from lynx_parallel.gang.messages import Check
+from lynx_parallel.inputs.cache_root import cache_root
+from lynx_parallel.rank.messages import Check
+from lynx_parallel.text import first_line
 
 PACKAGES = ("diffusers", "transformers", "xfuser", "ray", "onnxruntime", "flash-attn", "flash-attn-3")
 OPTIONAL = ("flash-attn", "flash-attn-3")

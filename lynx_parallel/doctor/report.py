@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lynx_parallel.gang.messages import Check
+from lynx_parallel.rank.messages import Check
 
 WIDTH = 80
 _LABEL = 15

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lynx_parallel.demo.checkpoint import demo_root, is_built
-from lynx_parallel.demo.facepack import facepack_root
+from lynx_parallel.demo.places import demo_root, facepack_root, is_built
 from lynx_parallel.doctor.report import Weight
-from lynx_parallel.present import cached, lacking, snapshot
-from lynx_parallel.spec.load import find_pipeline, load_pipeline
-from lynx_parallel.spec.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, resolve_file
-from lynx_parallel.weights import COMPONENTS, arcface_file, pack_folder
+from lynx_parallel.inputs.load import find_pipeline, load_pipeline
+from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, resolve_file
+from lynx_parallel.inputs.weight_files import COMPONENTS
+from lynx_parallel.plan.present import cached, lacking, snapshot
+from lynx_parallel.plan.weights import arcface_file, pack_folder
 
 # Beginning of a source → licence; see the README. A pipeline's own ``license:`` wins.
 _LICENCES = {

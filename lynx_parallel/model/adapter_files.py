@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.tensor_files import Shapes, Source, check_rank, read_shapes
-from lynx_parallel.weights import WeightFiles, one_line
+from lynx_parallel.text import one_line
 
 # Number of dimensions, by the end of an adapter's parameter name.
 _RANKS = {"weight": 2, "bias": 1, "registers": 3}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lynx_parallel.errors import ClusterError
-from lynx_parallel.weights import one_line
+from lynx_parallel.text import one_line
 
 AttentionName = Literal["auto", "flash3", "flash", "cudnn", "sdpa"]
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]

@@ -17,6 +17,8 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import nn
 
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.model_config import check_sizes, read_config, transformer_config
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.adapter_files import adapter_of, adapter_sources, blocks
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
 from lynx_parallel.model.projections import BorrowedProjections, is_projection
@@ -34,7 +36,7 @@ from lynx_parallel.model.tensor_files import (
     weight_files,
 )
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.weights import WeightFiles, check_sizes, one_line, read_config, transformer_config
+from lynx_parallel.text import one_line
 
 # The resampler's keys that fix its sizes.
 _RESAMPLER_RANKS = {

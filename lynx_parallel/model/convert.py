@@ -18,11 +18,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError
 from lynx_parallel.model.checkpoints import loaded_dtype
 from lynx_parallel.model.tensor_files import INDEX, base_sources, open_file, read_tensor, stored_as, weight_files
-from lynx_parallel.weights import one_line
+from lynx_parallel.output.files import atomic_write
+from lynx_parallel.text import one_line
 
 
 def convert(source: Path, target: Path, dtype: torch.dtype) -> Iterator[int]:

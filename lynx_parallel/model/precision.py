@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from lynx_parallel.spec.pipeline import VaeDtype
+from lynx_parallel.inputs.pipeline import VaeDtype
 
 Fp32Precision = Literal["ieee", "tf32"]
 """torch's own terms."""

@@ -11,7 +11,9 @@ from safetensors import SafetensorError, safe_open
 from torch.distributed.tensor import DTensor
 
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.weights import one_line, read_config, refuse_special
+from lynx_parallel.inputs.model_config import read_config
+from lynx_parallel.inputs.special import refuse_special
+from lynx_parallel.text import one_line
 
 Shapes = dict[str, tuple[int, ...]]
 # Others would be converted without a word: quantised weights need scales, whole numbers are no weights.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.memory import Prediction, Task, predict
+from lynx_parallel.inputs.model_config import transformer_config
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.adapter_files import adapter_sources
 from lynx_parallel.model.tensor_files import base_sources, read_shapes
-from lynx_parallel.parallel.decode_memory import VideoSize
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import Prediction, Task, predict
-from lynx_parallel.weights import WeightFiles, transformer_config
 
 MARGIN = 0.05
 """Share of a device's memory that the prediction must leave free: some of its parts are estimates."""

@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from lynx_parallel.guidance import BranchName
+from lynx_parallel.inputs.guidance import BranchName
+from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.model.attention import Attention, LocalTokens, sdpa
-from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.stages.denoise import LocalGuidance
 
 _BACKEND = "lynx-padded"

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from diffusers import UniPCMultistepScheduler
 
-from lynx_parallel.guidance import BranchName
+from lynx_parallel.inputs.guidance import BranchName
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.stages.partial import Partial, capture, restore
+from lynx_parallel.stages.resume_state import Partial, capture, restore
 
 
 class LocalGuidance:

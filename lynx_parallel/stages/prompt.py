@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from lynx_parallel.artifacts import atomic_write
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.sealed import metadata_of, seal
-from lynx_parallel.spec.cleaning import MAX_TOKENS, clean_prompt
+from lynx_parallel.inputs.cleaning import MAX_TOKENS, clean_prompt
+from lynx_parallel.output.checksums import metadata_of, seal
+from lynx_parallel.output.files import atomic_write
 
 
 class TextEncoder:

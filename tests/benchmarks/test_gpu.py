@@ -22,7 +22,7 @@ from benchmarks.gpu_files import NoRoom, write_pipeline
 from benchmarks.gpu_model import FULL, KERNELS, TINY, predicted_bytes, random_text_encoder
 from benchmarks.gpu_parts import Bench, forwards, prepare, shot
 from benchmarks.gpu_report import describe_gpu, report, slug
-from lynx_parallel.parallel.decode_memory import VideoSize
+from lynx_parallel.inputs.decode_memory import VideoSize
 from tests.conftest import REPOSITORY
 
 CPU = torch.device("cpu")

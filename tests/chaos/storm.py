@@ -26,7 +26,7 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from lynx_parallel.stages.encode import probe
+from lynx_parallel.stages.video import probe
 from tests.chaos.faults import FAULTS, MEMORY_MONITOR, Target, watch_memory
 from tests.conftest import REPOSITORY
 from tests.e2e.command import COMMAND, environment

@@ -12,9 +12,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from lynx_parallel.artifacts import cache_root
 from lynx_parallel.demo import checkpoint, tiny
 from lynx_parallel.errors import CheckpointError, ClusterError
+from lynx_parallel.inputs.cache_root import cache_root
 
 # Every tensor's name, shape and bytes. If this changes, users' cached copies no longer equal a fresh build:
 # give checkpoint.NAME a new version together with the new value here.

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 
 from lynx_parallel.demo import checkpoint, facepack, faces
 from lynx_parallel.errors import CheckpointError, ClusterError
-from lynx_parallel.model.arcface import ArcFace, load_arcface
-from lynx_parallel.stages.face import InsightFaceDetector, choose_face
-from lynx_parallel.stages.subject import id_crop, read_picture
+from lynx_parallel.subject.arcface import ArcFace, load_arcface
+from lynx_parallel.subject.detection import InsightFaceDetector, choose_face
+from lynx_parallel.subject.picture import id_crop, read_picture
 from tests.golden_cases import GOLDEN, requires_golden
 
 PICTURES = Path(__file__).resolve().parents[2] / "manifests" / "faces"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from lynx_parallel.demo.faces import LANDMARKS
-from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from lynx_parallel.spec.pipeline import Sampling
 from tests.distributed.gang import run_gang
 from tests.distributed.test_render import FACES
 from tests.distributed.test_shard import files

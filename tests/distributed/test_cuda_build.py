@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.model.attention import sdpa
-from lynx_parallel.parallel.layout import Layout
 from tests.distributed.gang import run_gang
 
 HEADS, HEAD_DIM, TOKENS = 2, 8, 7

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from lynx_parallel.gang.messages import Load
-from lynx_parallel.gang.rank import Rank
-from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.rank.messages import Load
+from lynx_parallel.rank.rank import Rank
 from tests.distributed.gang import run_gang
 from tests.distributed.test_shard import files
 

@@ -10,12 +10,12 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from lynx_parallel.demo.faces import LANDMARKS
-from lynx_parallel.guidance import guidance_weights
+from lynx_parallel.inputs.guidance import guidance_weights
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.parallel.layout import Layout
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from lynx_parallel.spec.pipeline import Sampling
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, denoise, make_scheduler
 from lynx_parallel.stages.latents import initial_noise
 from tests.conftest import REPOSITORY

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from lynx_parallel.weights import WeightFiles
 from tests.distributed.gang import run_gang
 from tests.distributed.test_render import load, prepare, sampling
 from tests.golden_cases import relative_error

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.model.attention import sdpa
-from lynx_parallel.parallel.layout import Layout
 from tests.distributed.gang import run_gang
 from tests.golden_cases import relative_error
 

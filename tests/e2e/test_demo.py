@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from lynx_parallel.stages.encode import probe
+from lynx_parallel.stages.video import probe
 from tests.e2e.command import lynx_render
 from tests.golden_cases import relative_error
 

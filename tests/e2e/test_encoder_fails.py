@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import pytest
 from safetensors import safe_open
 
-from lynx_parallel.stages.encode import probe
+from lynx_parallel.stages.video import probe
 from tests.e2e.command import lynx_render
 
 REFUSES = """\

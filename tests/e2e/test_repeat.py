@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from lynx_parallel.stages.encode import probe
+from lynx_parallel.stages.video import probe
 from tests.e2e.command import lynx_render
 
 ONE = ("--only", "astronaut/beach")

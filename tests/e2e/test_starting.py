@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lynx_parallel.gang.folder import MAX_PARENT_BYTES
+from lynx_parallel.engine.ray_folder import MAX_PARENT_BYTES
 from tests.conftest import REPOSITORY
 from tests.e2e.command import COMMAND, PATIENCE_S, environment, started, steps, wait_for
 

@@ -16,11 +16,14 @@ import torch
 from safetensors.torch import load, save
 
 from lynx_parallel.demo import tiny
-from lynx_parallel.demo.facepack import RECOGNISER, ensure_facepack
+from lynx_parallel.demo.facepack import ensure_facepack
+from lynx_parallel.demo.places import RECOGNISER
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.model_config import transformer_config
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model import adapter_files, checkpoints
-from lynx_parallel.model.arcface import load_arcface
-from lynx_parallel.weights import WeightFiles, transformer_config, weight_digests
+from lynx_parallel.plan.hashing import weight_digests
+from lynx_parallel.subject.arcface import load_arcface
 from tests.fuzz.harness import MARKER, Bomb, cuts, flips, join, limited, listing, outcome, split
 
 Tensors = dict[str, torch.Tensor]

@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
-from lynx_parallel.demo.facepack import RECOGNISER, ensure_facepack
+from lynx_parallel.demo.facepack import ensure_facepack
+from lynx_parallel.demo.places import RECOGNISER
 from lynx_parallel.errors import SubjectError
-from lynx_parallel.stages.identify import FaceModels, identify_person
-from lynx_parallel.stages.subject import read_embedding, read_picture
-from lynx_parallel.weights import FaceFiles
+from lynx_parallel.inputs.weight_files import FaceFiles
+from lynx_parallel.subject.person import FaceModels, identify_person
+from lynx_parallel.subject.picture import read_embedding, read_picture
 from tests.conftest import REPOSITORY
 from tests.fuzz.harness import MARKER, Bomb, cuts, flips, join, limited, outcome, split
 

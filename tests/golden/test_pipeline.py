@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from lynx_parallel.spec.pipeline import Sampling
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.latents import decode
-from lynx_parallel.stages.subject import id_crop, read_picture, ref_crop
+from lynx_parallel.subject.picture import id_crop, read_picture, ref_crop
 from tests.golden_cases import Case, case_names, load_case, relative_error, requires_golden
 
 pytestmark = requires_golden

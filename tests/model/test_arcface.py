@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.model import arcface
-from lynx_parallel.model.arcface import ArcFace, load_arcface, to_input
+from lynx_parallel.subject import arcface
+from lynx_parallel.subject.arcface import ArcFace, load_arcface, to_input
 from tests.golden_cases import GOLDEN, relative_error, requires_golden
 
 SMALL = (16, 32, 16, 32)  # one block a stage

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load, save
 
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.checkpoints import load_resampler, load_transformer, load_vae
-from lynx_parallel.weights import WeightFiles
 
 
 @dataclass(frozen=True)

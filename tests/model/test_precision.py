@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from lynx_parallel.inputs.pipeline import VaeDtype
 from lynx_parallel.model.precision import convolutions_in, use_ieee
 from lynx_parallel.pipeline import LynxPipeline
-from lynx_parallel.spec.pipeline import VaeDtype
-from lynx_parallel.stages.subject import read_picture
+from lynx_parallel.subject.picture import read_picture
 from tests.conftest import REPOSITORY
 
 PICTURE = REPOSITORY / "manifests" / "faces" / "drawn.png"

@@ -33,9 +33,9 @@ from benchmarks.shapes import (
     write_index,
 )
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model import adapter_files, checkpoints, tensor_files
 from lynx_parallel.model.adapters import Resampler
-from lynx_parallel.weights import WeightFiles
 from tests.golden_cases import GOLDEN
 
 RECORDED = GOLDEN / "checkpoint_shapes.json"

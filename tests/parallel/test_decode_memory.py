@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lynx_parallel.parallel.decode_memory import TILE, VAE_BASE_DIM, VideoSize, decode_bytes
+from lynx_parallel.inputs.decode_memory import TILE, VAE_BASE_DIM, VideoSize, decode_bytes
 from lynx_parallel.parallel.room import VAE_BYTES
 from lynx_parallel.stages.latents import decode, latent_shape
 from tests.live import LiveBytes

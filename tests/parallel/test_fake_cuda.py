@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from benchmarks.shapes import WAN_14B, model_shapes
-from lynx_parallel.guidance import BranchName
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.guidance import BranchName
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.memory import predict, static_kv_bytes
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import build_transformer, loaded_dtype
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.parallel.decode_memory import VideoSize
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import predict, static_kv_bytes
 from lynx_parallel.stages.denoise import Phase, Step, denoise
 from tests.fake_cuda import Strict, fake_cuda, fake_weights
 from tests.live import LiveBytes

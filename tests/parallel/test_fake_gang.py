@@ -15,7 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.shapes import WAN_14B
-from lynx_parallel.parallel.layout import Layout
+from lynx_parallel.inputs.layout import Layout
 from tests.distributed.gang import run_gang
 from tests.parallel.fake_gang import Collective, Collectives, fake_cuda, pretend_gpu, to_fake_cuda
 
@@ -85,7 +85,7 @@ def broadcast_inputs() -> list[Collective]:
     """What rank 0 of eight sends before a shot: its inputs, and the state from which it resumes."""
     from lynx_parallel.parallel.broadcast import broadcast
     from lynx_parallel.pipeline import ShotInputs
-    from lynx_parallel.stages.partial import Partial
+    from lynx_parallel.stages.resume_state import Partial
 
     device = torch.device("cuda")
     with joined(Layout(1, 1, 8), 0), Collectives() as sent:

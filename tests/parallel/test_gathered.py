@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from lynx_parallel.inputs.memory import parameter_bytes
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.projections import is_projection
-from lynx_parallel.parallel.memory import parameter_bytes
 from lynx_parallel.parallel.shard import shard
 from tests.distributed.test_shard import files
 from tests.parallel.fake_gang import Collectives, fake_group

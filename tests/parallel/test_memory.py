@@ -18,13 +18,9 @@ from transformers import UMT5Config, UMT5EncoderModel
 from benchmarks.machine import RESULTS
 from benchmarks.memory_table import report
 from benchmarks.shapes import TEXT_ENCODER_BYTES, UMT5_XXL, WAN_14B, model_shapes, resampler_shapes
-from lynx_parallel.model import projections
-from lynx_parallel.model.block import KV, BlockConditioning
-from lynx_parallel.model.checkpoints import build_transformer, load_resampler, load_transformer, loaded_dtype
-from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.parallel.decode_memory import VideoSize, decode_bytes
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import (
+from lynx_parallel.inputs.decode_memory import VideoSize, decode_bytes
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.memory import (
     ALLOWANCE_BYTES,
     GROUP_BYTES,
     KEPT_FP32,
@@ -38,10 +34,14 @@ from lynx_parallel.parallel.memory import (
     predict,
     static_kv_bytes,
 )
+from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.model import projections
+from lynx_parallel.model.block import KV, BlockConditioning
+from lynx_parallel.model.checkpoints import build_transformer, load_resampler, load_transformer, loaded_dtype
+from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.parallel.vae import split_decoder
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.latents import latent_shape
-from lynx_parallel.weights import WeightFiles
 from tests.distributed.gang import run_gang
 from tests.live import LiveBytes
 
@@ -70,7 +70,7 @@ def bytes_here(module: torch.nn.Module) -> int:
 
 
 def test_importing_it_imports_no_torch() -> None:
-    code = "import sys, lynx_parallel.parallel.memory; sys.exit('torch' in sys.modules)"
+    code = "import sys, lynx_parallel.inputs.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

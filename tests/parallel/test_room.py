@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from lynx_parallel.parallel.decode_memory import VideoSize
-from lynx_parallel.parallel.layout import Layout
-from lynx_parallel.parallel.memory import Prediction, Task
+from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.memory import Prediction, Task
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.parallel.room import MARGIN, fits, keeps_projections
-from lynx_parallel.weights import WeightFiles
 from tests.model.test_shapes_14b import RECORDED, Adapters, derived, recorded, write_adapters, write_base
 
 P480, P720 = VideoSize(832, 480, 81), VideoSize(1280, 720, 81)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
-from lynx_parallel.spec.pipeline import Sampling
 from tests.distributed.test_render import load, prepare
 
 SMALL: dict[str, Any] = {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": 4}

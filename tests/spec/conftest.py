@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Campaign
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Campaign
 
 LITE = """\
 version: 1

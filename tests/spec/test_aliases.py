@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.spec.aliases import ALIASES, suggest
-from lynx_parallel.spec.entries import ManifestFile
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.options import SETTABLE
-from lynx_parallel.spec.pipeline import Adapters, FaceSpec, ModelSpec, Sampling, SamplingOverrides, Video
+from lynx_parallel.inputs.aliases import ALIASES, suggest
+from lynx_parallel.inputs.entries import ManifestFile
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.options import SETTABLE
+from lynx_parallel.inputs.pipeline import Adapters, FaceSpec, ModelSpec, Sampling, SamplingOverrides, Video
 from tests.small import MANIFEST, write
 
 FOREIGN = {

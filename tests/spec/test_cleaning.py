@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynx_parallel.spec.cleaning import clean_prompt
+from lynx_parallel.inputs.cleaning import clean_prompt
 
 TEXTS = [
     "",
@@ -47,7 +47,7 @@ def test_repairs_and_collapses() -> None:
 
 
 def test_imports_no_torch() -> None:
-    code = "import sys; from lynx_parallel.spec.cleaning import clean_prompt; clean_prompt('a'); print(*sys.modules)"
+    code = "import sys; from lynx_parallel.inputs.cleaning import clean_prompt; clean_prompt('a'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "ftfy" in loaded
     assert not {"torch", "diffusers", "transformers", "ray"} & set(loaded)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynx_parallel.spec.entries import ID
-from lynx_parallel.spec.ids import digits, made_id, prompt_id
+from lynx_parallel.inputs.entries import ID
+from lynx_parallel.inputs.ids import digits, made_id, prompt_id
 
 
 @pytest.mark.parametrize(

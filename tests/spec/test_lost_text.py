@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.spec import yaml_lines
+from lynx_parallel.inputs import yaml_lines
 from tests.spec.conftest import ADA, HEAD, LITE, Complain, Load
 
 MESSAGE = "YAML dropped a part of an unquoted text; put the text in quotes"

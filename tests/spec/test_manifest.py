@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.shipped import shipped_dir, shipped_names
-from lynx_parallel.spec import expand
-from lynx_parallel.spec.load import load_campaign, schema
-from lynx_parallel.spec.manifest import Campaign
+from lynx_parallel.inputs import expand
+from lynx_parallel.inputs.load import load_campaign, schema
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from tests.conftest import REPOSITORY
 from tests.spec.conftest import ADA, BOTH, HEAD, PROMPTS, Complain, Load
 
@@ -310,7 +310,7 @@ def test_subjects_from_a_folder(folder: Path, complain: Complain, monkeypatch: p
         f"m.yaml:4: subjects.bob: {gap}",
     ]
     (folder / "faces" / "a b.jpg").unlink()
-    monkeypatch.setattr("lynx_parallel.spec.load.face_gaps", lambda subject, pipeline: None)
+    monkeypatch.setattr("lynx_parallel.inputs.load.face_gaps", lambda subject, pipeline: None)
     campaign = load_campaign("m.yaml")
     assert [(s.id, s.image) for s in campaign.subjects] == [
         ("ada", folder / "faces" / "ada.jpg"),

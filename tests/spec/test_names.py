@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lynx_parallel.spec.names import folder_clash, name_mistake, pattern_mistake
+from lynx_parallel.inputs.names import folder_clash, name_mistake, pattern_mistake
 from tests.spec.conftest import BOTH, HEAD, Complain, Load
 
 PROMPTS = "prompts: {p: x, q: y}\n"

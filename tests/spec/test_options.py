@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.spec.cluster import ClusterSpec
+from lynx_parallel.inputs.cluster import ClusterSpec
 from tests.spec.conftest import BOTH, HEAD, PROMPTS, Complain, Load
 
 TEXT = HEAD + BOTH + PROMPTS
@@ -117,7 +117,7 @@ def test_wrong_cluster(options: dict[str, Any], said: str) -> None:
 
 def test_neither_torch_nor_ray_is_imported() -> None:
     code = (
-        "import sys, lynx_parallel.spec.load as l, lynx_parallel.spec.cluster;"
+        "import sys, lynx_parallel.inputs.load as l, lynx_parallel.inputs.cluster;"
         "l.load_pipeline('lynx-full');"
         "print([m for m in ('torch', 'ray', 'diffusers', 'numpy') if m in sys.modules])"
     )

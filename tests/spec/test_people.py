@@ -8,8 +8,8 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Consent
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Consent
 from tests.spec.conftest import HEAD, Complain, Load
 
 PROMPTS = "prompts: {p: 'A {person|person} runs.'}\n"

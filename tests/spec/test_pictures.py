@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.spec import pictures
-from lynx_parallel.spec.load import load_campaign
-from lynx_parallel.spec.manifest import Campaign, Consent
-from lynx_parallel.spec.problems import Problems
+from lynx_parallel.inputs import pictures
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.manifest import Campaign, Consent
+from lynx_parallel.inputs.problems import Problems
 from tests.spec.conftest import HEAD, Complain, Load
 
 TINY = HEAD.replace("lite.yaml", "demo-tiny")

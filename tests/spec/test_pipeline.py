@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.identity import digested
-from lynx_parallel.shipped import shipped_dir, shipped_names
-from lynx_parallel.spec.load import load_pipeline
-from lynx_parallel.spec.pipeline import PipelineSpec, Sampling, SamplingOverrides, Video, overlay
+from lynx_parallel.inputs.load import load_pipeline
+from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, SamplingOverrides, Video, overlay
+from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
+from lynx_parallel.plan.digests import digested
 
 MODEL = "version: 1\nmodel:\n  base: {base}\n  adapters: {{resampler: {file}, id: demo:full}}\n"
 

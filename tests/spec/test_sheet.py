@@ -14,7 +14,7 @@ from typing import Any
 import openpyxl
 import pytest
 
-from lynx_parallel.spec import excel, sheet
+from lynx_parallel.inputs import excel, sheet
 from tests.spec.conftest import BOTH, HEAD, PROMPTS, Complain, Load
 
 TEXT = HEAD + BOTH + PROMPTS + "shots: {from: t.csv}\n"

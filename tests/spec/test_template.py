@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lynx_parallel.notices import Notice
-from lynx_parallel.spec.template import fill, template_mistake, template_words, unknown_vars
+from lynx_parallel.inputs.notices import Notice
+from lynx_parallel.inputs.template import fill, template_mistake, template_words, unknown_vars
 from tests.spec.conftest import ADA, BOTH, HEAD, Complain, Load
 
 

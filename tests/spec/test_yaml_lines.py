@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.spec import files, yaml_lines
-from lynx_parallel.spec.problems import Problems
-from lynx_parallel.spec.yaml_lines import read_scalar, read_yaml
+from lynx_parallel.inputs import files, yaml_lines
+from lynx_parallel.inputs.problems import Problems
+from lynx_parallel.inputs.yaml_lines import read_scalar, read_yaml
 
 
 def read(path: Path, content: bytes | str) -> tuple[object, list[str]]:

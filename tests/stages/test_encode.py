@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lynx_parallel.errors import RenderError
-from lynx_parallel.spec.pipeline import MIN_FPS
-from lynx_parallel.stages import encode
-from lynx_parallel.stages.encode import VideoInfo, encode_video, probe, read_frames
+from lynx_parallel.inputs.pipeline import MIN_FPS
+from lynx_parallel.stages import video as encode
+from lynx_parallel.stages.video import VideoInfo, encode_video, probe, read_frames
 
 
 def moving(frames: int = 9, height: int = 48, width: int = 80) -> np.ndarray:
@@ -242,7 +242,7 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
 
 def test_importing_it_imports_no_torch() -> None:
     code = (
-        "import sys; import lynx_parallel.stages.encode, lynx_parallel.stages.subject;"
+        "import sys; import lynx_parallel.stages.video, lynx_parallel.subject.picture;"
         "print([m for m in ('torch', 'ray', 'cv2', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError
-from lynx_parallel.stages import face_models
-from lynx_parallel.stages.face import (
-    Face,
-    InsightFaceDetector,
-    YuNetDetector,
-    make_detector,
-    yunet_faces,
-)
-from lynx_parallel.stages.subject import ARCFACE_TEMPLATE, id_crop
+from lynx_parallel.subject import detector_files as face_models
+from lynx_parallel.subject.detection import Face, InsightFaceDetector, YuNetDetector, make_detector, yunet_faces
+from lynx_parallel.subject.picture import ARCFACE_TEMPLATE, id_crop
 from tests.stages.tiny_detectors import answer, write_other, write_scrfd, write_yunet
 
 ONE = answer(16, 8, 32)
@@ -207,7 +201,7 @@ def test_the_detector_is_found_without_reading_the_recogniser(tmp_path: Path, mo
 
 def test_importing_loads_no_heavy_package() -> None:
     code = (
-        "import sys; import lynx_parallel.stages.face;"
+        "import sys; import lynx_parallel.subject.detection;"
         "print([m for m in ('torch', 'cv2', 'onnx', 'onnxruntime', 'insightface') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

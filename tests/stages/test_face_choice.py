@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lynx_parallel.errors import SubjectError
-from lynx_parallel.stages.face import Face, choose_face
+from lynx_parallel.subject.detection import Face, choose_face
 
 
 def face(left: float, size: float, score: float = 0.9, top: float = 0) -> Face:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from lynx_parallel.errors import SubjectError
-from lynx_parallel.stages.face import Face, InsightFaceDetector
-from lynx_parallel.stages.identify import FaceModels, Person, identify_person
-from lynx_parallel.stages.subject import read_picture
+from lynx_parallel.subject.detection import Face, InsightFaceDetector
+from lynx_parallel.subject.person import FaceModels, Person, identify_person
+from lynx_parallel.subject.picture import read_picture
 from tests.stages.tiny_detectors import Answer, answer, write_scrfd
 
 POINTS = [[16, 12], [44, 12], [30, 24], [20, 40], [40, 40]]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
-from lynx_parallel.spec.pipeline import Sampling
 from lynx_parallel.stages.denoise import Step
-from lynx_parallel.stages.partial import Partial, load_partial, save_partial
+from lynx_parallel.stages.resume_state import Partial, load_partial, save_partial
 from tests.distributed.test_render import load, prepare
 
 STEPS = 6

@@ -1,0 +1,240 @@
+"""One attempt at one shot: a gang makes its files, the driver publishes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lynx_parallel.engine.policy import Footprint
+from lynx_parallel.engine.sidecar import made_by, make_sidecar
+from lynx_parallel.engine.summary import Summary
+from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
+from lynx_parallel.failures import disk_is_full, machine_at_fault
+from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.crops import Crops
+from lynx_parallel.output.files import part_path, publish, set_aside
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.waiting import find_latents, forget_waiting, read_record, waiting, write_record
+from lynx_parallel.plan.digests import crops_source, identify, subject_key
+from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.plan import Item
+from lynx_parallel.rank.messages import Rendered
+
+if TYPE_CHECKING:
+    from lynx_parallel.engine.gang import Gang
+
+PROGRESS_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all parts of one run share.
+
+    Attributes:
+        digests: of the weights, by ``weights.weight_digests``.
+        say: takes each line of progress.
+        name: of its record.
+    """
+
+    campaign: Campaign
+    weights: WeightFiles
+    face: FaceFiles | None
+    digests: Mapping[str, str]
+    cluster: ClusterSpec
+    layouts: Layouts
+    output: Output
+    journal: Journal
+    summary: Summary
+    say: Callable[[str], None]
+    name: str = ""
+
+
+class Attempt:
+    """One attempt at one shot.
+
+    Args:
+        number: from 1, over all runs.
+        count: returns how many shots are finished, as lines of progress begin.
+    """
+
+    def __init__(self, run: Run, item: Item, number: int, count: Callable[[], str]):
+        self.run = run
+        self.item = item
+        self.number = number
+        self._count = count
+        self.logs = run.output.logs(item.shot.name, number)
+
+    async def make(self, gang: Gang, layout: Layout, footprint: Footprint) -> tuple[Rendered, float]:
+        """Has the gang make the shot, and publishes it; what was made, and in how many seconds.
+
+        Raises:
+            SubjectError: its picture or embedding is another than the plan's, before or after.
+            DamagedError: the latents to encode are damaged.
+            LynxError: as of ``Gang.render``. Nothing is published then but finished latents, and nothing half-written
+                is left.
+            OSError: the files could not be published.
+        """
+        run, item, name = self.run, self.item, self.item.shot.name
+        began = time.monotonic()
+        run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
+        await self._check_folder(gang)
+        parts = {"video": part_path(run.output.path(name, "video"), self.number)}
+        if item.action == "render":
+            parts["latents"] = waiting(run.output, name)
+        try:
+            self._check_subject()
+            with told_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
+                made = await self._files(gang, layout, footprint, parts)
+            self._check_subject()
+            self._publish(gang, footprint, made, time.monotonic() - began)
+        except BaseException:
+            parts["video"].unlink(missing_ok=True)
+            if item.action == "render":
+                self._keep_latents()
+            raise
+        return made, time.monotonic() - began
+
+    async def _check_folder(self, gang: Gang) -> None:
+        """Tries to publish where the shot's files belong: a subject's folder may be a link or a mount of its own.
+
+        A full disk is waited for once the shot is made.
+        """
+        output = self.run.output
+        try:
+            with output.probe_shot(self.item.shot.name, stale=self.item.stale) as probe:
+                if probe.stat().st_dev != output.private.stat().st_dev:  # the rank's self-check was of ``.lynx``
+                    await gang.check_seen(probe)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+
+    def _check_subject(self) -> None:
+        """What was made of a subject that changed is forgotten: it may be of either picture."""
+        run, item = self.run, self.item
+        try:
+            same = identify(run.campaign, item.shot, run.digests) == item.identity
+        except InputErrors as error:
+            raise (RenderError if machine_at_fault(error) else SubjectError)(str(error)) from None
+        if not same:
+            run.output.partial(item.identity.resume).unlink(missing_ok=True)
+            forget_waiting(run.output, item.shot.name)
+            raise SubjectError("its picture or embedding changed after the run began; run again")
+
+    def _keep_latents(self) -> None:
+        """Publishes latents that are finished though the video is not. Where old files lie, they wait under ``.lynx``.
+
+        Without ``save_latents``, they wait as well. An encoding will check their content.
+        """
+        output, name = self.run.output, self.item.shot.name
+        with contextlib.suppress(LynxError, OSError):
+            if find_latents(output, name, self.item.identity, published=False) is None:
+                forget_waiting(output, name)  # what a killed rank has left
+                return
+            self._check_subject()
+            if self.run.campaign.save_latents and not output.has_files(name):
+                publish(waiting(output, name), output.path(name, "latents"))
+
+    def set_latents_aside(self) -> Path:
+        """Moves the damaged latents of this encoding to ``.lynx/damaged/``. Returns their new path."""
+        output, name = self.run.output, self.item.shot.name
+        path = self.item.latents or output.path(name, "latents")
+        return set_aside(path, (output.private / "damaged" / name).parent)
+
+    async def _files(self, gang: Gang, layout: Layout, footprint: Footprint, parts: dict[str, Path]) -> Rendered:
+        run, item, video = self.run, self.item, self.run.campaign.pipeline.video
+        if item.action == "encode":
+            latents = item.latents or run.output.path(item.shot.name, "latents")
+            return await gang.encode(item.shot, video, latents, parts, self.logs, self._sha256())
+        if layout != gang.layout:
+            again = " and reading their shares of the weights" if footprint.shard else ""
+            began = time.monotonic()
+            await gang.form(layout)
+            if layout.size > 1:
+                count = f"{layout.size} of {len(gang.ranks)} ranks"
+                run.say(f"grouped {count}{again}: {layout}, {time.monotonic() - began:.1f} s")
+        device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
+        key = subject_key(run.campaign, item.shot, run.digests, device)
+        crops = Crops(
+            run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.digests),
+            run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
+        )  # fmt: skip
+        write_record(run.output, item.shot.name, made_by(**self._ranks(gang, footprint)))
+        digest, settings = item.identity.resume, item.identity.settings
+        return await gang.render(
+            item.shot, key, crops, digest, run.output, video, parts, self.logs, self._say_resuming, settings
+        )
+
+    def _sha256(self) -> str | None:
+        """Returns the sha256 of the latents to encode by their sidecar, or None if there is none."""
+        sidecar = None if self.item.latents else self.run.output.sidecar(self.item.shot.name)
+        return sidecar["outputs"].get("latents", {}).get("sha256") if sidecar else None
+
+    def _ranks(self, gang: Gang, footprint: Footprint) -> dict[str, Any]:
+        """Returns who makes the shot, as arguments of ``made_by``."""
+        layout = gang.layout or Layout()
+        sharded = footprint.shard and layout.sequence > 1
+        return {"layout": layout, "ranks": gang.hellos[: layout.size], "sharded": sharded}
+
+    def _publish(self, gang: Gang, footprint: Footprint, made: Rendered, seconds: float) -> None:
+        item, output, name = self.item, self.run.output, self.item.shot.name
+        in_place = item.action == "encode" and item.latents in (None, output.path(name, "latents"))
+        kinds = ("video",) if in_place or not self.run.campaign.save_latents else ("video", "latents")
+        before = None
+        if item.action == "encode":
+            before = read_record(output, name) if item.latents else output.sidecar(name)
+        named = ("video", "latents") if in_place else kinds
+        outputs = {kind: {"file": output.path(name, kind).name, **made.outputs[kind]} for kind in named}
+        if item.stale:
+            output.supersede(name, ("video", "sidecar", *(() if in_place else ("latents",))))
+        sidecar = make_sidecar(
+            item, self.run.campaign.pipeline.model, made, outputs, **self._ranks(gang, footprint), attempt=self.number,
+            seconds=seconds, before=before, run=self.run.name,
+        )  # fmt: skip
+        output.commit(name, kinds, sidecar, self.number, latents=waiting(output, name))
+
+    async def _tell_progress(self, gang: Gang) -> None:
+        with contextlib.suppress(LynxError):
+            seen = await gang.progress()
+            doing = f"waits for {seen.waits_for}" if seen.waits_for else f"step {seen.step}/{seen.total}"
+            self._say(doing)
+
+    def _say_resuming(self, done: int) -> None:
+        total = self.item.shot.sampling.num_inference_steps
+        self._say(f"resuming at step {done + 1} of {total}" if done < total else "resuming after its last step")
+
+    def _say(self, what: str) -> None:
+        self.run.say(f"{self._count()} {self.item.shot.name}: {what}")
+
+
+@contextlib.contextmanager
+def told_every(seconds: float, tell: Callable[[float], Awaitable[None]]) -> Iterator[None]:
+    """Has progress told during the block; ``tell`` gets the seconds since its beginning."""
+
+    async def telling() -> None:
+        for count in itertools.count(1):
+            await asyncio.sleep(seconds)
+            await tell(count * seconds)
+
+    task = asyncio.ensure_future(telling())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def next_attempt(output: Output, name: str, least: int) -> int:
+    """Number of a shot's next attempt: after all whose logs are there, and not less than ``least``."""
+    made = [least - 1]
+    with contextlib.suppress(OSError):
+        made += [int(path.name) for path in output.logs(name, 0).parent.iterdir() if path.name.isdecimal()]
+    return max(made) + 1

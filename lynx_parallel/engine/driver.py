@@ -1,0 +1,285 @@
+"""The driver: takes the output folder, starts Ray, has the supervisor carry out the plan, ends on signals.
+
+It is the only process that publishes files and writes the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lynx_parallel
+from lynx_parallel.engine.process import give_up
+from lynx_parallel.engine.record import write_record
+from lynx_parallel.engine.signals import Interrupted, deferred_signals, hold, interruptible, signals
+from lynx_parallel.engine.summary import Summary
+from lynx_parallel.errors import ClusterError
+from lynx_parallel.failures import disk_is_full
+from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.records import Request
+from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.crops import faces_folder, make_faces_folder
+from lynx_parallel.output.files import try_publishing
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import History, Journal, now
+from lynx_parallel.output.lock import Lock
+from lynx_parallel.output.waiting import all_waiting, waiting_files
+from lynx_parallel.plan.checks import check_work
+from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.plan import Item, Plan
+from lynx_parallel.text import shown_duration, shown_path
+
+if TYPE_CHECKING:
+    from lynx_parallel.engine.attempt import Run
+    from lynx_parallel.engine.cluster import Cluster
+
+
+class Driver:
+    """Carries out one plan.
+
+    Args:
+        digests: of the weights, by ``weights.weight_digests``.
+        replan: compares the campaign with its output folder as it is now.
+        say: takes each line of progress.
+        request: what the command line asked for.
+        check: raises if what is left to do must not be done.
+    """
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        weights: WeightFiles,
+        face: FaceFiles | None,
+        digests: Mapping[str, str],
+        replan: Callable[[], Plan],
+        cluster: ClusterSpec,
+        say: Callable[[str], None],
+        request: Request | None = None,
+        check: Callable[[Sequence[Item]], object] = len,
+    ):
+        self.campaign = campaign
+        self.weights = weights
+        self.face = face
+        self.digests = digests
+        self.replan = replan
+        self.cluster = cluster
+        self.say = say
+        self.request = request or Request()
+        self.check = check
+        self._name = ""
+        self.output = Output(campaign.output)
+        self.summary = Summary()
+        self._stopping: asyncio.Task[None] | None = None
+
+    def run(self) -> Summary:
+        """Renders what the plan says. SIGINT and SIGTERM end it early, every process of ours with it.
+
+        Raises:
+            ClusterError: no Ray, no room, or another driver in this output folder.
+        """
+        began = time.monotonic()
+        plan = self.replan()
+        self.say(f"{self.campaign.path.name}: {plan}")
+        for name in plan.orphans:
+            self.say(f"{name}: not in the manifest any more; left as it is")
+        todo = plan.of("render", "encode")
+        if todo:
+            check_work(self.campaign, todo, self.weights, self.cluster)
+            self._lock.refuse()  # before a question about shots that another driver may be making
+            self.check(todo)
+        shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
+        if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
+            self.say(f"warning: {warning}")
+        if todo:
+            plan = self._start(plan)
+        elif self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._told())):
+            with self._locked() as (journal, told):
+                plan = self._settled(told, journal)
+        self.summary.skipped = [item.shot.name for item in plan.of("done")]
+        self.summary.blocked = [(item.shot.name, item.reason) for item in plan.of("blocked")]
+        self.summary.seconds = time.monotonic() - began
+        return self.summary
+
+    def _start(self, plan: Plan) -> Plan:
+        """Starts Ray, takes the output folder and runs. Returns the plan as it was when the folder was taken."""
+        from lynx_parallel.engine.address import Address
+        from lynx_parallel.engine.cluster import ray_cluster
+
+        address = Address.chosen(self.cluster.address)
+        self._check_output()
+        self.summary.left = len(plan.of("render", "encode"))  # in case a signal comes first
+        log = self.output.private / "logs" / "ray" / f"{now().replace(':', '')}.log"
+        try:
+            with (
+                deferred_signals() as pending,
+                ray_cluster(address, self.output.private, log, pending, self.say) as cluster,
+                self._locked() as (journal, told),
+            ):
+                with interruptible(pending):
+                    plan = self._settled(told, journal)
+                todo = plan.of("render", "encode")
+                self.summary.left = len(todo)
+                if todo:
+                    self._run(todo, journal, cluster, pending)
+                    self.summary.left -= self.summary.finished
+                    if not (self.summary.failed or self.summary.stopped_by):
+                        self.output.forget_prompts()
+        except Interrupted as stop:
+            if self.summary.stopped_by is None:
+                self._stopped_by(stop.number)
+        return plan
+
+    def _settled(self, told: History, journal: Journal) -> Plan:
+        plan = self.replan()  # another driver may have been at work until the lock was ours
+        self._settle(plan.of("done"), told, journal)
+        return plan
+
+    @cached_property
+    def _lock(self) -> Lock:
+        return Lock(self.output.private / "lock")
+
+    @cached_property
+    def _layouts(self) -> Layouts:
+        return Layouts(self.cluster, self.weights)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[tuple[Journal, History]]:
+        with self._lock:
+            told = self._told()
+            self.output.sweep(told.attempted)
+            self._record()
+            journal = Journal(self.output.private / "journal.jsonl")
+            journal.append(
+                "run_started", run=self._name, manifest=str(self.campaign.path), version=lynx_parallel.__version__
+            )
+            try:
+                yield journal, told
+            except Interrupted as stop:
+                self._stopped_by(stop.number)
+                raise
+            finally:
+                summary = self.summary
+                journal.append(
+                    "run_ended", rendered=len(summary.rendered), encoded=len(summary.encoded),
+                    failed=len(summary.failed), signal=summary.stopped_by,
+                )  # fmt: skip
+                journal.close()
+                if journal.unwritten:
+                    self.say(f"warning: {shown_path(self.output.journal)}: its last records could not be written")
+
+    def _record(self) -> None:
+        """Records what this run was asked for. A full disk costs the record, not the run."""
+        started = now()
+        self._name = started.replace(":", "")
+        try:
+            write_record(self.output.record(self._name), self.campaign, self.digests, self.request, started)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            self.say(
+                f"warning: {shown_path(self.output.record(self._name))}: this run cannot be recorded: the disk is full"
+            )
+
+    def _told(self) -> History:
+        return History.read(self.output.journal)
+
+    def _unsettled(self, done: list[Item], told: History) -> tuple[list[Item], set[Path]]:
+        """Returns what a killed driver had no time for: shots that the journal lacks, and files of no more use."""
+        of_no_use = self.output.partials()
+        if of_no_use:
+            of_no_use &= {self.output.partial(item.identity.resume) for item in done}
+        if found := all_waiting(self.output):
+            of_no_use |= found & {path for item in done for path in waiting_files(self.output, item.shot.name)}
+        return [item for item in done if item.identity.video not in told.done], of_no_use
+
+    def _settle(self, done: list[Item], told: History, journal: Journal) -> None:
+        """Sidecars are the truth, the journal is told of them."""
+        untold, of_no_use = self._unsettled(done, told)
+        journal.extend(
+            {"event": "done", "name": item.shot.name, "video": item.identity.video, "recovered": True}
+            for item in untold
+        )  # fmt: skip
+        for path in of_no_use:
+            path.unlink(missing_ok=True)
+
+    def _check_output(self) -> None:
+        """Does in the output folder what publishing does, before any work. A full disk is waited for later."""
+        self.output.private.mkdir(parents=True, exist_ok=True)
+        try:
+            try_publishing(self.output.private)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+
+    def _run(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:
+        from lynx_parallel.engine.attempt import Run
+        from lynx_parallel.engine.cluster import RayFailed
+
+        run = Run(
+            self.campaign, self.weights, self.face, self.digests, self.cluster, self._layouts, self.output, journal,
+            self.summary, self.say, self._name,
+        )  # fmt: skip
+        runner = asyncio.Runner()
+        try:
+            runner.run(self._until_stopped(run, todo, cluster, pending))
+        except RayFailed:
+            give_up("event loop")  # its tasks would ask Ray to end the ranks
+            raise
+        except BaseException:
+            runner.close()
+            raise
+        else:
+            runner.close()
+        finally:
+            hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
+
+    async def _until_stopped(self, run: Run, todo: list[Item], cluster: Cluster, pending: list[int]) -> None:
+        """Runs the shots. A signal, or a failure of Ray itself, cancels them."""
+        from lynx_parallel.engine.placement import Terms, available
+        from lynx_parallel.engine.supervisor import STOP_WITHIN_S, Supervisor
+
+        device, machines = available(self.cluster.device)
+        if device == "cpu" and self.cluster.attention in CUDA_ONLY:
+            raise ClusterError(f"--attention {self.cluster.attention}: runs on CUDA only. The ranks run on the CPU.")
+        terms = Terms(device, cluster.local, machines, hung_after=self.cluster.hung_after)
+        supervisor = Supervisor(run, todo, terms)
+        work = asyncio.ensure_future(supervisor.make_all())
+        loop = asyncio.get_running_loop()
+
+        def stop(number: int, why: str = "") -> None:
+            pending.append(number)
+            if self.summary.stopped_by is not None:
+                work.cancel()  # asked twice: at once
+                return
+            self._stopped_by(number, why)
+            # Who sends SIGUSR1 does so in time.
+            within = None if number == signal.SIGUSR1 else STOP_WITHIN_S
+            self._stopping = loop.create_task(supervisor.put_aside(work, within))
+
+        for number in signals():
+            loop.add_signal_handler(number, stop, number)
+        if self.cluster.stop_after is not None:
+            why = f"--stop-after {shown_duration(self.cluster.stop_after)}"
+            loop.call_later(self.cluster.stop_after, stop, int(signal.SIGUSR1), why)
+        for number in list(pending):
+            stop(number)
+        watch = asyncio.ensure_future(cluster.watch())
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                watch.result()  # raises
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        finally:
+            watch.cancel()
+
+    def _stopped_by(self, number: int, why: str = "") -> None:
+        self.summary.stopped_by = number
+        self.say(f"{why or signal.Signals(number).name}: stopping; finished shots stay, run again to resume")

@@ -1,0 +1,161 @@
+"""What gangs pull: shots to make, and the slots in which gangs make them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lynx_parallel.engine.policy import Footprint, Kind
+from lynx_parallel.errors import LynxError
+from lynx_parallel.plan.plan import Item
+
+if TYPE_CHECKING:
+    from lynx_parallel.engine.gang import Gang
+
+
+@dataclass(eq=False)
+class Work:
+    """A shot to make.
+
+    Attributes:
+        history: how its attempts failed so far.
+        not_before: seconds of the loop's clock; a retry waits for its time …
+        avoid: … and for another slot than the one it failed in, if one comes free meanwhile.
+        not_at: a place that is not to try it again, as the place itself may be at fault; see ``gang.faults``.
+        reason: why it failed there, where its retries are spent.
+    """
+
+    item: Item
+    history: list[Kind] = field(default_factory=list)
+    not_before: float = 0.0
+    avoid: Slot | None = None
+    not_at: str = ""
+    reason: str = ""
+
+    @property
+    def subject(self) -> str:
+        return self.item.shot.subject.id
+
+
+@dataclass(eq=False)
+class Slot:
+    """Room for one gang: the gang at hand, if any, and the subject whose conditioning it holds.
+
+    Attributes:
+        footprint: with which the gang was started.
+        ranks: of the gang at hand, or being started.
+        denoise: whether its gang can render, or only encode.
+        failed_starts: in a row.
+        error: for which it was given up.
+        failure: signature of its last failure; empty since it last made a shot.
+        shun: a subject whose shots must not come next, because the subject itself may be at fault.
+        closed: whether it makes no more shots.
+        doing: what its gang does while it starts, see ``placement``.
+    """
+
+    gang: Gang | None = None
+    subject: str | None = None
+    footprint: Footprint = field(default_factory=Footprint)
+    ranks: int = 0
+    denoise: bool = True
+    failed_starts: int = 0
+    error: LynxError | None = None
+    failure: str = ""
+    shun: str = ""
+    closed: bool = False
+    doing: str = ""
+
+    @property
+    def places(self) -> frozenset[str]:
+        """Where the gang's ranks run; empty without a gang."""
+        return frozenset(hello.place for hello in self.gang.hellos) if self.gang is not None else frozenset()
+
+    def end(self) -> None:
+        """Ends the gang, every rank of it."""
+        if self.gang is not None:
+            self.gang.kill()
+        self.gang = self.subject = None
+        self.ranks = 0
+
+
+class Queue:
+    """Shots in the order given, pulled by the gangs: highest priority first, then subject by subject.
+
+    A pull costs no more for a long queue than for a short one.
+    """
+
+    def __init__(self, works: Iterable[Work] = ()):
+        levels: dict[int, OrderedDict[str, deque[Work]]] = {}
+        self._retries: list[Work] = []
+        self._length = 0
+        for work in works:
+            level = levels.setdefault(work.item.shot.priority, OrderedDict())
+            level.setdefault(work.subject, deque()).append(work)
+            self._length += 1
+        self._levels = OrderedDict(sorted(levels.items(), reverse=True))
+
+    def __len__(self) -> int:
+        return self._length + len(self._retries)
+
+    def retry(self, work: Work) -> None:
+        """Puts a shot back whose attempt failed."""
+        self._retries.append(work)
+
+    def pull(self, slot: Slot, taken: Collection[str | None], now: float) -> Work | None:
+        """What a free gang makes next, taken out; None where all that is left waits for its time.
+
+        Of one priority: a retry, then a shot of the gang's own subject, then one of a subject that no other gang
+        holds, then any.
+
+        Args:
+            taken: subjects that other gangs hold.
+            now: seconds of the loop's clock.
+        """
+        due = [w for w in self._retries if w.not_before <= now and w.not_at not in slot.places]
+        welcome = [work for work in due if work.avoid is not slot]
+        retry = max(welcome, key=lambda work: work.item.shot.priority, default=None)
+        top = next(iter(self._levels), None)
+        if top is not None and (retry is None or top > retry.item.shot.priority):
+            return self._next_of(top, slot, taken)
+        retry = retry or max(due, key=lambda work: work.item.shot.priority, default=None)
+        if retry is not None:
+            self._retries.remove(retry)
+        return retry
+
+    def _next_of(self, priority: int, slot: Slot, taken: Collection[str | None]) -> Work:
+        level = self._levels[priority]
+        subject = slot.subject
+        if subject not in level:
+            others = (other for other in level if other != slot.shun)
+            subject = next((other for other in others if other not in taken), None)
+        if subject is None:
+            subject = next((other for other in level if other != slot.shun), next(iter(level)))
+        work = level[subject].popleft()
+        self._length -= 1
+        if not level[subject]:
+            del level[subject]
+        if not level:
+            del self._levels[priority]
+        return work
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a shot waits for another place than the one where it failed."""
+        return any(work.not_at for work in self._retries)
+
+    def take_stranded(self, gangs: Collection[Collection[str]]) -> list[Work]:
+        """Removes and returns the shots that none of these gangs may try again.
+
+        Args:
+            gangs: places of each; empty for one that is yet to be started.
+        """
+        stranded = [work for work in self._retries if work.not_at and all(work.not_at in places for places in gangs)]
+        self._retries = [work for work in self._retries if work not in stranded]
+        return stranded
+
+    def left(self) -> list[Work]:
+        """All that is still to be made."""
+        waiting = [work for level in self._levels.values() for works in level.values() for work in works]
+        return [*self._retries, *waiting]

@@ -1,0 +1,78 @@
+"""The sidecar: what a video is and how it was made, in JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lynx_parallel
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.pipeline import ModelSpec
+from lynx_parallel.output.journal import now
+from lynx_parallel.plan.plan import Item
+
+if TYPE_CHECKING:
+    from lynx_parallel.rank.messages import Hello, Rendered
+
+_OF_THE_LATENTS = ("layout", "ranks", "attention", "sharded", "conditioning")
+"""What an encoding of saved latents keeps from the sidecar of their render."""
+
+
+def made_by(layout: Layout, ranks: Sequence[Hello], *, sharded: bool) -> dict[str, Any]:
+    """Returns what a sidecar says of the ranks that made the latents. Arguments as in ``make_sidecar``."""
+    return {
+        "layout": {"guidance": layout.guidance, "ring": layout.ring, "ulysses": layout.ulysses},
+        "ranks": [
+            {"rank": rank, "pid": hello.pid, "host": hello.host, "device": hello.device}
+            for rank, hello in enumerate(ranks)
+        ],
+        "attention": ranks[0].attention,
+        "sharded": sharded,
+    }
+
+
+def make_sidecar(
+    item: Item,
+    model: ModelSpec,
+    made: Rendered,
+    outputs: Mapping[str, Any],
+    *,
+    layout: Layout,
+    ranks: Sequence[Hello],
+    sharded: bool,
+    attempt: int,
+    seconds: float,
+    before: Mapping[str, Any] | None = None,
+    run: str = "",
+) -> dict[str, Any]:
+    """Everything a sidecar holds but its version, which ``Output.commit`` adds with the outputs' times.
+
+    Args:
+        outputs: file, size and sha256 by kind.
+        ranks: that made it, rank 0 first.
+        seconds: of the whole attempt.
+        run: name of the run's record, see ``lynx_parallel.inputs.records``.
+        before: the sidecar of the render, or what ``made_by`` says of it, if only its latents were encoded now.
+    """
+    shot, subject, consent = item.shot, item.shot.subject, item.shot.subject.consent
+    sidecar = {
+        "name": shot.name,
+        "shot": {"subject": subject.id, "prompt": shot.prompt.id, "take": shot.take, "seed": shot.seed},
+        "digests": {"latents": item.identity.latents, "video": item.identity.video},
+        "outputs": dict(outputs),
+        "settings": dict(item.identity.settings),
+        "encoding": dict(item.identity.encoding),
+        "model": model.model_dump(),
+        "labels": subject.labels,
+        "consent": consent and {"ref": consent.ref, "scope": consent.scope, "expires": str(consent.expires or "")},
+        **made_by(layout, ranks, sharded=sharded),
+        "attempt": attempt,
+        "seconds": {**made.seconds, "total": round(seconds, 3)},
+        "exactness": made.exactness | ({} if model.vae_dtype == "float32" else {"vae": model.vae_dtype}),
+        "conditioning": made.conditioning,
+        "warnings": [*item.warnings, *made.warnings],
+        "finished": now(),
+        "run": run,
+        "lynx_parallel": lynx_parallel.__version__,
+    }
+    return sidecar | {name: before[name] for name in _OF_THE_LATENTS if before and name in before}

@@ -1,0 +1,172 @@
+"""From subjects, prompts and shot groups to shots: seeds, takes, texts, settings, names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lynx_parallel.inputs.manifest import Prompt, Shot, ShotGroup, Subject
+from lynx_parallel.inputs.names import fold, folder_clash, name_mistake
+from lynx_parallel.inputs.pipeline import MAX_SEED, Sampling, SamplingOverrides, overlay
+from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.template import fill, template_fields, unknown_vars
+from lynx_parallel.inputs.yaml_lines import Document
+from lynx_parallel.text import shown_path
+
+MAX_SHOTS = 1_000_000
+
+
+@dataclass
+class Expansion:
+    """Turns groups into shots and records what does not fit.
+
+    Attributes:
+        document: the manifest, for lines.
+        base: the pipeline's sampling; ``campaign`` the manifest's; ``forced`` the ``--set`` options'.
+        pattern: of the output names, already checked.
+        vars: the manifest's, for subjects without a var of that name.
+    """
+
+    document: Document
+    problems: Problems
+    base: Sampling
+    campaign: SamplingOverrides
+    forced: SamplingOverrides
+    pattern: str
+    subjects: Mapping[str, Subject]
+    prompts: Mapping[str, Prompt]
+    vars: Mapping[str, str] = field(default_factory=dict)
+    _texts: dict[tuple[str, str], str | None] = field(default_factory=dict)
+    _takes: dict[tuple[str, str], int] = field(default_factory=dict)
+    _given: dict[tuple[str, str, int], ShotGroup] = field(default_factory=dict)
+    _settings: dict[tuple[str, ...], dict[int | None, Sampling]] = field(default_factory=dict)
+
+    def shots(self, groups: Sequence[ShotGroup]) -> tuple[Shot, ...]:
+        """All shots in the manifest's order; empty when something was wrong."""
+        before = len(self.problems)
+        if not self._few_enough(groups):
+            return ()
+        shots = tuple(shot for group in groups for shot in self._group(group))
+        if len(self.problems) == before:
+            self._names(shots)
+        return shots if len(self.problems) == before else ()
+
+    def _few_enough(self, groups: Sequence[ShotGroup]) -> bool:
+        total = 0
+        for group in groups:
+            total += len(group.subjects) * len(group.prompts) * group.takes
+            if total > MAX_SHOTS:
+                message = f"{group.where}: makes more than {MAX_SHOTS} shots: split the manifest"
+                self.problems.add(group.file, group.line, message)
+                return False
+        return True
+
+    def _group(self, group: ShotGroup) -> Iterator[Shot]:
+        for subject in (self.subjects[name] for name in group.subjects):
+            for prompt in (self.prompts[name] for name in group.prompts):
+                text = self._text(group, subject, prompt)
+                by_seed = self._by_seed(subject.sampling, prompt.sampling, group.sampling)
+                settings = by_seed[None]
+                first = settings.seed if group.first_seed is None else group.first_seed
+                if group.seeds is None and first + group.takes - 1 > MAX_SEED:
+                    message = f"{group.where}: {group.takes} takes from seed {first} pass 2^63-1"
+                    self.problems.add(group.file, group.line, message)
+                    continue
+                for seed in group.seeds or range(first, first + group.takes):
+                    take = self._take(group, subject, prompt, seed)
+                    if text is None or take is None:
+                        continue
+                    name = self.pattern.format(subject=subject.id, prompt=prompt.id, take=take, seed=seed)
+                    if (sampling := by_seed.get(seed)) is None:
+                        sampling = by_seed[seed] = settings.model_copy(update={"seed": seed})
+                    yield Shot(subject, prompt, take, text, sampling, group.priority, name)
+
+    def _by_seed(self, *layers: SamplingOverrides) -> dict[int | None, Sampling]:
+        """Settings by seed, at None those that the layers give.
+
+        One object for all shots of the same settings: there may be a hundred thousand of those, and a few of these.
+        Layers are told apart by their text, since -0.0 equals 0.0 and is another setting.
+        """
+        key = tuple([repr(layer.given()) if layer.model_fields_set else "" for layer in layers])
+        if key not in self._settings:
+            self._settings[key] = {None: overlay(self.base, self.campaign, *layers, self.forced)}
+        return self._settings[key]
+
+    def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, seed: int) -> int | None:
+        """Number of the next take of this pair; None when the pair has this seed already."""
+        key = (subject.id, prompt.id, seed)
+        earlier = self._given.get(key)
+        if earlier is None:
+            self._given[key] = group
+            self._takes[key[:2]] = self._takes.get(key[:2], 0) + 1
+            return self._takes[key[:2]]
+        where = f"line {earlier.line}"
+        if earlier.file != group.file:
+            where = f"{shown_path(earlier.file)}:{earlier.line}"
+        message = f"{group.where}: {subject.id}/{prompt.id} with seed {seed} is given twice, first on {where}"
+        self.problems.add(group.file, group.line, message)
+        return None
+
+    def _text(self, group: ShotGroup, subject: Subject, prompt: Prompt) -> str | None:
+        """The prompt with the subject's vars; None (and recorded, once per pair) when that fails."""
+        pair = (subject.id, prompt.id)
+        if pair not in self._texts:
+            self._texts[pair] = None
+            values = {**self.vars, **subject.vars}
+            lacking = unknown_vars(prompt.text, values)
+            text = "" if lacking else fill(prompt.text, values).strip()
+            self._warn_of_defaults(subject, prompt, values)
+            for name in lacking:
+                hint = nearest(name, values, "its vars")
+                self._blame(
+                    group,
+                    prompt,
+                    f"{{{name}}}: subject {subject.id!r} has no such var; {hint}; or write {{{name}|a default}}",
+                )
+            if not lacking and not text:
+                self._blame(group, prompt, f"empty once the vars of subject {subject.id!r} are filled in")
+            self._texts[pair] = text or None
+        return self._texts[pair]
+
+    def _warn_of_defaults(self, subject: Subject, prompt: Prompt, values: Mapping[str, str]) -> None:
+        """Warns where a default is taken beside a var whose name looks like a misspelling of the field's."""
+        fields = template_fields(prompt.text)
+        spare = values.keys() - {field.name for field in fields}
+        for name in dict.fromkeys(f.name for f in fields if f.default is not None and f.name not in values):
+            for near in difflib.get_close_matches(name, spare, n=1, cutoff=0.75):
+                message = "a prompt's default was used where a var has a similar name; correct the var's name"
+                self.problems.warn("default-used", message, f"{{{name}}} in {prompt.id}, {near!r} of {subject.id}")
+
+    def _blame(self, group: ShotGroup, prompt: Prompt, message: str) -> None:
+        path = ("prompts", prompt.id)
+        if path in self.document.lines:
+            self.document.blame(self.problems, path, message)
+        else:  # a table's prompt_text
+            self.problems.add(group.file, group.line, f"{group.where}: {message}")
+
+    def _names(self, shots: Sequence[Shot]) -> None:
+        """Every name possible, and no file of one shot where another's file or folder must be."""
+        seen: dict[str, int] = {}
+        for index, shot in enumerate(shots):
+            wrong = name_mistake(shot.name)
+            if wrong:
+                self._blame_name(f"{shown_value(shot.name)} {wrong} (shot {shot.id})")
+                return
+            other = seen.setdefault(fold(shot.name), index)
+            if other != index:
+                pair = f"shots {shots[other].id} and {shot.id}"
+                self._blame_name(f"{pair} get the same name {shown_value(shot.name)}; use {{take}} or {{seed}}")
+                return
+        for folded, index in seen.items():
+            other_index = folder_clash(folded, seen)
+            if other_index is not None:
+                first, second = shots[other_index], shots[index]
+                self._blame_name(
+                    f"a file of shot {first.id} ({shown_value(first.name)}) would stand where"
+                    f" shot {second.id} ({shown_value(second.name)}) needs a folder"
+                )
+                return
+
+    def _blame_name(self, message: str) -> None:
+        self.document.blame(self.problems, ("name",), message)

@@ -1,0 +1,93 @@
+"""Reads ``shots:``: the entries, a table, or their default, as groups whose ids are known."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from lynx_parallel.inputs.entries import ShotEntry, TableEntry
+from lynx_parallel.inputs.ids import earlier_prompt_ids
+from lynx_parallel.inputs.manifest import Prompt, ShotGroup, Subject
+from lynx_parallel.inputs.pipeline import resolve_file
+from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_key, shown_value
+from lynx_parallel.inputs.sources import is_file
+from lynx_parallel.inputs.table import Table
+from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.yaml_lines import Document
+
+
+def read_groups(
+    document: Document,
+    subjects: dict[str, Subject | None],
+    prompts: dict[str, Prompt | None],
+    problems: Problems,
+    output: Path,
+) -> list[ShotGroup]:
+    """Groups in the manifest's order; wrong ones are recorded and left out. A table adds to ``prompts``.
+
+    Args:
+        output: the campaign's output folder, where a table's texts may have ids by an earlier version.
+    """
+    data = document.data.get("shots")
+    if "shots" not in document.data:
+        return [ShotGroup(document.file, 1, "shots", tuple(subjects), tuple(prompts))]
+    if isinstance(data, dict):
+        entry = read_model(TableEntry, document, ("shots",), problems)
+        if entry is None:
+            return []
+        table = resolve_file(document.file.parent, entry.from_)
+        if not is_file(table):
+            wrong = "not a regular file" if table.exists() else "missing file"
+            document.blame(problems, ("shots", "from"), f"{shown_value(entry.from_)}: {wrong}")
+            return []
+        return Table(table, subjects, prompts, problems, cache(partial(earlier_prompt_ids, output))).groups()
+    if not isinstance(data, list) or not data:
+        shown = "is empty" if data == [] else document.shown(("shots",), data)
+        message = f"{shown}: must be a list with at least one entry, or {{from: shots.csv}}"
+        document.blame(problems, ("shots",), message)
+        return []
+    found = [_group(document, i, subjects, prompts, problems) for i in range(len(data))]
+    return [group for group in found if group]
+
+
+def _group(
+    document: Document, index: int, subjects: dict[str, Any], prompts: dict[str, Any], problems: Problems
+) -> ShotGroup | None:
+    path: KeyPath = ("shots", index)
+    entry = read_model(ShotEntry, document, path, problems)
+    if entry is None:
+        return None
+    before = len(problems)
+    if entry.seeds and entry.takes and len(entry.seeds) != entry.takes:
+        message = f"{entry.takes}: there are {len(entry.seeds)} seeds: give seeds or takes, or equally many"
+        document.blame(problems, (*path, "takes"), message)
+    subject_ids = _ids(document, (*path, "subject"), entry.subject, subjects, problems)
+    prompt_ids = _ids(document, (*path, "prompt"), entry.prompt, prompts, problems)
+    if len(problems) != before:
+        return None
+    seeds = tuple(entry.seeds) if entry.seeds else None
+    return ShotGroup(
+        document.file,
+        document.line(path),
+        shown_key(path),
+        subject_ids,
+        prompt_ids,
+        seeds=seeds,
+        takes=len(seeds) if seeds else entry.takes or 1,
+        priority=entry.priority,
+        sampling=entry.sampling,
+    )
+
+
+def _ids(
+    document: Document, path: KeyPath, names: list[str], known: dict[str, Any], problems: Problems
+) -> tuple[str, ...]:
+    if names == ["*"]:
+        return tuple(known)
+    kind = path[-1]
+    for i, name in enumerate(names):
+        if name not in known:
+            message = f"{shown_value(name)}: no such {kind}; {nearest(name, known, f'{kind}s')}"
+            document.blame(problems, document.standing((*path, i)), message)
+    return tuple(names)

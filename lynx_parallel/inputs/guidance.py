@@ -1,0 +1,52 @@
+"""Classifier-free guidance with identity: which branches run, and how they are summed.
+
+Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lynx_parallel.inputs.pipeline import Sampling
+
+BranchName = Literal["c", "i", "u"]
+"""c: prompt and identity; i: negative prompt and identity; u: negative prompt, no one's identity."""
+
+
+def guidance_weights(
+    guidance_scale: float, guidance_scale_i: float | None, *, identity: bool = True
+) -> dict[BranchName, float]:
+    """Coefficients of the branches, in summing order; a branch whose coefficient is 0 is left out.
+
+    v = u + g_i·(i − u) + g·(c − i) = g·c + (g_i − g)·i + (1 − g_i)·u; without g_i: g·c + (1 − g)·u.
+    g ≤ 1 runs c alone, as the reference does.
+
+    Args:
+        identity: whether any identity acts; where none does, i = u, and two branches are left.
+    """
+    if guidance_scale <= 1:
+        return {"c": 1.0}
+    if guidance_scale_i is None or not identity:
+        return {"c": guidance_scale, "u": 1 - guidance_scale}
+    weights: dict[BranchName, float] = {
+        "c": guidance_scale,
+        "i": guidance_scale_i - guidance_scale,
+        "u": 1 - guidance_scale_i,
+    }
+    return {name: weight for name, weight in weights.items() if weight != 0}
+
+
+def sampling_weights(sampling: Sampling, *, has_reference: bool, inside: bool = True) -> dict[BranchName, float]:
+    """The branches of a shot's steps inside or outside its identity window.
+
+    Args:
+        has_reference: False for lite, which has no branch i: the reference ignores ``guidance_scale_i`` there.
+    """
+    acts = sampling.ip_scale > 0 or (has_reference and sampling.ref_scale > 0)
+    g_i = sampling.guidance_scale_i if has_reference else None
+    return guidance_weights(sampling.guidance_scale, g_i, identity=inside and acts)
+
+
+def inside_window(step: int, steps: int, window: tuple[float, float]) -> bool:
+    """Whether identity acts in step ``step`` (from 0) of ``steps``."""
+    return window[0] <= step / steps < window[1]

@@ -1,0 +1,266 @@
+"""Manifest and pipeline files to specs, or one InputErrors that tells every mistake with its line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from lynx_parallel.inputs.entries import DEFAULT_NAME, ManifestFile, PromptEntry, ShotEntry, SubjectEntry, SubjectsFrom
+from lynx_parallel.inputs.expand import Expansion
+from lynx_parallel.inputs.groups import read_groups
+from lynx_parallel.inputs.lost_text import warn_of_lost_text
+from lynx_parallel.inputs.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes
+from lynx_parallel.inputs.names import pattern_mistake
+from lynx_parallel.inputs.options import Forced, read_overrides, select
+from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, Video, resolve_file, resolve_weights
+from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.records import Record, find_record
+from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
+from lynx_parallel.inputs.sources import is_file, reading
+from lynx_parallel.inputs.subject import check_vars
+from lynx_parallel.inputs.subjects import face_gaps, read_prompts, read_subjects
+from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.yaml_lines import Document, read_yaml
+from lynx_parallel.text import shown_path
+
+
+def load_campaign(manifest: Path | str | Record, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Campaign:
+    """Reads a manifest, its pipeline file, prompts and tables, and expands them to shots.
+
+    Args:
+        manifest: a path, the bare name of a shipped manifest (its output then is ``./renders/<name>``), or the record
+            of a run: the copies in it are read then, and the output is the folder that the record is in.
+        overrides: ``--set`` options such as ``sampling.seed=7``; they win over everything, except that they
+            leave the seeds given by ``seeds:`` or a table's seed column alone.
+        only: ``--only`` patterns on ``subject/prompt`` or the output name.
+
+    Raises:
+        InputErrors: all mistakes, one line each.
+    """
+    record = manifest if isinstance(manifest, Record) else find_record(manifest)
+    with reading(record.copies if record else None) as sources:
+        campaign = _load_campaign(manifest if record is None else record, overrides, only)
+    return replace(campaign, sources=sources.content)
+
+
+def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only: Sequence[str]) -> Campaign:
+    problems = Problems()
+    forced = read_overrides(overrides, problems)
+    path: Path | None
+    output: Path | None
+    if isinstance(manifest, Record):
+        path, output = manifest.manifest, manifest.output
+    else:
+        path, output = _find_manifest(manifest, problems)
+    document = read_yaml(path, problems) if path else None
+    if document is None:
+        problems.raise_if_any()
+    assert document is not None
+    top = read_model(ManifestFile, document, (), problems)
+    if top:
+        check_vars(top.vars, lambda path, message: document.blame(problems, ("vars", *path), message))
+    warn_of_lost_text(document, problems)
+    subjects, prompts = read_subjects(document, problems), read_prompts(document, problems)
+    from_table = isinstance(document.data.get("shots"), dict)
+    if "prompts" not in document.data and not from_table:
+        document.blame(problems, ("prompts",), "missing: a mapping id: text")
+    pipeline_path, pipeline = _pipeline(document, problems)
+    place = _output(document, forced.output, output, problems)
+    groups = read_groups(document, subjects, prompts, problems, place)
+    if pipeline:
+        _check_faces(document, groups, subjects, pipeline, problems)
+    shots: tuple[Shot, ...] = ()
+    sizes: dict[str, frozenset[int]] = {}
+    good_subjects = {name: subject for name, subject in subjects.items() if subject}
+    good_prompts = {name: prompt for name, prompt in prompts.items() if prompt}
+    pattern = _pattern(document, problems)
+    if top and pattern and len(good_subjects) == len(subjects) and len(good_prompts) == len(prompts):
+        base = pipeline.sampling if pipeline else Sampling()
+        shots = Expansion(
+            document, problems, base, top.sampling, forced.sampling, pattern, good_subjects, good_prompts, top.vars
+        ).shots(groups)
+        sizes = reference_sizes(shots)
+        shots = select(shots, only, problems) if shots else shots
+    problems.raise_if_any()
+    assert top is not None
+    assert pipeline is not None
+    return Campaign(
+        path=document.file.absolute(),
+        output=place,
+        pipeline=pipeline.model_copy(update={"video": _video(pipeline, top, forced)}),
+        pipeline_path=pipeline_path,
+        subjects=tuple(good_subjects.values()),
+        prompts=tuple(good_prompts.values()),
+        shots=shots,
+        save_latents=top.save_latents if forced.save_latents is None else forced.save_latents,
+        notices=tuple(problems.notices),
+        faces=top.faces,
+        reference_sizes=sizes,
+    )
+
+
+def find_output(manifest: Path | str) -> Path:
+    """Returns the output folder that a manifest names; nothing else of the manifest is checked.
+
+    Args:
+        manifest: as of ``load_campaign``.
+
+    Raises:
+        InputErrors: no such manifest, not valid YAML, or no usable ``output``.
+    """
+    problems = Problems()
+    path, instead = _find_manifest(manifest, problems)
+    document = read_yaml(path, problems) if path else None
+    problems.raise_if_any()
+    assert document is not None
+    if instead is None and not isinstance(document.data.get("output"), str):
+        document.blame(problems, ("output",), "missing: the folder for the videos, relative to this file")
+    place = _output(document, None, instead, problems)
+    problems.raise_if_any()
+    return place
+
+
+def find_pipeline(path: Path | str) -> Path:
+    """Returns the file of a pipeline. A path is returned as it is; a bare name means a shipped pipeline.
+
+    Raises:
+        InputErrors: no shipped pipeline has this name.
+    """
+    if not _is_bare(str(path)) or os.path.isfile(path):
+        return Path(path)
+    problems = Problems()
+    if str(path) not in shipped_names("pipelines"):
+        shown, hint = shown_value(str(path)), nearest(str(path), shipped_names("pipelines"), "shipped")
+        problems.option(f"pipeline {shown}: no shipped pipeline of that name; {hint}")
+    problems.raise_if_any()
+    return shipped_dir("pipelines") / f"{path}.yaml"
+
+
+def load_pipeline(path: Path | str, *, resolve: bool = True) -> PipelineSpec:
+    """Reads a pipeline file; a bare name means a shipped one. Local weights come back as absolute paths.
+
+    Args:
+        resolve: False leaves the names of weights as the file has them, and does not look for the files.
+
+    Raises:
+        InputErrors: all mistakes, one line each.
+    """
+    problems = Problems()
+    spec = _read_pipeline(find_pipeline(path), problems, resolve)
+    problems.raise_if_any()
+    assert spec is not None
+    return spec
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a manifest, for editors; the checks that need files or other entries are not in it."""
+    models: list[Any] = [(m, "validation") for m in (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, ShotEntry)]
+    references, definitions = models_json_schema(models)
+    top = definitions["$defs"].pop("ManifestFile")
+    assert references
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, **definitions}
+
+
+def _is_bare(name: str) -> bool:
+    return "/" not in name and not name.endswith((".yaml", ".yml"))
+
+
+def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | None, Path | None]:
+    """(file, output folder that replaces the manifest's own). Problems when a bare name is not shipped."""
+    name = str(manifest)
+    if not _is_bare(name) or os.path.isfile(name):
+        if not os.path.lexists(name):
+            problems.option(f"{shown_path(name)}: no such manifest")
+            return None, None
+        return Path(name), None
+    names = shipped_names("manifests")
+    if name in names:
+        return shipped_dir("manifests") / f"{name}.yaml", Path.cwd() / "renders" / name
+    shown, hint = shown_path(name) or repr(name), nearest(name, names, "shipped")
+    problems.option(f"{shown}: no such file, and no shipped manifest of that name; {hint}")
+    return None, None
+
+
+def _pipeline(document: Document, problems: Problems) -> tuple[Path, PipelineSpec | None]:
+    """The manifest's pipeline file and what it says; None when something was wrong."""
+    name = document.data.get("pipeline")
+    if not isinstance(name, str) or not name.strip():
+        return Path(), None  # read_model has said so
+    if _is_bare(name):
+        path = shipped_dir("pipelines") / f"{name}.yaml"
+        if name not in shipped_names("pipelines"):
+            hint = nearest(name, shipped_names("pipelines"), "shipped")
+            message = f"{shown_value(name)}: no shipped pipeline of that name; {hint}; a path needs a / or .yaml"
+            document.blame(problems, ("pipeline",), message)
+            return path, None
+    else:
+        path = resolve_file(document.file.parent, name)
+        if not is_file(path):
+            wrong = "not a regular file" if os.path.exists(path) else "missing file"
+            document.blame(problems, ("pipeline",), f"{shown_value(name)}: {wrong}")
+            return path, None
+    return path, _read_pipeline(path, problems)
+
+
+def _read_pipeline(path: Path, problems: Problems, resolve: bool = True) -> PipelineSpec | None:
+    document = read_yaml(path, problems)
+    if document:
+        warn_of_lost_text(document, problems)
+    spec = read_model(PipelineSpec, document, (), problems) if document else None
+    return resolve_weights(spec, document, problems) if spec and document and resolve else spec
+
+
+def _pattern(document: Document, problems: Problems) -> str | None:
+    """The pattern of output names; None when it is wrong."""
+    pattern = document.data.get("name", DEFAULT_NAME)
+    if not isinstance(pattern, str):
+        return None  # read_model has said so
+    wrong = pattern_mistake(pattern)
+    if wrong:
+        document.blame(problems, ("name",), wrong)
+    return None if wrong else pattern
+
+
+def _video(pipeline: PipelineSpec, top: ManifestFile, forced: Forced) -> Video:
+    """The pipeline's settings of the video file, with those that the manifest and ``--set`` give."""
+    given = {name: getattr(top.video, name) for name in top.video.model_fields_set}
+    return pipeline.video.model_copy(update={**given, **forced.video})
+
+
+def _output(document: Document, forced: str | None, instead: Path | None, problems: Problems) -> Path:
+    """Absolute output folder: ``--set output``, else the place of a shipped manifest, else the manifest's."""
+    text = document.data.get("output")
+    if forced is not None:
+        place = os.path.realpath(os.path.expanduser(forced))
+    elif instead is not None:
+        place = os.path.realpath(instead)
+    elif isinstance(text, str):
+        folder = os.path.abspath(document.file.parent)
+        place = os.path.realpath(os.path.join(folder, os.path.expanduser(text)))
+    else:
+        return Path()  # read_model has said so
+    if os.path.exists(place) and not os.path.isdir(place):
+        if forced is not None:
+            problems.option(f"--set output={forced}: not a folder")
+        else:
+            document.blame(problems, ("output",), f"{shown_value(text)}: not a folder")
+    return Path(place)
+
+
+def _check_faces(
+    document: Document,
+    groups: Sequence[ShotGroup],
+    subjects: Mapping[str, Subject | None],
+    pipeline: PipelineSpec,
+    problems: Problems,
+) -> None:
+    """Each subject with a shot has what the pipeline's adapters need."""
+    used = {name for group in groups for name in group.subjects}
+    for name, subject in subjects.items():
+        if subject is not None and name in used and (gap := face_gaps(subject, pipeline)):
+            document.blame(problems, ("subjects", name), gap)

@@ -1,0 +1,138 @@
+"""What a manifest means: a campaign of shots, each a subject, a prompt and a take, fully resolved.
+
+Made by ``lynx_parallel.inputs.load.load_campaign``; everything here is checked, frozen and absolute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+from lynx_parallel.inputs.notices import Notice
+from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, SamplingOverrides
+
+Label = str | int | float | bool
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """Passed through to the sidecar: what allows this face to be rendered."""
+
+    ref: str
+    scope: str | None = None
+    expires: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One person.
+
+    Attributes:
+        landmarks: five (x, y) points in pixels of ``image``: eyes, nose, mouth corners.
+        face: which face of several: ``largest``, ``only`` (several are an error) or the n-th from the left.
+    """
+
+    id: str
+    image: Path | None = None
+    embedding: Path | None = None
+    landmarks: Points | None = None
+    face: str | int = "largest"
+    vars: dict[str, str] = field(default_factory=dict, hash=False)
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+    consent: Consent | None = None
+    labels: dict[str, Label] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text with ``{var}`` fields, not yet filled in."""
+
+    id: str
+    text: str
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One video to render.
+
+    Attributes:
+        take: number among the shots of this subject and prompt, from 1.
+        text: the prompt after its vars.
+        sampling: every setting, with the shot's own seed.
+        priority: higher first.
+        name: of the output files, relative to the campaign's output, with ``/``, without suffix.
+    """
+
+    subject: Subject
+    prompt: Prompt
+    take: int
+    text: str
+    sampling: Sampling
+    priority: int
+    name: str
+
+    @property
+    def seed(self) -> int:
+        """Of the initial noise."""
+        return self.sampling.seed
+
+    @property
+    def id(self) -> str:
+        """``subject/prompt/take``; unique in a campaign."""
+        return f"{self.subject.id}/{self.prompt.id}/{self.take}"
+
+
+def reference_sizes(shots: Iterable[Shot]) -> dict[str, frozenset[int]]:
+    """Returns the sides of the reference crops that shots use, in pixels, by subject."""
+    sizes: dict[str, set[int]] = {}
+    for shot in shots:
+        sizes.setdefault(shot.subject.id, set()).add(shot.sampling.reference_size)
+    return {subject: frozenset(sides) for subject, sides in sizes.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A whole manifest. ``shots`` stand in the manifest's order; priorities are not yet applied.
+
+    ``pipeline`` includes the manifest's ``video`` and ``--set video.*``; its ``sampling`` is the pipeline file's own
+    (each shot has its resolved one). ``notices`` are warnings about the manifest. ``sources`` are the bytes of the
+    text files that it was made of, by absolute path: manifest, pipeline file, tables and prompt files.
+
+    Attributes:
+        faces: ``private`` closes the folder of crops to everyone but its owner; ``inherit`` gives it the mode of the
+            output folder.
+        reference_sizes: ``reference_size`` of each subject's shots, those left out by ``--only`` included.
+    """
+
+    path: Path
+    output: Path
+    pipeline: PipelineSpec
+    pipeline_path: Path
+    subjects: tuple[Subject, ...]
+    prompts: tuple[Prompt, ...]
+    shots: tuple[Shot, ...]
+    save_latents: bool
+    notices: tuple[Notice, ...] = ()
+    faces: str = "inherit"
+    reference_sizes: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)
+    sources: Mapping[Path, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShotGroup:
+    """One entry of ``shots``, a table row, or the default: subjects × prompts × takes."""
+
+    file: Path
+    line: int
+    where: str  # how errors call it: "shots[2]", "row", …
+    subjects: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] | None = None
+    first_seed: int | None = None  # takes count up from here instead of sampling.seed
+    takes: int = 1
+    priority: int = 0
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)

@@ -1,0 +1,75 @@
+"""Output names: the ``name:`` pattern, and what a name may be."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+
+from lynx_parallel.inputs.problems import nearest
+
+SUFFIXES = (".mp4", ".latents.safetensors", ".json")
+_FIELDS = ("subject", "prompt", "take", "seed")
+_INT_SPEC = re.compile(r"0?[0-9]{0,2}d?", re.ASCII)
+_MAX_COMPONENT = 200  # bytes; file systems take 255, and the longest suffix with .part has 25
+_MAX_TOTAL = 1000
+
+
+def pattern_mistake(pattern: str) -> str | None:
+    """What is wrong with a ``name:`` pattern, or None."""
+    try:
+        parts = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        return f"{error}: write {{{{ and }}}} for braces"
+    for _, field, spec, conversion in parts:
+        if field is None:
+            continue
+        if field not in _FIELDS:
+            return f"{{{field[:80]}}}: unknown field; {nearest(field, _FIELDS)}"
+        number = field in ("take", "seed")
+        if conversion or (spec and not (number and _INT_SPEC.fullmatch(spec))):
+            return f"{{{field}}}: takes no format" if not number else f"{{{field}}}: a format is like {{take:02}}"
+    return None
+
+
+def name_mistake(name: str) -> str | None:
+    """What is wrong with an output name (POSIX, without suffix), or None.
+
+    A right name stays inside the output folder, never meets the renderer's own files there (``.lynx/``,
+    temporaries ``.part``), and leaves room for suffixes.
+    """
+    if "\\" in name:
+        return "holds a backslash"
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        return "holds a control character"
+    if name.startswith("/"):
+        return "is absolute: names are relative to output"
+    if len(name.encode()) > _MAX_TOTAL:
+        return f"is longer than {_MAX_TOTAL} bytes"
+    for part in name.split("/"):
+        if not part.strip():
+            return "has an empty part"
+        if part.startswith("."):
+            return "has a part that starts with '.'"
+        if len(part.encode()) > _MAX_COMPONENT:
+            return f"has a part longer than {_MAX_COMPONENT} bytes"
+        if part.casefold().endswith(".part"):
+            return "has a part that ends in '.part', which marks unfinished files"
+    return None
+
+
+def fold(name: str) -> str:
+    """Equal for names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def folder_clash(folded: str, names: dict[str, int]) -> int | None:
+    """Index of the shot one of whose files would stand where this name needs a folder, or None."""
+    end = folded.find("/")
+    while end >= 0:
+        folder = folded[:end]
+        for suffix in SUFFIXES:
+            if folder.endswith(suffix) and folder.removesuffix(suffix) in names:
+                return names[folder.removesuffix(suffix)]
+        end = folded.find("/", end + 1)
+    return None

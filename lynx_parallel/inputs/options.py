@@ -1,0 +1,96 @@
+"""The command line's ``--set`` and ``--only``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import ValidationError
+
+from lynx_parallel.inputs.aliases import suggest
+from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.pipeline import Sampling, SamplingOverrides, Video
+from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.table import setting_value
+from lynx_parallel.inputs.yaml_lines import read_scalar
+
+SETTABLE = (
+    *(f"sampling.{name}" for name in Sampling.model_fields),
+    *(f"video.{name}" for name in Video.model_fields),
+    "output",
+    "save_latents",
+)
+
+
+@dataclass
+class Forced:
+    """What ``--set`` asks for; ``output`` is relative to the working folder."""
+
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+    video: dict[str, Any] = field(default_factory=dict)
+    output: str | None = None
+    save_latents: bool | None = None
+
+
+def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
+    """Parses ``key=value`` options; a key given twice takes the last value."""
+    forced = Forced()
+    sampling: dict[str, Any] = {}
+    for option in overrides:
+        key, equals, text = option.partition("=")
+        section, _, name = key.partition(".")
+        shown = f"--set {shown_value(option)[1:-1]}"
+        if not equals:
+            problems.option(f"{shown}: must be key=value, for example sampling.seed=7")
+        elif not _is_text(text):
+            problems.option(f"{shown}: not UTF-8 text")
+        elif key not in SETTABLE:
+            problems.option(f"{shown}: unknown setting; {suggest(key, SETTABLE)}")
+        elif key == "output":
+            if text.strip():
+                forced.output = text
+            else:
+                problems.option(f"{shown}: must be a folder")
+        elif key == "save_latents":
+            value = read_scalar(text)
+            if isinstance(value, bool):
+                forced.save_latents = value
+            else:
+                problems.option(f"{shown}: must be true or false")
+        else:
+            value = setting_value(name, text) if section == "sampling" else read_scalar(text)
+            model = SamplingOverrides if section == "sampling" else Video
+            try:
+                model.model_validate({name: value})
+            except ValidationError as invalid:
+                problems.option(f"{shown}: {invalid.errors(include_url=False)[0]['msg']}")
+            else:
+                (sampling if section == "sampling" else forced.video)[name] = value
+    forced.sampling = SamplingOverrides.model_validate(sampling)
+    return forced
+
+
+def _is_text(text: str) -> bool:
+    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
+
+
+def select(shots: Sequence[Shot], only: Iterable[str], problems: Problems) -> tuple[Shot, ...]:
+    """Shots whose ``subject/prompt`` or name fits any of the patterns; a pattern must fit something."""
+    patterns = list(dict.fromkeys(only))
+    if not patterns:
+        return tuple(shots)
+    keep = [False] * len(shots)
+    pairs = [f"{shot.subject.id}/{shot.prompt.id}" for shot in shots]
+    for pattern in patterns:
+        literal = pattern.replace("[", "[[]")  # a name may hold brackets, as in name: "[ACME] {subject}"
+        fits = [
+            fnmatchcase(pair, pattern) or fnmatchcase(shot.name, pattern) or fnmatchcase(shot.name, literal)
+            for pair, shot in zip(pairs, shots, strict=True)
+        ]
+        if not any(fits):
+            hint = nearest(pattern, dict.fromkeys(pairs), "subject/prompt")
+            problems.option(f"--only {shown_value(pattern)}: fits no shot; {hint}")
+        keep = [a or b for a, b in zip(keep, fits, strict=True)]
+    return tuple(shot for shot, kept in zip(shots, keep, strict=True) if kept)

@@ -1,0 +1,20 @@
+"""Where the pipelines and manifests that come with the package lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["pipelines", "manifests"]
+
+
+def shipped_dir(kind: Kind) -> Path:
+    """Folder of the shipped files: inside the installed package, else the checkout's top-level folder."""
+    package = Path(__file__).resolve().parents[1]
+    inside_wheel = package / "_shipped" / kind
+    return inside_wheel if inside_wheel.is_dir() else package.parent / kind
+
+
+def shipped_names(kind: Kind) -> list[str]:
+    """Bare names of the shipped files, sorted: ``["demo-tiny", "lynx-full", …]``."""
+    return sorted(path.stem for path in shipped_dir(kind).glob("*.yaml"))

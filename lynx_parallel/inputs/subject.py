@@ -1,0 +1,64 @@
+"""From one checked entry to a Subject, whether it stands in the manifest or in a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lynx_parallel.inputs.entries import VAR, ConsentEntry, SubjectEntry
+from lynx_parallel.inputs.manifest import Consent, Subject
+from lynx_parallel.inputs.pipeline import resolve_file
+from lynx_parallel.inputs.problems import KeyPath, shown_value
+
+Blame = Callable[[KeyPath, str], None]
+"""Records a mistake at a key path inside the entry."""
+
+
+def make_subject(name: str, entry: SubjectEntry, folder: Path, blame: Blame) -> Subject:
+    """Returns the subject. Records missing files and wrong names.
+
+    Args:
+        folder: files are relative to it.
+    """
+    check_vars(entry.vars, lambda path, message: blame(("vars", *path), message))
+    embedding = entry.embedding
+    if embedding and not embedding.endswith((".safetensors", ".npy")):
+        blame(("embedding",), f"{shown_value(embedding)}: must be a .safetensors or .npy file")
+    return Subject(
+        name,
+        image=_file(folder, "image", entry.image, blame),
+        embedding=_file(folder, "embedding", embedding, blame),
+        landmarks=entry.landmarks,
+        face=entry.face,
+        vars=dict(entry.vars),
+        sampling=entry.sampling,
+        consent=as_consent(entry.consent),
+        labels=dict(entry.labels),
+    )
+
+
+def as_consent(entry: ConsentEntry | None) -> Consent | None:
+    """Returns what the sidecar records of a consent."""
+    return Consent(entry.ref, entry.scope, entry.expires) if entry else None
+
+
+def check_vars(names: dict[str, str], blame: Blame) -> None:
+    """Records each var whose name cannot stand in a prompt."""
+    for var in names:
+        if not VAR.fullmatch(var):
+            message = f"{shown_value(var)}: a var's name is a letter or '_', then letters, digits or '_' (ASCII)"
+            blame((var,), message)
+
+
+def _file(folder: Path, key: str, text: str | None, blame: Blame) -> Path | None:
+    """Absolute path of an existing regular file."""
+    if text is None:
+        return None
+    file = resolve_file(folder, text)
+    if not os.path.isfile(file):
+        wrong = "not a regular file" if os.path.exists(file) else "missing file"
+        if "\\" in text:
+            wrong += "; write / between folders, not \\"
+        blame((key,), f"{shown_value(text)}: {wrong}")
+    return file

@@ -1,0 +1,164 @@
+"""Reads ``subjects:`` and ``prompts:``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lynx_parallel.inputs.entries import ID, ID_ALLOWED, PromptEntry, SubjectEntry, SubjectsFrom
+from lynx_parallel.inputs.files import Unreadable, read_text
+from lynx_parallel.inputs.manifest import Prompt, Subject
+from lynx_parallel.inputs.people import id_of_file, read_people
+from lynx_parallel.inputs.pictures import find_pictures
+from lynx_parallel.inputs.pipeline import PipelineSpec, resolve_file
+from lynx_parallel.inputs.problems import KeyPath, Problems, shown_value
+from lynx_parallel.inputs.sheet import is_table
+from lynx_parallel.inputs.sources import is_file
+from lynx_parallel.inputs.subject import Blame, as_consent, check_vars, make_subject
+from lynx_parallel.inputs.template import template_mistake
+from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.yaml_lines import Document
+from lynx_parallel.text import shown_path
+
+MAX_PROMPT_BYTES = 2**20
+
+
+def read_subjects(document: Document, problems: Problems) -> dict[str, Subject | None]:
+    """Subjects by id, None for those that are wrong (recorded)."""
+    data = document.data.get("subjects")
+    if isinstance(data, dict) and "from" in data and not isinstance(data["from"], dict):
+        return _subjects_from(document, problems)
+    out: dict[str, Subject | None] = {}
+    for name in _ids(document, "subjects", problems):
+        entry = read_model(SubjectEntry, document, ("subjects", name), problems)
+        blame = _blame_entry(document, name, problems)
+        out[name] = make_subject(name, entry, document.file.parent, blame) if entry else None
+    return out
+
+
+def read_prompts(document: Document, problems: Problems) -> dict[str, Prompt | None]:
+    """Prompts by id, None for those that are wrong (recorded)."""
+    out: dict[str, Prompt | None] = {}
+    for name in _ids(document, "prompts", problems):
+        entry = read_model(PromptEntry, document, ("prompts", name), problems)
+        out[name] = _prompt(name, entry, document, problems) if entry else None
+    return out
+
+
+def face_gaps(subject: Subject, pipeline: PipelineSpec) -> str | None:
+    """What a subject lacks for this pipeline, or None."""
+    needs_pixels = pipeline.model.adapters.ref is not None
+    finds_face = subject.embedding is None or (needs_pixels and subject.landmarks is None)
+    if (needs_pixels or finds_face) and subject.image is None:
+        return "missing 'image': " + (
+            "this pipeline's reference branch sees it" if needs_pixels else "or an 'embedding'"
+        )
+    if finds_face and pipeline.face is None:
+        names = [name for name in ("embedding", "landmarks") if getattr(subject, name) is None]
+        lacking = " and ".join(f"'{name}'" for name in (names if needs_pixels else names[:1]))
+        return f"no {lacking} given, and the pipeline has no 'face:' models to find them"
+    return None
+
+
+def _ids(document: Document, section: str, problems: Problems) -> list[str]:
+    """The section's keys that are ids; records the others, and ids that differ in case only."""
+    data = document.data.get(section)
+    if not isinstance(data, dict) or not data:
+        if section in document.data:
+            shown = "is empty" if data == {} else document.shown((section,), data)
+            message = f"{shown}: must be a mapping of ids, with at least one"
+            document.blame(problems, (section,), message)
+        return []
+    seen: dict[str, str] = {}
+    good: list[str] = []
+    for name in data:
+        path = (section, name)
+        first = seen.setdefault(name.casefold(), name)
+        if not ID.fullmatch(name):
+            document.blame(problems, path, f"{shown_value(name)}: {ID_ALLOWED}")
+        elif first != name:
+            line = document.line((section, first))
+            document.blame(problems, path, f"given twice, first as {first!r} on line {line} (case is ignored)")
+        else:
+            good.append(name)
+    return good
+
+
+def _subjects_from(document: Document, problems: Problems) -> dict[str, Subject | None]:
+    """Subjects of a table or of pictures, with what the manifest gives for all of them."""
+    entry = read_model(SubjectsFrom, document, ("subjects",), problems)
+    if entry is None:
+        return {}
+    before = len(problems)
+    check_vars(entry.vars, lambda path, message: document.blame(problems, ("subjects", "vars", *path), message))
+    if len(problems) != before:
+        return {}
+    if is_table(entry.from_):
+        table = resolve_file(document.file.parent, entry.from_)
+        if not is_file(table):
+            wrong = "not a regular file" if os.path.exists(table) else "missing file"
+            document.blame(problems, ("subjects", "from"), f"{shown_value(entry.from_)}: {wrong}")
+            return {}
+        given = {key: value for key, value in document.data["subjects"].items() if key != "from"}
+        return read_people(document, table, given, problems)
+    return _from_pictures(document, entry, problems)
+
+
+def _from_pictures(document: Document, entry: SubjectsFrom, problems: Problems) -> dict[str, Subject | None]:
+    path = ("subjects", "from")
+    shown = shown_value(entry.from_)
+    try:
+        files, others = find_pictures(document.file.parent, entry.from_, problems)
+    except OSError as error:
+        folder = f" {shown_path(error.filename)}" if error.filename else ""
+        document.blame(problems, path, f"{shown}: cannot read{folder}: {error.strerror or error}")
+        return {}
+    if not files:
+        only = f"matches no picture, only {', '.join(others[:3])}" if others else "matches no file"
+        document.blame(problems, path, f"{shown}: {only}")
+    for other in others:
+        message = "subjects.from matches files that are no pictures; they were left out"
+        problems.warn("not-a-picture", message, other)
+    out: dict[str, Subject | None] = {}
+    seen: dict[str, Path] = {}
+    for file in files:
+        name = id_of_file(file.stem, shown_path(file), problems)
+        first = seen.setdefault(name.casefold(), file)
+        if first != file:
+            pair = f"{shown_value(first.name)} and {shown_value(file.name)}"
+            if first.name == file.name:
+                pair = f"{shown_path(first)} and {shown_path(file)}"
+            document.blame(problems, path, f"{pair} give the same id {name!r}; rename one of them")
+            continue
+        out[name] = Subject(
+            name,
+            image=file,
+            face=entry.face,
+            vars=dict(entry.vars),
+            sampling=entry.sampling,
+            consent=as_consent(entry.consent),
+            labels=dict(entry.labels),
+        )
+    return out
+
+
+def _blame_entry(document: Document, name: str, problems: Problems) -> Blame:
+    return lambda path, message: document.blame(problems, ("subjects", name, *path), message)
+
+
+def _prompt(name: str, entry: PromptEntry, document: Document, problems: Problems) -> Prompt | None:
+    path: KeyPath = document.standing(("prompts", name, "text" if entry.file is None else "file"))
+    text: Any = entry.text
+    if entry.file is not None:
+        try:
+            text = read_text(resolve_file(document.file.parent, entry.file), MAX_PROMPT_BYTES)
+        except Unreadable as error:
+            document.blame(problems, path, f"{shown_value(entry.file)}: {error.reason}")
+            return None
+    text = text.strip()
+    wrong = template_mistake(text) if text else "the prompt is empty"
+    if wrong:
+        document.blame(problems, path, wrong)
+        return None
+    return Prompt(name, text, entry.sampling)

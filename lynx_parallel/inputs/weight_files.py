@@ -1,0 +1,55 @@
+"""Types of the files that hold a pipeline's weights. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ARCFACE_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"
+"""Of facexlib's ``recognition_arcface_ir_se50.pth``, which Lynx was trained with."""
+
+
+COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
+"""Folders of the base that change a video."""
+
+
+BASE_PATTERNS = ("model_index.json", *(f"{name}/*" for name in COMPONENTS))
+"""Files of a hub repository that are downloaded as a base."""
+
+
+CONFIG_PATTERNS = ("model_index.json", *(f"{name}/*config.json" for name in COMPONENTS))
+"""Files of a few kilobytes that say what kind of model a base is."""
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Local files of a pipeline's weights.
+
+    Attributes:
+        ref: None for lite.
+        converted: folder of a copy of the base's transformer in the pipeline's dtype, or None; see
+            ``lynx_parallel.plan.converted``.
+    """
+
+    base: Path
+    resampler: Path
+    id: Path
+    ref: Path | None = None
+    converted: Path | None = None
+
+
+@dataclass(frozen=True)
+class FaceFiles:
+    """Local face models, and how they are run.
+
+    Attributes:
+        detector: insightface pack folder or YuNet file.
+        recognizer: IR-SE50 file.
+        recognizer_sha256: what it must hash to; None accepts any (the demo's).
+    """
+
+    detector: Path
+    recognizer: Path
+    recognizer_sha256: str | None
+    det_size: int
+    rgb_quirk: bool

@@ -1,0 +1,244 @@
+"""What an output folder holds: sidecars (the truth), journal (the history); the lock is in ``lock``.
+
+Order of publication: latents, mp4, sidecar. The sidecar's rename is what makes a shot done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from lynx_parallel.output.checksums import sha256_file
+from lynx_parallel.output.files import atomic_write, move, naming, part_path, publish
+from lynx_parallel.output.lock import Lock as Lock
+from lynx_parallel.output.prompt_files import PromptFiles
+from lynx_parallel.output.sidecar import SIDECAR_VERSION, SUFFIXES, encode_text, read_sidecar
+
+PART = re.compile(r"(.+)\.(mp4|latents\.safetensors|json)\.[0-9]+\.part")
+
+
+class Output:
+    """One output folder.
+
+    Attributes:
+        folder: ``<output>``; ours is ``<output>/.lynx/``.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._root = str(folder)
+        self.private = folder / ".lynx"
+        self.journal = self.private / "journal.jsonl"
+        self.approvals = self.private / "approvals.jsonl"
+
+    def path(self, name: str, kind: str) -> Path:
+        """Where a shot's ``latents``, ``video`` or ``sidecar`` lies."""
+        return self.folder / (name + SUFFIXES[kind])
+
+    def partial(self, latents_digest: str) -> Path:
+        """Where the partial state of a shot of this latents digest lies."""
+        return self.private / "partial" / f"{latents_digest}.safetensors"
+
+    def partials(self) -> set[Path]:
+        """Every partial state there is."""
+        return set((self.private / "partial").glob("*.safetensors"))
+
+    def prompts(self, salt: str) -> PromptFiles:
+        """Returns where prompt embeddings are stored. All gangs share them."""
+        return PromptFiles(self.private / "prompts", salt)
+
+    def forget_prompts(self) -> None:
+        """Deletes the prompt embeddings. A finished campaign no longer needs them."""
+        shutil.rmtree(self.private / "prompts", ignore_errors=True)
+
+    def logs(self, name: str, attempt: int) -> Path:
+        """Folder of one attempt's rank logs."""
+        return self.private / "logs" / name / str(attempt)
+
+    def sidecar(self, name: str) -> dict[str, Any] | None:
+        """A shot's sidecar, or None where there is none that can be read."""
+        return read_sidecar(self._at(name, "sidecar"))
+
+    def intact(self, name: str, sidecar: Mapping[str, Any], kind: str, *, verify: bool = False) -> bool:
+        """Whether an output is the file its sidecar lists.
+
+        Its size must agree; its content is read where the mtime differs, or with ``verify``.
+        """
+        record = sidecar["outputs"].get(kind)
+        path = self._at(name, kind)
+        try:
+            status = os.stat(path)
+            if not isinstance(record, dict) or status.st_size != record.get("size"):
+                return False
+            if not verify and status.st_mtime_ns == record.get("mtime_ns"):
+                return True
+            return sha256_file(Path(path)) == record.get("sha256")
+        except OSError:
+            return False
+
+    def has_files(self, name: str) -> bool:
+        """Whether anything lies where a shot's files belong."""
+        return any(os.path.lexists(self._at(name, kind)) for kind in SUFFIXES)
+
+    def sidecars(
+        self, *, but: Set[str] = frozenset(), names: Set[str] = frozenset()
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every (name, sidecar) below the folder, sorted by name.
+
+        Args:
+            but: names whose sidecars are not read.
+            names: further names that are known, as in ``files``.
+        """
+        suffix = SUFFIXES["sidecar"]
+        found = {file.removesuffix(suffix) for file in self.files(but | names) if file.endswith(suffix)}
+        for name in sorted(found - but):
+            if (sidecar := self.sidecar(name)) is not None:
+                yield name, sidecar
+
+    def is_one(self) -> bool:
+        """Returns whether this is an output folder: it holds ``.lynx``, or a sidecar at the place that it names."""
+        return self.private.is_dir() or any(sidecar.get("name") == name for name, sidecar in self.sidecars())
+
+    def sweep(self, ours: Set[str]) -> int:
+        """Removes what a killed run left half-written; returns how many files.
+
+        Args:
+            ours: shots the journal knows; only their temporaries go: a user's own ``.part`` (a download, say) stays.
+        """
+        parts = [path for path, name in self.parts(ours) if name in ours]
+        for folder in ("superseded", "partial", "faces", "prompts", "latents"):
+            parts += (self.private / folder).rglob("*.part")
+        parts += self.private.glob("probe-*")
+        for path in parts:
+            path.unlink(missing_ok=True)
+        return len(parts)
+
+    @contextlib.contextmanager
+    def probe(self) -> Iterator[Path]:
+        """A new file for the time of the block, for other machines to look for."""
+        self.private.mkdir(parents=True, exist_ok=True)
+        path = self.private / f"probe-{uuid.uuid4().hex}"
+        path.touch()
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def probe_shot(self, name: str, *, stale: bool) -> Iterator[Path]:
+        """Publishes a small file where a shot's files belong, for the time of the block.
+
+        Args:
+            stale: whether old files are to be moved aside; this is tried as well.
+
+        Raises:
+            OSError: publishing or moving aside fails; names the file.
+        """
+        sidecar = self.path(name, "sidecar")
+        part, path = part_path(sidecar, os.getpid()), part_path(sidecar, 0)  # names that ``sweep`` knows
+        aside = self.private / "superseded" / f"probe-{uuid.uuid4().hex}.part"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with naming(part):
+                part.write_bytes(b"probe")
+            publish(part, path)
+            yield path
+            if stale:
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                move(path, aside)
+                aside.unlink()
+        finally:
+            for left in (part, path):
+                left.unlink(missing_ok=True)
+
+    def _at(self, name: str, kind: str) -> str:
+        """As ``path``; what is asked of every shot of a campaign does without Path's own work."""
+        return os.path.join(self._root, name + SUFFIXES[kind])
+
+    def parts(self, names: Set[str] = frozenset()) -> Iterator[tuple[Path, str]]:
+        """Yields each half-written file of a shot, and the shot's name. Other files may be named alike.
+
+        Args:
+            names: as in ``files``.
+        """
+        for file in self.files(names):
+            if match := PART.fullmatch(file):
+                yield self.folder / file, match[1]
+
+    def files(self, names: Set[str] = frozenset()) -> Iterator[str]:
+        """Every file below the folder, relative to it; ``.lynx`` folders are passed over.
+
+        Args:
+            names: of shots. A link to a folder is followed only if one of these shots lies in it: any other link may
+                lead to a large tree that is not ours.
+        """
+        linked = {self._at(name, "sidecar").rpartition("/")[0] for name in names}
+        for folder, folders, files in os.walk(self._root, followlinks=True):
+            folders[:] = [name for name in folders if name != ".lynx" and _is_ours(f"{folder}/{name}", linked)]
+            below = os.path.relpath(folder, self._root)
+            yield from (name if below == "." else f"{below}/{name}" for name in files)
+
+    def supersede(self, name: str, kinds: tuple[str, ...]) -> None:
+        """Moves a shot's old files aside, to ``.lynx/superseded/<old video digest, 8 digits>/``.
+
+        What was moved there before is never replaced: the folder then is ``<8 digits>-2`` and so on. The
+        sidecar goes last, so that a crash in between leaves a shot that is still known to be stale.
+        """
+        old = self.sidecar(name)
+        digest8 = old["digests"]["video"][:8] if old else "unknown"
+        sources = {kind: self.path(name, kind) for kind in SUFFIXES if kind in kinds}
+        sources = {kind: path for kind, path in sources.items() if os.path.lexists(path)}
+        for number in itertools.count(1):
+            folder = self.private / "superseded" / (digest8 if number == 1 else f"{digest8}-{number}")
+            targets = {kind: folder / (name + SUFFIXES[kind]) for kind in sources}
+            if not any(map(os.path.lexists, targets.values())):
+                break
+        for kind, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "sidecar" and "latents" not in kinds:
+                # The latents stay in use; the superseded video keeps a copy of what it was.
+                with atomic_write(target) as part:
+                    part.write_bytes(sources[kind].read_bytes())
+            else:
+                move(sources[kind], target)
+
+    def commit(
+        self,
+        name: str,
+        kinds: tuple[str, ...],
+        sidecar: dict[str, Any],
+        attempt: int = 1,
+        latents: Path | None = None,
+    ) -> None:
+        """Publishes the ``.part`` files of an attempt that is finished, and then its sidecar.
+
+        Args:
+            kinds: outputs that were written anew; any the sidecar's ``outputs`` names besides stay.
+            latents: where the latents are, if not in the attempt's ``.part`` file.
+        """
+        for kind in ("latents", "video"):
+            path = self.path(name, kind)
+            if kind in kinds:
+                publish((latents if kind == "latents" else None) or part_path(path, attempt), path)
+            if kind in sidecar["outputs"]:
+                sidecar["outputs"][kind]["mtime_ns"] = path.stat().st_mtime_ns
+        text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"
+        with atomic_write(self.path(name, "sidecar")) as part:
+            part.write_bytes(encode_text(text))
+
+    def record(self, run: str) -> Path:
+        """Returns the folder of a run's record; see ``lynx_parallel.inputs.records``."""
+        return self.private / "manifests" / run
+
+
+def _is_ours(folder: str, linked: Set[str]) -> bool:
+    """Returns whether a folder is to be entered: it is no link, or a folder of ``linked`` or one above."""
+    return not os.path.islink(folder) or any(one == folder or one.startswith(f"{folder}/") for one in linked)

@@ -1,0 +1,87 @@
+"""The journal: the append-only history of an output folder. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lynx_parallel.output.lock import Lock as Lock
+from lynx_parallel.output.sidecar import encode_text
+
+
+class Journal:
+    """Append-only history, one JSON object a line; the driver alone writes it.
+
+    A record that cannot be written, to a full disk say, is kept and written with the next: history fails no shot.
+
+    Attributes:
+        unwritten: bytes that are still to be written.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        torn = self._file.tell() and not _ends_with_newline(path)  # the last line of a killed driver
+        self.unwritten = b"\n" if torn else b""
+
+    def append(self, event: str, **record: Any) -> None:
+        self.extend([{"event": event, **record}])
+
+    def extend(self, records: Iterable[dict[str, Any]]) -> None:
+        """Appends many records at once; ``event`` is one of their keys."""
+        lines = (json.dumps({"time": now(), **record}, ensure_ascii=False) for record in records)
+        self.unwritten += b"".join(encode_text(line) + b"\n" for line in lines)
+        try:
+            while self.unwritten:
+                self.unwritten = self.unwritten[self._file.write(self.unwritten) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class History:
+    """What a journal says; lines that cannot be read are passed over.
+
+    Attributes:
+        attempted: names of all shots it knows of.
+        finished: names of those that were done once.
+        done: video digests of those it knows to be done.
+    """
+
+    attempted: set[str]
+    finished: set[str]
+    done: set[str]
+
+    @classmethod
+    def read(cls, journal: Path) -> History:
+        history = cls(set(), set(), set())
+        with contextlib.suppress(OSError), journal.open("rb") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                    record = json.loads(line)
+                    history.attempted.add(str(record["name"]))
+                    if record["event"] == "done":
+                        history.finished.add(str(record["name"]))
+                        history.done.add(str(record["video"]))
+        return history
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,46 @@
+"""Sidecar files: reading, names, version. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from typing import Any
+
+from lynx_parallel.output.lock import Lock as Lock
+
+SIDECAR_VERSION = 1
+
+
+SUFFIXES = {"latents": ".latents.safetensors", "video": ".mp4", "sidecar": ".json"}
+"""In the order of publication."""
+
+
+MAX_SIDECAR_BYTES = 16 * 2**20
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def read_sidecar(path: str) -> dict[str, Any] | None:
+    """A sidecar of ours; None for anything else: the folder may hold other people's files."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIDECAR_BYTES:
+            return None
+        with open(path, "rb", buffering=0) as file:
+            sidecar = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(sidecar, dict) or sidecar.get("version") != SIDECAR_VERSION:
+        return None
+    if not all(isinstance(sidecar.get(key), dict) for key in ("digests", "outputs", "settings", "encoding")):
+        return None
+    digests = (str(sidecar["digests"].get(key)) for key in ("latents", "video"))
+    return sidecar if all(map(_DIGEST.fullmatch, digests)) else None
+
+
+def encode_text(text: str) -> bytes:
+    """UTF-8; what a file name of another encoding leaves in a string becomes JSON's own escape."""
+    return text.encode(errors="backslashreplace")

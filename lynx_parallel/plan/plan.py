@@ -1,0 +1,212 @@
+"""What is left to do: campaign − what is done → Plan. Decides purely; nothing here writes.
+
+Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lynx_parallel.errors import InputErrors
+from lynx_parallel.inputs.manifest import Campaign, Shot
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.sidecar import SUFFIXES
+from lynx_parallel.output.waiting import find_latents
+from lynx_parallel.plan.digests import Identities, Identity, as_known, as_seen, changed
+from lynx_parallel.text import counted
+
+_OF_WEIGHTS = ("weights", "face.detector", "face.recognizer")
+"""Settings that ``changed`` names where weights differ."""
+
+Action = Literal["done", "encode", "render", "blocked", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One shot and what is to be done for it.
+
+    Attributes:
+        action: ``done``: nothing; ``encode``: saved latents to mp4; ``render``: all of it;
+            ``blocked``: not allowed or not possible, see ``reason``; ``unknown``: weights are not on this machine, so
+            that only their digests could tell.
+        reason: why, in words for the user; empty for a shot never made before.
+        stale: old files with other or unknown settings exist, and are moved aside when the new ones are done.
+        latents: finished latents to encode that no sidecar lists; None for those of the shot's sidecar.
+        warnings: for the sidecar: what the model will not see of the texts.
+    """
+
+    shot: Shot
+    identity: Identity
+    action: Action
+    reason: str = ""
+    stale: bool = False
+    latents: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was found out about a campaign's inputs before it is compared with the output folder.
+
+    Attributes:
+        weights: digests by ``weights.weight_digests``.
+        all_weights: False if some weights are not on this machine; their digests are missing then.
+        unreadable: what is wrong with a subject's picture, by the subject's id.
+        cut: what the model does not see of a text, by the text.
+    """
+
+    weights: Mapping[str, str]
+    all_weights: bool = True
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    cut: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shots of a campaign, in the order in which they will be rendered.
+
+    Attributes:
+        orphans: names in the output folder that the manifest no longer has; listed, never touched.
+    """
+
+    items: Sequence[Item]
+    orphans: Sequence[str]
+
+    def __str__(self) -> str:
+        """One line: how much there is to do."""
+        count = {action: len(self.of(action)) for action in get_args(Action)}
+        unknown = f", {count['unknown']} unknown" if count["unknown"] else ""
+        return (
+            f"{counted(len(self.items), 'shot')}: {count['render']} to render, {count['encode']} to encode, "
+            f"{count['done']} done, {count['blocked']} blocked{unknown}"
+        )
+
+    def of(self, *actions: Action) -> list[Item]:
+        """Items to be done in one of these ways, in order."""
+        return [item for item in self.items if item.action in actions]
+
+
+def make_plan(
+    campaign: Campaign,
+    known: Known | Mapping[str, str],
+    *,
+    today: date,
+    verify: bool = False,
+    whole: bool = True,
+) -> Plan:
+    """Compares a campaign with its output folder.
+
+    Args:
+        known: digests by ``weights.weight_digests``, alone or with what else was found out.
+        verify: read the content of finished files, not only their size and mtime.
+        whole: False where ``campaign`` is a part of its manifest (``--only``); orphans are not told then.
+
+    Raises:
+        InputErrors: pictures or embeddings that cannot be read, one line each.
+    """
+    known = known if isinstance(known, Known) else Known(known)
+    output = Output(campaign.output)
+    shots = in_order(campaign.shots)
+    identities = _identities(campaign, shots, known)
+    items = [
+        _item(campaign, shot, identity, output, known, today, verify)
+        for shot, identity in zip(shots, identities, strict=True)
+    ]
+    names = {shot.name for shot in campaign.shots}
+    orphans = [name for name, _ in output.sidecars(but=names)] if whole else []
+    return Plan(items, orphans)
+
+
+def _identities(campaign: Campaign, shots: Sequence[Shot], known: Known) -> list[Identity]:
+    """Returns the identity of each shot, or raises one InputErrors for all subjects whose files cannot be read."""
+    identities, lines = Identities(campaign, known.weights), dict[str, None]()
+    found = []
+    for shot in shots:
+        try:
+            found.append(identities.of(shot))
+        except InputErrors as error:
+            lines.update(dict.fromkeys(error.lines))
+    if lines:
+        raise InputErrors(lines)
+    return found
+
+
+def in_order(shots: Sequence[Shot]) -> list[Shot]:
+    """Higher priority first, then subject by subject, so that conditioning is made once and reused."""
+    first = {subject: index for index, subject in reversed(list(enumerate(shot.subject.id for shot in shots)))}
+    return sorted(shots, key=lambda shot: (-shot.priority, first[shot.subject.id]))
+
+
+def _item(
+    campaign: Campaign, shot: Shot, identity: Identity, output: Output, known: Known, today: date, verify: bool
+) -> Item:
+    consent = shot.subject.consent
+    if consent and consent.expires and consent.expires < today:
+        return Item(shot, identity, "blocked", f"consent {consent.ref} expired on {consent.expires}")
+    item = (_compared if known.all_weights else _without_weights)(campaign, shot, identity, output, verify)
+    if item.action in ("render", "unknown") and (wrong := known.unreadable.get(shot.subject.id)):
+        return Item(shot, identity, "blocked", wrong)
+    if known.cut and item.action != "done":
+        texts = (("prompt", shot.text), ("negative prompt", shot.sampling.negative_prompt))
+        warnings = tuple(f"{what}: {known.cut[text]}" for what, text in texts if text in known.cut)
+        return replace(item, warnings=warnings) if warnings else item
+    return item
+
+
+def _without_weights(campaign: Campaign, shot: Shot, identity: Identity, output: Output, verify: bool) -> Item:
+    """Says of a shot what can be said without digests of the weights."""
+    if (old := output.sidecar(shot.name)) is None:
+        return Item(shot, identity, "unknown", "never finished")
+    before, now = as_seen({**old["settings"], **old["encoding"]}), as_seen({**identity.settings, **identity.encoding})
+    names = changed(before, now)
+    if differing := [name for name in names if name not in _OF_WEIGHTS]:
+        return Item(shot, identity, "unknown", f"changed: {', '.join(differing)}", stale=True)
+    kinds = ("latents", "video") if campaign.save_latents else ("video",)
+    for kind in kinds:
+        if not output.intact(shot.name, old, kind, verify=verify):
+            reason = f"{kind} missing or damaged" if kind in old["outputs"] else "changed: save_latents"
+            return Item(shot, identity, "unknown", reason, stale=True)
+    return Item(shot, identity, "unknown", "finished; whether with these weights is not known")
+
+
+def _compared(campaign: Campaign, shot: Shot, identity: Identity, output: Output, verify: bool) -> Item:
+    old = output.sidecar(shot.name)
+    if old is None:
+        return _without_sidecar(shot, identity, output)
+    known = as_known(identity, old)
+    same_latents = old["digests"]["latents"] == known.latents
+    has_latents = same_latents and output.intact(shot.name, old, "latents", verify=verify)
+    reason = ""
+    if not same_latents:
+        reason = _changed(old["settings"], identity.settings)
+    elif old["digests"]["video"] != known.video:
+        reason = _changed(old["encoding"], identity.encoding)
+    # A damaged file may be one that somebody has worked on: it is moved aside as well.
+    elif campaign.save_latents and not has_latents:
+        reason = "latents missing or damaged" if "latents" in old["outputs"] else "changed: save_latents"
+    elif not output.intact(shot.name, old, "video", verify=verify):
+        reason = "video missing or damaged"
+    if not reason:
+        return Item(shot, known, "done")
+    latents = None if has_latents else find_latents(output, shot.name, identity, published=False)
+    again: Action = "encode" if has_latents or latents else "render"
+    return Item(shot, identity, again, reason, stale=True, latents=latents)
+
+
+def _without_sidecar(shot: Shot, identity: Identity, output: Output) -> Item:
+    latents = find_latents(output, shot.name, identity, published=True)
+    if latents is None:
+        unknown = output.has_files(shot.name)
+        return Item(shot, identity, "render", "files without a readable sidecar" if unknown else "", stale=unknown)
+    others = [kind for kind in SUFFIXES if output.path(shot.name, kind) != latents]
+    stale = any(os.path.lexists(output.path(shot.name, kind)) for kind in others)
+    return Item(shot, identity, "encode", "its latents are finished, its video is not", stale=stale, latents=latents)
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return f"changed: {', '.join(changed(old, new)) or 'not known what'}"

@@ -1,0 +1,38 @@
+"""Checks a converted copy of the transformer before it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+
+from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.output.checksums import sha256_file
+from lynx_parallel.output.files import set_aside
+from lynx_parallel.plan.converted import MANIFEST
+from lynx_parallel.text import in_words
+
+
+def checked(weights: WeightFiles) -> tuple[WeightFiles, str]:
+    """Reads the converted copy whole, before it is used: a damaged copy may keep its size and mtime.
+
+    A damaged copy is moved aside, to ``damaged/`` beside it.
+
+    Returns:
+        The weights, without the copy if it is damaged. A line about it, or an empty one.
+    """
+    if weights.converted is None or not weights.converted.is_dir():
+        return weights, ""
+    root, reason = weights.converted.parent, ""
+    try:
+        files = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
+        if wrong := [name for name, sha256 in files.items() if sha256_file(root / name) != sha256]:
+            reason = f"{root / wrong[0]}: damaged"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = in_words(error) if isinstance(error, OSError) else f"{root / MANIFEST}: damaged"
+    if not reason:
+        return weights, ""
+    with contextlib.suppress(OSError):  # another rank may have done it
+        reason += f"; the copy was moved to {set_aside(root, root.parent / 'damaged')}"
+    rest = "The published files are read instead. To make a new copy, run lynx-render fetch PIPELINE --convert"
+    return replace(weights, converted=None), f"{reason}. {rest}"

@@ -1,0 +1,150 @@
+"""Makes files from final latents. All ranks of a gang decode; rank 0 encodes and writes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load, save
+
+from lynx_parallel.errors import DamagedError, RenderError
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.pipeline import Video
+from lynx_parallel.model.checkpoints import load_vae
+from lynx_parallel.model.precision import VAE_PRECISIONS
+from lynx_parallel.output.checksums import SEAL, metadata_of, seal, sha256_file
+from lynx_parallel.output.files import atomic_write
+from lynx_parallel.parallel.vae import can_split, split_decoder
+from lynx_parallel.rank.messages import Load, Rendered
+from lynx_parallel.rank.writing import when_room
+from lynx_parallel.stages.latents import decode, to_frames
+from lynx_parallel.stages.video import encode_video
+
+
+class Finisher:
+    """Makes a shot's files from its latents.
+
+    Attributes:
+        vae: None until it is loaded or taken from a pipeline.
+
+    Args:
+        waits: called with what the rank waits for, as in ``writing.when_room``.
+    """
+
+    def __init__(self, what: Load, device: torch.device, waits: Callable[[str], None]):
+        self.vae: Any = None
+        self._what = what
+        self._device = device
+        self._waits = waits
+        self._precision = VAE_PRECISIONS[what.vae_dtype]
+        self._split: AutoencoderKLWan | None = None
+
+    def load(self) -> None:
+        """Loads the VAE alone, for saved latents."""
+        self.take(load_vae(self._what.weights.base / "vae", dtype=self._precision.weights, device=self._device))
+
+    def take(self, vae: AutoencoderKLWan) -> None:
+        """Uses this VAE from now on."""
+        self.vae = vae
+        if self._what.tiled_decode:
+            vae.enable_tiling()
+
+    def regroup(self) -> None:
+        """Drops the split decoder, whose process group ends when the rank leaves its gang."""
+        self._split = None
+
+    def decode(self, latents: torch.Tensor, layout: Layout, rank: int) -> tuple[np.ndarray | None, dict[str, str]]:
+        """Returns the frames, and how they were decoded for the sidecar. Only rank 0 is sure to get frames."""
+        if self._what.tiled_decode or not can_split(latents.shape[3], layout.size):
+            return (self._frames(self.vae, latents) if rank == 0 else None), self._tiled
+        if self._split is None:
+            self._split = split_decoder(self.vae)
+        return self._frames(self._split, latents), {"decode": f"rows over {layout.size} ranks"}
+
+    def encode(
+        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], sha256: str | None = None
+    ) -> Rendered:
+        """Makes the video again from saved latents.
+
+        Args:
+            sha256: of the latents' file by its sidecar; None for latents that no sidecar lists. Those are checked
+                by the checksum in their header.
+
+        Returns:
+            What was made, and ``latents`` as they were read.
+
+        Raises:
+            DamagedError: the file holds other bytes than were written.
+            RenderError: the file cannot be read.
+        """
+        try:
+            data = latents.read_bytes()
+        except OSError as error:
+            raise RenderError(f"{latents}: {error.strerror}") from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256 if sha256 else SEAL not in (metadata_of(data) or {}):
+            raise DamagedError(f"{latents}: the latents are damaged: their checksum differs")
+        if self.vae is None:  # with sharded weights nothing is loaded before ``join``
+            self.load()
+        saved = load(data)["latents"]
+        made = self.write(self._frames(self.vae, saved), saved, shot, video, parts, {}, self._tiled)
+        return replace(made, outputs={**made.outputs, "latents": {"size": len(data), "sha256": found}})
+
+    def write(
+        self,
+        frames: np.ndarray | None,
+        latents: torch.Tensor,
+        shot: Shot,
+        video: Video,
+        parts: dict[str, Path],
+        seconds: dict[str, float],
+        how: dict[str, str],
+        metadata: Mapping[str, str] | None = None,
+    ) -> Rendered:
+        """Writes the video, and before it the latents if ``parts`` names a file for them.
+
+        The latents appear whole or not at all: they stay of use if the video cannot be made.
+
+        Args:
+            parts: where to write ``video`` and, if wanted, ``latents``.
+            seconds: of the earlier stages.
+            how: how the frames were made, for the sidecar.
+            metadata: of the latents' file.
+        """
+        assert frames is not None
+        if "latents" in parts:
+            saved = seal(save({"latents": latents.float().cpu().contiguous()}), metadata or {})
+            when_room(lambda: _write(parts["latents"], saved), parts["latents"], self._waits)
+        began = time.perf_counter()
+        encode = partial(
+            encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf, lossless=video.lossless
+        )
+        when_room(lambda: encode(parts["video"]), parts["video"], self._waits)
+        seconds["encode"] = time.perf_counter() - began
+        return Rendered(
+            {kind: {"size": path.stat().st_size, "sha256": sha256_file(path)} for kind, path in parts.items()},
+            {stage: round(value, 3) for stage, value in seconds.items()},
+            how,
+        )
+
+    @property
+    def _tiled(self) -> dict[str, str]:
+        return {"decode": "tiled"} if self._what.tiled_decode else {}
+
+    def _frames(self, vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
+        return to_frames(decode(vae, latents, precision=self._precision.convolutions))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as part:
+        part.write_bytes(data)

@@ -1,0 +1,137 @@
+"""What driver and ranks tell each other. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lynx_parallel.inputs.cluster import Attention
+from lynx_parallel.inputs.memory import Task
+from lynx_parallel.inputs.pipeline import VaeDtype, Video
+from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.prompt_files import PromptFiles
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a rank says of itself.
+
+    Attributes:
+        device: ``cpu`` or the name of the GPU.
+        attention: name of the attention kernel.
+        version: of this package.
+        node: Ray's id of the machine.
+        gpu: Ray's id of the GPU on its machine; empty on the CPU.
+        warnings: lines for the user about this machine.
+    """
+
+    pid: int
+    host: str
+    device: str
+    attention: str
+    version: str
+    node: str = ""
+    gpu: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def machine(self) -> str:
+        """Identifies the machine. The host name alone does not: two containers may share it."""
+        return self.node or self.host
+
+    @property
+    def place(self) -> str:
+        """Where the rank runs: a GPU of a machine, or a machine of CPUs; see ``gang.faults``."""
+        return f"{self.machine}/{self.gpu}" if self.gpu else self.machine
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one self-check of a rank.
+
+    Attributes:
+        name: of the check, such as ``attention``.
+        seconds: that the check took.
+        detail: what was found; the first line of the error where the check failed.
+        remedy: what to do about a failure; empty where ``ok``.
+    """
+
+    name: str
+    ok: bool
+    seconds: float
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a rank is with the shot at hand.
+
+    Attributes:
+        step, total: steps done and in all.
+        age: seconds since the last step ended, or the shot began.
+        waits_for: what the rank waits for, in words, if it does.
+    """
+
+    step: int
+    total: int
+    age: float
+    waits_for: str = ""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What rank 0 made of a shot.
+
+    Attributes:
+        outputs: size in bytes and sha256 of each ``.part`` file written, by kind.
+        seconds: by stage.
+        exactness: what differs from the plain way of one rank.
+        conditioning: how often static keys and values were computed, and found kept, for this shot; whether the
+            subject came from the cache.
+        warnings: lines for the user.
+    """
+
+    outputs: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    exactness: dict[str, str]
+    conditioning: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """What ranks load, and how they run it; alike for all ranks of a gang.
+
+    Attributes:
+        dtype: torch's name of the weights' dtype.
+        vae_dtype: as in ``ModelSpec``.
+        denoise: whether the transformer is needed; saved latents are encoded with the VAE alone.
+        shard: whether a gang's sequence ranks share one copy of the transformer.
+        attention: kernel asked for, see ``model.attention.choose_kernel``.
+        tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
+        keep_projections: as in ``load_transformer``; None keeps them where the device has room.
+        face: models for subjects whose landmarks or embedding are not given.
+        prompts: where prompt embeddings are stored; None keeps them only in the rank's memory.
+        video: how the videos are encoded.
+        formats: width, height and frames per second of the videos to make.
+        save_every: seconds between partial states at least.
+        hung_after: as of ``ClusterSpec``.
+        tasks: sizes and layouts that the rank may have to render; empty if unknown.
+    """
+
+    weights: WeightFiles
+    dtype: str
+    denoise: bool
+    vae_dtype: VaeDtype = "float32"
+    shard: bool = False
+    attention: Attention = "auto"
+    tiled_decode: bool = False
+    keep_projections: bool | None = None
+    face: FaceFiles | None = None
+    prompts: PromptFiles | None = None
+    video: Video = field(default_factory=Video)
+    formats: tuple[tuple[int, int, float], ...] = ((32, 32, 8),)
+    save_every: float = 30.0
+    hung_after: float = 60.0
+    tasks: tuple[Task, ...] = ()

@@ -1,0 +1,47 @@
+"""When a shot's partial state is saved."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from lynx_parallel.rank.writing import write_log
+from lynx_parallel.stages.denoise import Step
+from lynx_parallel.stages.resume_state import save_partial
+
+PARTIAL_SHARE = 0.02
+"""Saving partial states takes at most this share of the time."""
+
+
+class PartialStates:
+    """Saves the partial state of the shot at hand, now and then; on a gang's rank 0.
+
+    Args:
+        digest: the shot's latents digest.
+        every: seconds between two of them, or more where saving takes long.
+    """
+
+    def __init__(self, path: Path, digest: str, every: float):
+        self.path = path
+        self.digest = digest
+        self.every = every
+        self._saved, self._took = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._saved >= max(self.every, self._took / PARTIAL_SHARE)
+
+    def save(self, step: Step) -> bool:
+        """Saves it; a full disk costs the state, not the shot."""
+        began = time.monotonic()
+        try:
+            save_partial(self.path, step.state(), self.digest)
+        except (OSError, SafetensorError) as error:
+            write_log(f"the partial state cannot be saved: {error}")
+            return False
+        finally:
+            self._saved = time.monotonic()
+            self._took = self._saved - began
+        return True

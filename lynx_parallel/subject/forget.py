@@ -1,0 +1,193 @@
+"""Everything that is kept of a subject: in this machine's cache, and in the output folders of its campaigns.
+
+``find`` lists it, ``forget`` removes what is not a finished video. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.lock import Lock
+from lynx_parallel.output.modes import reason
+from lynx_parallel.output.owners import Owners
+from lynx_parallel.subject.cache import SubjectCache, check_ids, faces, remove
+
+KINDS = {
+    "cached": "cached face data",
+    "crops": "face crops",
+    "states": "resume states",
+    "superseded": "superseded files",
+    "unfinished": "half-written files",
+}
+"""What is removed, in words; names of attributes of ``Found``."""
+
+
+@dataclass
+class Found:
+    """What is kept of one subject.
+
+    Attributes:
+        cached: files in this machine's cache.
+        crops: folders of crops.
+        states: resume states.
+        superseded: earlier videos that were moved aside, with their siblings.
+        unfinished: half-written files of a run that was killed.
+        videos: one file per finished shot: the video, or the latents of one that is gone.
+        files: all files of finished shots. Only the user deletes them.
+        hosts: other machines that rendered the subject. Their caches are not seen from here.
+    """
+
+    subject: str
+    cached: list[Path] = field(default_factory=list)
+    crops: list[Path] = field(default_factory=list)
+    states: list[Path] = field(default_factory=list)
+    superseded: list[Path] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+    videos: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    hosts: list[str] = field(default_factory=list)
+
+    @property
+    def removable(self) -> list[Path]:
+        """What ``forget`` removes."""
+        return [path for kind in KINDS for path in getattr(self, kind)]
+
+    @property
+    def left(self) -> list[Path]:
+        """What ``forget`` removes and is still there."""
+        return [path for path in self.removable if os.path.lexists(path)]
+
+
+@dataclass
+class Search:
+    """The result of ``find``.
+
+    Attributes:
+        wanted: real paths of the output folders in which each subject was looked for; some may be missing.
+        unowned: resume states and superseded files whose subject no record names.
+        others: other subjects in these folders.
+    """
+
+    wanted: Mapping[str, Collection[Path]]
+    subjects: dict[str, Found]
+    unowned: list[Path] = field(default_factory=list)
+    others: set[str] = field(default_factory=set)
+
+    @property
+    def outputs(self) -> list[Path]:
+        return sorted({output for outputs in self.wanted.values() for output in outputs})
+
+
+def cached_outputs(subjects: Collection[str]) -> dict[str, set[Path]]:
+    """Returns the output folders that used each subject, as far as this machine's cache knows.
+
+    Raises:
+        InputErrors: no subject id.
+        OSError: the cache cannot be read.
+    """
+    check_ids(subjects)
+    return SubjectCache().uses(subjects)
+
+
+def find(wanted: Mapping[str, Collection[Path]]) -> Search:
+    """Looks for all that is kept of subjects; removes nothing.
+
+    Args:
+        wanted: real paths of the output folders to search, by subject. Of the cache, only what these folders used
+            counts.
+
+    Raises:
+        InputErrors: no subject id.
+        OSError: the cache or an output folder cannot be read.
+    """
+    check_ids(wanted)
+    search = Search(wanted, {name: Found(name) for name in wanted})
+    for name, found in search.subjects.items():
+        found.cached = SubjectCache().kept({name: wanted[name]})
+    for folder in search.outputs:
+        if folder.is_dir():
+            _search(Output(folder), search)
+    return search
+
+
+def _search(output: Output, search: Search) -> None:
+    owners = Owners(output)
+    found = {name: found for name, found in search.subjects.items() if output.folder in search.wanted[name]}
+    search.others |= owners.subjects
+    for subject, one in found.items():
+        if os.path.lexists(crops := faces(output.folder, subject)):
+            one.crops.append(crops)
+        one.hosts = sorted({*one.hosts, *owners.hosts(subject)} - {socket.gethostname()})
+        for name in owners.shots(subject):
+            paths = [output.path(name, kind) for kind in ("video", "latents", "sidecar")]
+            paths = [path for path in paths if path.is_file()]
+            one.files += paths
+            one.videos += [path for path in paths[:1] if path != output.path(name, "sidecar")]
+
+    def sort(kind: str, path: Path, owner: str | None) -> None:
+        if owner is None:
+            search.unowned.append(path)
+        elif owner in found:
+            getattr(found[owner], kind).append(path)
+
+    for path in sorted((output.private / "partial").glob("*.safetensors*")):
+        sort("states", path, owners.of_state(path.name.partition(".")[0]))
+    for path, owner in owners.superseded():
+        sort("superseded", path, owner)
+    for path in sorted((output.private / "latents").rglob("*")):
+        if path.is_file():
+            sort("unfinished", path, owners.of(_shot_of(path, output.private / "latents")))
+    for path in sorted((output.private / "damaged").rglob("*")):
+        if path.is_file():
+            state = owners.of_state(path.name.partition(".")[0])
+            sort("unfinished", path, state or owners.of(_shot_of(path, output.private / "damaged")))
+    for path, name in output.parts(owners.names):
+        if owners.attempted(name):  # another .part, such as a browser's download, is not ours
+            sort("unfinished", path, owners.of(name))
+
+
+def _shot_of(path: Path, folder: Path) -> str:
+    """Returns the name of the shot of a file that was put below a folder of ``.lynx`` by the shot's name."""
+    name = path.relative_to(folder).as_posix()
+    return re.sub(r"\.(latents\.safetensors|json)(\.[0-9]+)?(\.part)?$", "", name)
+
+
+def forget(search: Search, warn: Callable[[str], None]) -> None:
+    """Removes what ``find`` found and is not a finished video. ``Found.left`` tells what could not be removed.
+
+    Raises:
+        ClusterError: a run is at work in one of the output folders; nothing is removed then.
+        OSError: the cache cannot be changed.
+    """
+    with contextlib.ExitStack() as locks:
+        for output in search.outputs:
+            if os.access(private := Output(output).private, os.W_OK):
+                locks.enter_context(Lock(private / "lock"))
+        cache = SubjectCache(warn=warn)
+        by_cache = {faces(output, name) for name, used in cache.uses(search.subjects).items() for output in used}
+        cache.forget(search.wanted)
+        for found in search.subjects.values():
+            for path in found.left:
+                if path in by_cache:  # told
+                    continue
+                try:
+                    remove(path)
+                except OSError as error:
+                    warn(f"{path}: cannot be removed: {reason(error)}")
+        for output in search.outputs:
+            _remove_empty(Output(output).private / "superseded")
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes the empty folders below a folder."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        if Path(path) != folder:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)

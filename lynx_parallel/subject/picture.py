@@ -1,0 +1,214 @@
+"""A subject's picture, landmarks and embedding: read, checked, and cropped as the reference crops them.
+
+No torch here: these run in the driver's helper tasks and in ``plan``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lynx_parallel.errors import SubjectError
+from lynx_parallel.inputs.picture_file import open_picture, outside_mistake
+from lynx_parallel.inputs.special import refuse_special
+from lynx_parallel.text import one_line
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Picture = NDArray[np.uint8]  # [H, W, 3], RGB
+
+# Where ArcFace wants the five points in a 112 × 112 crop, in image order: left eye, right eye, nose tip, left
+# and right corner of the mouth. (insightface/utils/face_align.py)
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
+    dtype=np.float32,
+)
+ID_SIZE = 112
+EMBEDDING_KEY, EMBEDDING_SIZE = "face_embedding", 512
+
+
+def read_picture(path: Path | str) -> Picture:
+    """The picture as RGB, upright by its EXIF orientation; transparent parts over white. [H, W, 3]
+
+    Raises:
+        SubjectError: one line naming the file: missing, not a picture, cut off, or larger than MAX_PIXELS.
+    """
+    from PIL import ImageOps
+
+    with open_picture(path) as image:
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _to_rgb(image: Image.Image) -> Picture:
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16- and 32-bit grey: Pillow's own conversion clips at 255
+        grey = np.asarray(image, dtype=np.float64)
+        # PNG, TIFF and PGM of 16 bits span 0…65535; Pillow gives some of them as 32-bit integers.
+        top = 65535.0 if grey.max(initial=0.0) > 255.0 or image.mode.startswith("I;16") else 255.0
+        grey8 = np.clip(np.rint(grey * (255.0 / top)), 0, 255).astype(np.uint8)
+        return np.repeat(grey8[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def ref_crop(image: Picture, landmarks: ArrayLike, size: int = 256) -> Picture:
+    """The face as the ref adapter sees it: loosely framed, black where the picture ends. [size, size, 3] RGB
+
+    The reference lowers the ArcFace template by 10 and shrinks it by 0.8 around 56, then scales it as
+    insightface does for multiples of 128: by size/128, moved right by 8 of those units.
+
+    Args:
+        landmarks: [5, 2], x and y in pixels, in ARCFACE_TEMPLATE's order; they may lie outside the picture.
+        size: a multiple of 128 (Lynx: 256).
+
+    Raises:
+        SubjectError: landmarks that are not five points of one face.
+    """
+    template = ARCFACE_TEMPLATE.copy()
+    template[:, 1] += 10
+    template = (template - 56) * np.float32(0.8) + 56
+    ratio = size / 128
+    template *= np.float32(ratio)
+    template[:, 0] += np.float32(8 * ratio)
+    return _warp(image, landmarks, template, size)
+
+
+def id_crop(image: Picture, landmarks: ArrayLike) -> Picture:
+    """The tight crop that ArcFace reads (insightface's ``norm_crop``), black where the picture ends. [112, 112, 3] RGB
+
+    Raises:
+        SubjectError: as :func:`ref_crop`.
+    """
+    return _warp(image, landmarks, ARCFACE_TEMPLATE, ID_SIZE)
+
+
+def _warp(image: Picture, landmarks: ArrayLike, template: NDArray, size: int) -> Picture:
+    import cv2
+
+    points = check_landmarks(landmarks)
+    matrix = similarity(points.astype(np.float32), template)
+    return cv2.warpAffine(np.ascontiguousarray(image), matrix, (size, size), borderValue=0.0)
+
+
+def check_inside(landmarks: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
+    """Returns landmarks that somebody wrote down, as ``check_landmarks`` does. They must lie inside the picture.
+
+    A detector's landmarks may lie outside: it guesses the mouth of a face that the picture cuts off.
+
+    Args:
+        width, height: of the upright picture, in pixels.
+
+    Raises:
+        SubjectError: as ``check_landmarks``; or a point outside the picture.
+    """
+    points = check_landmarks(landmarks)
+    if mistake := outside_mistake(points, width, height):
+        raise SubjectError(mistake)
+    return points
+
+
+def check_landmarks(landmarks: ArrayLike) -> NDArray[np.float64]:
+    """Returns the five points as [5, 2].
+
+    Raises:
+        SubjectError: not five finite points that spread in both directions.
+    """
+    try:
+        points = np.asarray(landmarks, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise SubjectError("landmarks: not numbers: five [x, y] pairs are needed") from None
+    if points.shape != (5, 2):
+        raise SubjectError(f"landmarks: shape {list(points.shape)}: five [x, y] pairs are needed")
+    if not np.isfinite(points).all():
+        raise SubjectError("landmarks: not finite: five [x, y] pairs in pixels are needed")
+    # A face spreads in both directions; on a line, or in one spot, no rotation and scale can be told from it.
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    if spread[0] < 1e-3 or spread[1] < 0.02 * spread[0]:
+        raise SubjectError(
+            "landmarks: the five points coincide or lie on one line: "
+            "left eye, right eye, nose tip, left and right corner of the mouth are needed"
+        )
+    return points
+
+
+def similarity(source: NDArray, target: NDArray) -> NDArray[np.float64]:
+    """The rotation, scale and shift that bring ``source`` closest to ``target``, both [n, 2]; a 2 × 3 matrix.
+
+    S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
+    as in skimage.transform.SimilarityTransform, which insightface uses. Never mirrors. In the inputs'
+    precision and skimage's order of operations: the reference works on float32 points, and only so are its
+    crops met to the last grey level.
+    """
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    centred = source - source_mean
+    covariance = (target - target_mean).T @ centred / len(source)
+    u, s, vt = np.linalg.svd(covariance)
+    sign = np.array([1.0, -1.0 if np.linalg.det(covariance) < 0 else 1.0])
+    matrix = np.empty((2, 3))
+    matrix[:, :2] = u @ np.diag(sign) @ vt
+    scale = 1.0 / centred.var(axis=0).sum() * (s @ sign)
+    matrix[:, 2] = target_mean - scale * (matrix[:, :2] @ source_mean)
+    matrix[:, :2] *= scale
+    return matrix
+
+
+def read_embedding(path: Path | str) -> NDArray[np.float32]:
+    """A face embedding of length 1: [512] from key ``face_embedding`` of a .safetensors file, or from a .npy.
+
+    A vector of another length than 1 is divided by it; one that has it to 1e-5 comes back bit for bit.
+
+    Raises:
+        SubjectError: unreadable, wrong shape or type, not finite, or all zero.
+    """
+    path = Path(path)
+    wanted = f"[{EMBEDDING_SIZE}] floats are needed"
+    refuse_special(path, SubjectError)
+    try:
+        value = _load_vector(path)
+    except SubjectError:
+        raise
+    except Exception as error:
+        raise SubjectError(f"{path}: cannot be read: {one_line(error)}") from error
+    if value.dtype.kind != "f":
+        raise SubjectError(f"{path}: dtype {one_line(value.dtype)}: {wanted}")
+    if value.shape != (EMBEDDING_SIZE,):
+        raise SubjectError(f"{path}: shape {list(value.shape)}: {wanted}")
+    if not np.isfinite(value).all():
+        raise SubjectError(f"{path}: holds NaN or infinity")
+    largest = float(np.abs(value).max())
+    if largest == 0.0:
+        raise SubjectError(f"{path}: all zero: no face has this embedding")
+    if not np.finfo(np.float32).tiny <= largest <= np.finfo(np.float32).max:  # its length would be 0, or infinite
+        raise SubjectError(f"{path}: numbers of size {largest:g}: not a face embedding")
+    length = float(np.linalg.norm(value.astype(np.float64)))
+    if abs(length - 1.0) <= 1e-5:
+        return value.astype(np.float32)
+    return (value.astype(np.float64) / length).astype(np.float32)
+
+
+def _load_vector(path: Path) -> NDArray:
+    if path.suffix == ".npy":
+        value = np.load(path, allow_pickle=False)  # an object array fails: nothing of the file is executed
+        if not isinstance(value, np.ndarray):
+            raise SubjectError(f"{path}: an archive of arrays (.npz), not a .npy file")
+        return value
+    if path.suffix != ".safetensors":
+        raise SubjectError(f"{path}: an embedding is a .safetensors or a .npy file")
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        keys = sorted(file.keys())
+        if EMBEDDING_KEY not in keys:
+            found = one_line(", ".join(keys[:5]) or "none at all")
+            raise SubjectError(f"{path}: no key {EMBEDDING_KEY}, but {found}")
+        return file.get_tensor(EMBEDDING_KEY)
