@@ -235,7 +235,7 @@ def test_old_files_stay_until_the_new_video_is_made(campaign_of: Any, tmp_path: 
     kept = [path for path in (output.private / "superseded").rglob("*") if path.is_file()]
     assert {path.name: path.read_bytes() for path in kept} == old
     assert len(planned(newer).of("done")) == 1
-    assert find_latents(output, shot.name, planned(newer).items[0].identity, published=True)
+    assert find_latents(output, shot.name, planned(newer).items[0].identity.latents_digests, published=True)
 
 
 def test_latents_published_without_their_video_are_encoded(

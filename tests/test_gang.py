@@ -14,9 +14,10 @@ import torch
 from ray.exceptions import RayTaskError
 
 import lynx_parallel
-from lynx_parallel.engine.answers import answer, kind_of
+from lynx_parallel.engine.answers import answer
 from lynx_parallel.engine.gang import Gang
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
+from lynx_parallel.failures import kind_of
 from lynx_parallel.output.folder import Output
 from lynx_parallel.rank.messages import Hello, Progress
 

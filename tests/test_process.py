@@ -134,7 +134,8 @@ def test_only_our_lines_reach_the_user(tmp_path: Path) -> None:
 
 
 def test_a_log_that_holds_nothing_goes(tmp_path: Path) -> None:
-    code = "from pathlib import Path; from lynx_parallel.engine.process import diverted\nwith diverted(Path('a.log')): pass"
+    code = "from pathlib import Path; from lynx_parallel.engine.process import diverted\n"
+    code += "with diverted(Path('a.log')): pass"
     python("-c", code, cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -160,7 +161,8 @@ def test_without_a_home_folder_one_line_says_what_to_set(tmp_path: Path) -> None
 
 
 def test_a_cache_folder_serves_as_home(tmp_path: Path) -> None:
-    code = "from lynx_parallel.engine.process import ensure_home; ensure_home(); from pathlib import Path; print(Path.home())"
+    code = "from pathlib import Path; from lynx_parallel.engine.process import ensure_home\n"
+    code += "ensure_home(); print(Path.home())"
     run = without_home([sys.executable, "-P", "-c", code], tmp_path, LYNX_CACHE=str(tmp_path / "cache"))
     assert run.stdout.strip() == str(tmp_path / "cache"), run.stderr
     run = without_home([sys.executable, "-P", "-c", code], tmp_path, LYNX_CACHE="/elsewhere", HOME="/nonexistent")

@@ -137,7 +137,7 @@ class Attempt:
         """
         output, name = self.run.output, self.item.shot.name
         with contextlib.suppress(LynxError, OSError):
-            if find_latents(output, name, self.item.identity, published=False) is None:
+            if find_latents(output, name, self.item.identity.latents_digests, published=False) is None:
                 forget_waiting(output, name)  # what a killed rank has left
                 return
             self._check_subject()

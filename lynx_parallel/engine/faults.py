@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from lynx_parallel.engine.policy import Kind
+from lynx_parallel.failures import Kind
 from lynx_parallel.inputs.manifest import Shot
 
 SHARED_KINDS: tuple[Kind, ...] = ("raised", "died")

@@ -25,9 +25,9 @@ from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.folder import Output
+from lynx_parallel.rank.actor import RankActor
 from lynx_parallel.rank.environment import rank_environment, threads_here
 from lynx_parallel.rank.messages import Check, Hello, Load, Progress, Rendered
-from lynx_parallel.rank.rank import Rank
 
 START_S = 10
 """Rank processes may take so many times ``hung_after`` to start: the first import on a cluster is slow."""
@@ -82,7 +82,7 @@ class Gang:
             actor = ray.remote(
                 num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0, max_task_retries=0,
                 concurrency_groups={"ctl": 1},
-            )(Rank)  # fmt: skip
+            )(RankActor)  # fmt: skip
             for index in range(size):
                 environment = rank_environment(
                     terms.device,

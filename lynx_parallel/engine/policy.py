@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Literal
 
-Kind = Literal["subject", "died", "raised", "hung", "memory", "disk"]
-"""Of a failure: a subject that cannot be used; a rank that died, raised, hung, or ran out of memory; a full disk."""
+from lynx_parallel.failures import Kind
 
 MAX_ATTEMPTS = {"died": 4, "hung": 3, "memory": 5, "raised": 2, "subject": 1, "disk": 3}
 BACKOFF_S = (1.0, 5.0, 30.0)

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lynx_parallel.engine.policy import Footprint, Kind
+from lynx_parallel.engine.policy import Footprint
 from lynx_parallel.errors import LynxError
+from lynx_parallel.failures import Kind
 from lynx_parallel.plan.plan import Item
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from lynx_parallel.engine.faults import DRIVER, SHARED_KINDS, machine_of, signat
 from lynx_parallel.engine.gang import Gang
 from lynx_parallel.engine.machines import HoldGpu, Machines
 from lynx_parallel.engine.placement import LOADING, STARTING, NoRoom, Terms, UnfitRank, hold_gpu
-from lynx_parallel.engine.policy import BACKOFF_S, Footprint, GiveUp, Kind, Retry, decide
+from lynx_parallel.engine.policy import BACKOFF_S, Footprint, GiveUp, Retry, decide
 from lynx_parallel.engine.prompt_texts import SharedTexts
 from lynx_parallel.engine.queue import Queue, Slot, Work
 from lynx_parallel.engine.shape import Shape, span
 from lynx_parallel.errors import ClusterError, DamagedError, LynxError, RenderError, Stopped, SubjectError
-from lynx_parallel.failures import disk_is_full
+from lynx_parallel.failures import Kind, disk_is_full
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.waiting import find_latents, forget_waiting
@@ -383,7 +383,7 @@ class Supervisor:
         name = work.item.shot.name
         # Without a sidecar, old files are not there or are aside, and the attempt may have published its latents.
         published = run.output.sidecar(name) is None
-        latents = find_latents(run.output, name, work.item.identity, published=published)
+        latents = find_latents(run.output, name, work.item.identity.latents_digests, published=published)
         if work.item.action == "render" and latents is not None:
             work.item = replace(work.item, action="encode", latents=latents)
         item = work.item

@@ -9,6 +9,8 @@ ARCFACE_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf
 """Of facexlib's ``recognition_arcface_ir_se50.pth``, which Lynx was trained with."""
 
 
+CONVERTED = "converted.json"
+"""Manifest in the folder of a converted transformer, see ``plan.converted``."""
 COMPONENTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 """Folders of the base that change a video."""
 

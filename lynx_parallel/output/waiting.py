@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from lynx_parallel.output.checksums import DIGEST, SEAL, read_metadata
 from lynx_parallel.output.files import atomic_write
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
-from lynx_parallel.plan.digests import Identity
 
 SETTINGS = "settings"
 """Key of the settings in the header, as JSON: what the digest is of."""
@@ -33,14 +32,15 @@ def waiting(output: Output, name: str) -> Path:
     return output.private / "latents" / (name + SUFFIXES["latents"])
 
 
-def find_latents(output: Output, name: str, identity: Identity, *, published: bool) -> Path | None:
+def find_latents(output: Output, name: str, digests: Collection[str], *, published: bool) -> Path | None:
     """Returns a shot's finished latents, or None. Reads headers alone: encoding checks the content.
 
     Args:
+        digests: that the latents may have, see ``Identity.latents_digests``.
         published: whether to look where a shot's latents belong, too. A sidecar says more of those, if there is one.
     """
     paths = [waiting(output, name), *([output.path(name, "latents")] if published else [])]
-    return next((path for path in paths if _is_of(path, identity)), None)
+    return next((path for path in paths if _is_of(path, digests)), None)
 
 
 def write_record(output: Output, name: str, record: Mapping[str, Any]) -> None:
@@ -80,8 +80,8 @@ def _record(output: Output, name: str) -> Path:
     return output.private / "latents" / (name + SUFFIXES["sidecar"])
 
 
-def _is_of(path: Path, identity: Identity) -> bool:
+def _is_of(path: Path, digests: Collection[str]) -> bool:
     metadata = read_metadata(path)
     if not metadata or SEAL not in metadata:
         return False
-    return metadata.get(DIGEST) in (identity.latents, identity.resume)
+    return metadata.get(DIGEST) in digests

@@ -18,14 +18,13 @@ from pathlib import Path
 
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.cache_root import cache_root
-from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.inputs.weight_files import CONVERTED, WeightFiles
 from lynx_parallel.output.checksums import digest, sha256_file
 from lynx_parallel.output.files import atomic_write
 from lynx_parallel.plan.hashing import Remembered
 
 FORMAT = 1
 """Version of a copy's content, part of its name. Increase it when a conversion writes something else."""
-MANIFEST = "converted.json"
 _PREFIX = "base/transformer/"
 
 
@@ -83,7 +82,7 @@ def _is_whole(root: Path) -> bool:
     """Returns whether a copy holds every file as it was written."""
     remembered = Remembered()
     try:
-        files = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = json.loads((root / CONVERTED).read_text(encoding="utf-8"))["files"]
         whole = bool(files) and all(remembered.sha256(root / name) == sha256 for name, sha256 in files.items())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, CheckpointError):
         return False
@@ -119,7 +118,7 @@ def _publish(part: Path, root: Path, sources: Mapping[str, str]) -> None:
     for cut_off in (part / "transformer").glob("*.part"):
         cut_off.unlink(missing_ok=True)
     sha256 = {path.relative_to(part).as_posix(): sha256_file(path) for path in sorted((part / "transformer").iterdir())}
-    with atomic_write(part / MANIFEST) as manifest:
+    with atomic_write(part / CONVERTED) as manifest:
         manifest.write_text(json.dumps({"version": FORMAT, "sources": dict(sources), "files": sha256}, indent=2) + "\n")
     if root.exists():  # damaged, or else it would have been used
         shutil.rmtree(root)

@@ -73,6 +73,11 @@ class Identity:
         return self._write_out()[1]
 
     @property
+    def latents_digests(self) -> tuple[str, str]:
+        """Digests that finished latents of this shot may have in their header."""
+        return self.latents, self.resume
+
+    @property
     def resume(self) -> str:
         """Digest that resume states are bound to: of the settings, with texts as the model sees them."""
         return digest(as_seen(self.settings))

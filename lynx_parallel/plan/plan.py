@@ -193,13 +193,13 @@ def _compared(campaign: Campaign, shot: Shot, identity: Identity, output: Output
         reason = "video missing or damaged"
     if not reason:
         return Item(shot, known, "done")
-    latents = None if has_latents else find_latents(output, shot.name, identity, published=False)
+    latents = None if has_latents else find_latents(output, shot.name, identity.latents_digests, published=False)
     again: Action = "encode" if has_latents or latents else "render"
     return Item(shot, identity, again, reason, stale=True, latents=latents)
 
 
 def _without_sidecar(shot: Shot, identity: Identity, output: Output) -> Item:
-    latents = find_latents(output, shot.name, identity, published=True)
+    latents = find_latents(output, shot.name, identity.latents_digests, published=True)
     if latents is None:
         unknown = output.has_files(shot.name)
         return Item(shot, identity, "render", "files without a readable sidecar" if unknown else "", stale=unknown)

@@ -6,10 +6,9 @@ import contextlib
 import json
 from dataclasses import replace
 
-from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.inputs.weight_files import CONVERTED, WeightFiles
 from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.output.files import set_aside
-from lynx_parallel.plan.converted import MANIFEST
 from lynx_parallel.text import in_words
 
 
@@ -25,11 +24,11 @@ def checked(weights: WeightFiles) -> tuple[WeightFiles, str]:
         return weights, ""
     root, reason = weights.converted.parent, ""
     try:
-        files = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = json.loads((root / CONVERTED).read_text(encoding="utf-8"))["files"]
         if wrong := [name for name, sha256 in files.items() if sha256_file(root / name) != sha256]:
             reason = f"{root / wrong[0]}: damaged"
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = in_words(error) if isinstance(error, OSError) else f"{root / MANIFEST}: damaged"
+        reason = in_words(error) if isinstance(error, OSError) else f"{root / CONVERTED}: damaged"
     if not reason:
         return weights, ""
     with contextlib.suppress(OSError):  # another rank may have done it

@@ -55,7 +55,7 @@ PROBE_WITHIN_S = 5.0
 
 
 class Rank:
-    """Ray actor. ``progress`` answers while ``render`` blocks (concurrency group ``ctl``)."""
+    """What a rank's process does; ``rank.actor`` makes it a Ray actor."""
 
     def __init__(self, device: str, sharing: int, load: Load):
         torch.set_num_threads(threads_here(sharing))
@@ -110,13 +110,11 @@ class Rank:
                 self._unsaid = tuple(line for line in made.warnings if line not in self._kernel().warnings)
         return self._kernels[need_lse]
 
-    @ray.method(concurrency_group="ctl")
     def progress(self) -> Progress:
         """How far the shot at hand is; answers while ``render`` blocks. Who asks keeps the rank at work."""
         self._heard = time.monotonic()
         return replace(self._progress, age=time.monotonic() - self._stepped, waits_for=self._waits_for)
 
-    @ray.method(concurrency_group="ctl")
     def stop(self) -> None:
         """Rank 0: after the step at hand, save the partial state and end the shot with ``Stopped``."""
         self._stop = True

@@ -1,0 +1,92 @@
+"""The Ray actor of a rank. It imports no torch, so the driver can import it. The worker imports the rank's code.
+
+An exception of a library becomes a RenderError here. Otherwise the driver would import torch to unpickle it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from lynx_parallel.errors import LynxError
+from lynx_parallel.failures import as_render_error
+from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.pipeline import Video
+from lynx_parallel.output.crops import Crops
+from lynx_parallel.rank.messages import Check, Hello, Load, Progress, Rendered
+
+
+class RankActor:
+    """One method for each method of ``rank.rank.Rank`` that the driver calls. ``Rank`` describes them.
+
+    ``progress`` and ``stop`` run in the concurrency group ``ctl``, so they answer while ``render`` blocks.
+    """
+
+    def __init__(self, device: str, sharing: int, load: Load):
+        from lynx_parallel.rank.rank import Rank
+
+        self._rank = Rank(device, sharing, load)
+
+    def hello(self) -> Hello:
+        return self._call("hello")
+
+    @ray.method(concurrency_group="ctl")
+    def progress(self) -> Progress:
+        return self._call("progress")
+
+    @ray.method(concurrency_group="ctl")
+    def stop(self) -> None:
+        return self._call("stop")
+
+    def misses(self, probe: Path, needed: Sequence[Path]) -> list[str]:
+        return self._call("misses", probe, needed)
+
+    def check(self, output: Path) -> list[Check]:
+        return self._call("check", output)
+
+    def encode_prompts(self, prompts: list[str]) -> None:
+        return self._call("encode_prompts", prompts)
+
+    def load(self) -> None:
+        return self._call("load")
+
+    def open_store(self) -> tuple[str, int]:
+        return self._call("open_store")
+
+    def join(self, layout: Layout, rank: int, store: tuple[str, int]) -> list[Check]:
+        return self._call("join", layout, rank, store)
+
+    def leave(self) -> None:
+        return self._call("leave")
+
+    def prepare(self, shot: Shot, key: str, crops: Crops, digest: str = "", partial: Path | None = None) -> int:
+        return self._call("prepare", shot, key, crops, digest, partial)
+
+    def render(
+        self,
+        shot: Shot,
+        digest: str,
+        partial: Path,
+        video: Video,
+        parts: dict[str, Path],
+        log: Path,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Rendered | None:
+        return self._call("render", shot, digest, partial, video, parts, log, settings)
+
+    def encode(
+        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path, sha256: str | None = None
+    ) -> Rendered:
+        return self._call("encode", shot, video, latents, parts, log, sha256)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._rank, method)(*arguments)
+        except LynxError:
+            raise
+        except Exception as error:
+            raise as_render_error(error) from error
