@@ -26,7 +26,7 @@ settings.load_profile("patient")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long way round goes first."""
-    order = {"e2e": 0, "chaos": 1}
+    order = {"integration": 0, "chaos": 1}
     items.sort(key=lambda item: order.get(item.path.relative_to(REPOSITORY / "tests").parts[0], 2))
 
 
@@ -40,7 +40,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 class OneGroupAWorker(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "e2e" if "/e2e/" in path else path
+        return "integration" if "/integration/" in path else path
 
 
 @pytest.fixture(scope="session", autouse=True)

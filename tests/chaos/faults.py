@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e.command import command_line, ranks_of
+from tests.helpers.command import command_line, ranks_of
 
 HOG = """
 import contextlib, os, sys, time, psutil

@@ -20,7 +20,7 @@ from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.subject.arcface import ArcFace, load_arcface
 from lynx_parallel.subject.detection import InsightFaceDetector, choose_face
 from lynx_parallel.subject.picture import id_crop, read_picture
-from tests.golden_cases import GOLDEN, requires_golden
+from tests.helpers.golden_cases import GOLDEN, requires_golden
 
 PICTURES = Path(__file__).resolve().parents[2] / "manifests" / "faces"
 # If these change, users' cached copies no longer equal a fresh build: give facepack.NAME a new version together

@@ -11,7 +11,7 @@ import torch
 
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.model.attention import sdpa
-from tests.distributed.gang import run_gang
+from tests.helpers.processes import run_gang
 
 HEADS, HEAD_DIM, TOKENS = 2, 8, 7
 GPUS = [0, 8]

@@ -11,9 +11,9 @@ import torch
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from tests.distributed.gang import run_gang
 from tests.distributed.test_render import load, prepare, sampling
-from tests.golden_cases import relative_error
+from tests.helpers.golden_cases import relative_error
+from tests.helpers.processes import run_gang
 
 LAYOUTS = [Layout(1, 1, 2), Layout(1, 2, 1), Layout(2, 1, 1), Layout(2, 1, 2), Layout(1, 1, 4)]
 WORLD = 4

@@ -9,8 +9,8 @@ import torch
 
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.model.attention import sdpa
-from tests.distributed.gang import run_gang
-from tests.golden_cases import relative_error
+from tests.helpers.golden_cases import relative_error
+from tests.helpers.processes import run_gang
 
 HEADS, HEAD_DIM = 4, 24
 

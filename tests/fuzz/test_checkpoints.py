@@ -24,7 +24,7 @@ from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model import adapter_files, checkpoints
 from lynx_parallel.plan.hashing import weight_digests
 from lynx_parallel.subject.arcface import load_arcface
-from tests.fuzz.harness import MARKER, Bomb, cuts, flips, join, limited, listing, outcome, split
+from tests.helpers.fuzzing import MARKER, Bomb, cuts, flips, join, limited, listing, outcome, split
 
 Tensors = dict[str, torch.Tensor]
 WEIGHTS = "diffusion_pytorch_model.safetensors"

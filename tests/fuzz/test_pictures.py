@@ -25,7 +25,7 @@ from lynx_parallel.inputs.weight_files import FaceFiles
 from lynx_parallel.subject.person import FaceModels, identify_person
 from lynx_parallel.subject.picture import read_embedding, read_picture
 from tests.conftest import REPOSITORY
-from tests.fuzz.harness import MARKER, Bomb, cuts, flips, join, limited, outcome, split
+from tests.helpers.fuzzing import MARKER, Bomb, cuts, flips, join, limited, outcome, split
 
 FACES = REPOSITORY / "manifests" / "faces"
 LANDMARKS = [[20, 20], [40, 20], [30, 32], [22, 42], [38, 42]]

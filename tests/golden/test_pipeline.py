@@ -18,7 +18,7 @@ from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.latents import decode
 from lynx_parallel.subject.picture import id_crop, read_picture, ref_crop
-from tests.golden_cases import Case, case_names, load_case, relative_error, requires_golden
+from tests.helpers.golden_cases import Case, case_names, load_case, relative_error, requires_golden
 
 pytestmark = requires_golden
 

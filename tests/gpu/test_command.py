@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.e2e.command import COMMAND, PATIENCE_S
+from tests.helpers.command import COMMAND, PATIENCE_S
 
 SHOTS = 4
 

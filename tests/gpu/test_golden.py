@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.golden.test_pipeline import run_case
-from tests.golden_cases import case_names, load_case, relative_error, requires_golden
+from tests.helpers.golden_cases import case_names, load_case, relative_error, requires_golden
 from tests.reference import lynx as reference
 
 pytestmark = requires_golden

@@ -36,7 +36,7 @@ from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model import adapter_files, checkpoints, tensor_files
 from lynx_parallel.model.adapters import Resampler
-from tests.golden_cases import GOLDEN
+from tests.helpers.golden_cases import GOLDEN
 
 RECORDED = GOLDEN / "checkpoint_shapes.json"
 FULL_DIM = dim_of(WAN_14B)

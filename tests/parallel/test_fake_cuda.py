@@ -22,8 +22,8 @@ from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import build_transformer, loaded_dtype
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.stages.denoise import Phase, Step, denoise
-from tests.fake_cuda import Strict, fake_cuda, fake_weights
-from tests.live import LiveBytes
+from tests.helpers.fake_cuda import Strict, fake_cuda, fake_weights
+from tests.helpers.live import LiveBytes
 
 SHAPES = model_shapes(WAN_14B)
 HEADS, HEAD_DIM, BLOCKS = WAN_14B["num_attention_heads"], WAN_14B["attention_head_dim"], WAN_14B["num_layers"]

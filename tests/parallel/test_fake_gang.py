@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks.shapes import WAN_14B
 from lynx_parallel.inputs.layout import Layout
-from tests.distributed.gang import run_gang
-from tests.parallel.fake_gang import Collective, Collectives, fake_cuda, pretend_gpu, to_fake_cuda
+from tests.helpers.fake_gang import Collective, Collectives, fake_cuda, pretend_gpu, to_fake_cuda
+from tests.helpers.processes import run_gang
 
 if TYPE_CHECKING:
     from lynx_parallel.parallel.xdit import Membership

@@ -18,7 +18,7 @@ from lynx_parallel.stages.denoise import Phase
 from lynx_parallel.stages.latents import decode
 from lynx_parallel.subject.picture import read_embedding, read_picture, ref_crop
 from tests.conftest import REPOSITORY
-from tests.golden_cases import relative_error
+from tests.helpers.golden_cases import relative_error
 from tests.reference import lynx as reference
 
 TOLERANCE = 1e-5

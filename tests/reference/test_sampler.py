@@ -7,7 +7,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
-from tests.golden_cases import relative_error
+from tests.helpers.golden_cases import relative_error
 from tests.reference import sampler
 
 FLOW_SHIFT = 3.0

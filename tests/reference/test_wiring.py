@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden_cases import case_names, load_case, relative_error, requires_golden
+from tests.helpers.golden_cases import case_names, load_case, relative_error, requires_golden
 from tests.reference import lynx, wan
 
 pytestmark = requires_golden

@@ -1,0 +1,171 @@
+"""The demo campaign through the whole command line: manifest, Ray, two ranks, USP, ffmpeg."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from lynx_parallel.stages.video import probe
+from tests.helpers.command import lynx_render
+from tests.helpers.golden_cases import relative_error
+
+NAMES = {f"{subject}/{prompt}-t01" for subject in ("astronaut", "drawn") for prompt in ("pumpkin", "beach")}
+
+
+def sidecar(output: Path, name: str) -> dict[str, Any]:
+    return json.loads((output / f"{name}.json").read_text())
+
+
+def digests(output: Path, suffix: str) -> dict[str, str]:
+    return {
+        str(path.relative_to(output)).removesuffix(suffix): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in output.rglob(f"*{suffix}")
+        if ".lynx" not in path.parts
+    }
+
+
+def journal(output: Path, event: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (output / ".lynx" / "journal.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == event]
+
+
+def test_a_campaign_from_first_run_to_changed_prompt(campaign: Path, tmp_path: Path) -> None:
+    output = tmp_path / "renders" / "demo"
+
+    # Everything is rendered, by two ranks.
+    first = lynx_render(campaign, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "4 rendered, 0 encoded, 0 already done, 0 failed" in first.stdout
+    videos, latents = digests(output, ".mp4"), digests(output, ".latents.safetensors")
+    assert videos.keys() == latents.keys() == digests(output, ".json").keys() == NAMES
+    for name in NAMES:
+        info = probe(output / f"{name}.mp4")
+        assert (info.width, info.height, info.frames, info.fps) == (64, 48, 9, 8)
+        record = sidecar(output, name)
+        assert record["layout"] == {"guidance": 1, "ring": 1, "ulysses": 2}
+        assert len({rank["pid"] for rank in record["ranks"]}) == 2
+        assert record["outputs"]["video"]["sha256"] == videos[name]
+        assert record["outputs"]["latents"]["sha256"] == latents[name]
+        assert record["outputs"]["video"]["size"] == (output / f"{name}.mp4").stat().st_size
+        assert load_file(output / f"{name}.latents.safetensors")["latents"].shape == (1, 16, 3, 6, 8)
+        for rank in (0, 1):
+            log = output / ".lynx" / "logs" / name / "1" / f"rank{rank}.log"
+            assert log.read_text().count("step") == 4
+    assert len(set(videos.values())) == 4
+    assert not list(output.rglob("*.part"))
+
+    # Nothing is left to do, and no Ray is needed to see it.
+    again = lynx_render(campaign, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "0 rendered, 0 encoded, 4 already done" in again.stdout
+    assert "starting" not in again.stdout
+    assert digests(output, ".mp4") == videos
+
+    # Another crf: the saved latents are encoded, nothing is denoised.
+    crf = ("--set", "video.crf=40")
+    encoded = lynx_render(campaign, *crf, cwd=tmp_path)
+    assert encoded.returncode == 0, encoded.stderr
+    assert "0 rendered, 4 encoded" in encoded.stdout
+    assert digests(output, ".latents.safetensors") == latents
+    recoded = digests(output, ".mp4")
+    assert all(recoded[name] != videos[name] for name in NAMES)
+    for name in NAMES:
+        assert "step" not in (output / ".lynx" / "logs" / name / "2" / "rank0.log").read_text()
+    superseded = output / ".lynx" / "superseded"
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in superseded.rglob("*.mp4")} == set(videos.values())
+
+    # A changed prompt renders its two shots, a deleted output its one; the fourth is left alone.
+    campaign.write_text(campaign.read_text().replace("carves a pumpkin", "paints a pumpkin"))
+    (output / "drawn" / "beach-t01.latents.safetensors").unlink()
+    planned = lynx_render("plan", campaign, *crf, cwd=tmp_path)
+    assert re.search(r"render +drawn/pumpkin-t01: changed: prompt$", planned.stdout, re.M)
+    assert re.search(r"render +drawn/beach-t01: latents missing or damaged$", planned.stdout, re.M)
+    assert re.search(r"done +astronaut/beach-t01$", planned.stdout, re.M)
+    changed = lynx_render(campaign, *crf, cwd=tmp_path)
+    assert changed.returncode == 0, changed.stderr
+    assert "3 rendered, 0 encoded, 1 already done" in changed.stdout
+    rendered = digests(output, ".latents.safetensors")
+    for name in NAMES:
+        assert (rendered[name] == latents[name]) == ("beach" in name)
+    old = {hashlib.sha256(path.read_bytes()).hexdigest() for path in superseded.rglob("*.latents.safetensors")}
+    assert old == {latents[name] for name in NAMES if "pumpkin" in name}
+
+    # What left the manifest is told, and left alone.
+    campaign.write_text(re.sub(r"(?m)^  beach:.*\n", "", campaign.read_text()))
+    planned = lynx_render("plan", campaign, *crf, cwd=tmp_path)
+    assert re.findall(r"orphan +(\S+)", planned.stdout) == ["astronaut/beach-t01", "drawn/beach-t01"]
+    assert [event["rendered"] for event in journal(output, "run_ended")] == [4, 0, 3]
+
+
+def test_a_gang_gives_the_latents_of_one_process(campaign: Path, tmp_path: Path) -> None:
+    made = {}
+    for ranks in (1, 2):
+        output = tmp_path / f"ranks{ranks}"
+        run = lynx_render(
+            campaign, "--ulysses", str(ranks), "--set", f"output={output}", "--only", "astronaut/*", cwd=tmp_path
+        )
+        assert run.returncode == 0, run.stderr
+        assert sidecar(output, "astronaut/beach-t01")["layout"]["ulysses"] == ranks
+        made[ranks] = {
+            path.name: load_file(path)["latents"] for path in sorted(output.glob("astronaut/*.latents.safetensors"))
+        }
+    assert len(made[1]) == 2
+    for name, latents in made[1].items():
+        assert relative_error(made[2][name], latents) <= 1e-6
+
+
+def test_a_layout_that_does_not_fit_is_one_line(campaign: Path, tmp_path: Path) -> None:
+    run = lynx_render(campaign, "--ulysses", "3", cwd=tmp_path)
+    assert run.returncode == 2
+    assert (
+        run.stderr
+        == "--ulysses 3: does not divide the model's 4 attention heads; one of 1, 2, 4 (astronaut/pumpkin-t01)\n"
+    )
+    assert not (tmp_path / "renders").exists()
+
+
+def test_one_bad_subject_fails_its_own_shots_alone(campaign: Path, tmp_path: Path) -> None:
+    output = tmp_path / "renders" / "demo"
+    picture = campaign.parent / "faces" / "astronaut.jpg"
+    picture.write_bytes(picture.read_bytes()[:5000])  # cut off behind its header, where plan does not look
+    run = lynx_render(campaign, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "2 rendered, 0 encoded, 0 already done, 2 failed" in run.stdout
+    assert re.search(r"^astronaut/beach-t01: failed: .*astronaut\.jpg", run.stdout, re.M)
+    assert run.stdout.count("grouped 2 of 2 ranks") == 1  # the gang goes on
+    assert digests(output, ".mp4").keys() == digests(output, ".json").keys() == {"drawn/pumpkin-t01", "drawn/beach-t01"}
+
+
+def test_a_broken_picture_and_a_long_prompt(campaign: Path, tmp_path: Path) -> None:
+    """The picture's shots are left out before any work; the sidecar has the words that the model did not see."""
+    output = tmp_path / "renders" / "demo"
+    (campaign.parent / "faces" / "astronaut.jpg").write_text("no picture")
+    words = " ".join(f"word{number}" for number in range(100))
+    campaign.write_text(campaign.read_text().replace("the wind in the hair.", f"the wind in the hair. {words}"))
+    run = lynx_render(campaign, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "2 rendered, 0 encoded, 0 already done, 0 failed, 2 blocked" in run.stdout
+    assert re.search(r"^astronaut/beach-t01: blocked: .*astronaut\.jpg: not a picture", run.stdout, re.M)
+    warned = [line for line in run.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 2
+    (lost,) = sidecar(output, "drawn/beach-t01")["warnings"]
+    assert re.fullmatch(r"prompt: \d+ tokens, the model reads 512; lost: 'word\d+ .* word99'", lost)
+    assert sidecar(output, "drawn/pumpkin-t01")["warnings"] == []
+
+
+def test_two_gangs_side_by_side(campaign: Path, tmp_path: Path) -> None:
+    """Each pulls a subject of its own first; which makes the rest is a matter of speed."""
+    output = tmp_path / "renders" / "demo"
+    run = lynx_render(campaign, "--gangs", "2", "--ulysses", "1", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout
+    assert "starting 2 gangs of 1 rank on cpu" in run.stdout
+    assert "4 rendered" in run.stdout
+    pids = {name: sidecar(output, name)["ranks"][0]["pid"] for name in NAMES}
+    assert pids["astronaut/pumpkin-t01"] != pids["drawn/pumpkin-t01"]
+    assert len(set(pids.values())) == 2
+    assert len(journal(output, "done")) == len(journal(output, "attempt")) == 4
