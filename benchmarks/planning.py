@@ -122,7 +122,7 @@ def plan(manifest: Path) -> None:
     from lynx_parallel.plan.digests import needs_face_models
     from lynx_parallel.plan.hashing import weight_digests
     from lynx_parallel.plan.plan import Known, make_plan
-    from lynx_parallel.plan.present import find_present
+    from lynx_parallel.plan.present_weights import find_present
 
     imported = time.perf_counter()
     campaign = load_campaign(manifest)
@@ -149,7 +149,7 @@ def plan(manifest: Path) -> None:
     }
     checksum = hashlib.sha256()
     for item in made.items:
-        checksum.update(f"{item.shot.name} {item.identity.latents} {item.identity.video}\n".encode())
+        checksum.update(f"{item.shot.name} {item.digests.latents} {item.digests.video}\n".encode())
     print(json.dumps({**say, "digests": checksum.hexdigest()}))
 
 
@@ -166,7 +166,7 @@ def finish(manifest: Path) -> None:
     from lynx_parallel.engine.sidecar import make_sidecar
     from lynx_parallel.inputs.layout import Layout
     from lynx_parallel.inputs.load import load_campaign
-    from lynx_parallel.output.files import part_path
+    from lynx_parallel.output.atomic import part_path
     from lynx_parallel.output.folder import Output
     from lynx_parallel.plan.hashing import weight_digests
     from lynx_parallel.plan.plan import make_plan

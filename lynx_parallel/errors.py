@@ -72,6 +72,6 @@ class RenderError(LynxError):
 
 
 class Stopped(LynxError):
-    """A shot was put aside on request, its partial state saved."""
+    """A shot was put aside on request, its resume state saved."""
 
     exit_code = 75

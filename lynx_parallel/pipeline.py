@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
 from lynx_parallel.inputs.base_configs import check_base
-from lynx_parallel.inputs.guidance import BranchName, inside_window, sampling_weights
+from lynx_parallel.inputs.guidance import BranchName, inside_window, sampling_coefficients
 from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, VaeDtype, parse_blocks
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.model.adapters import Resampler
@@ -31,8 +31,8 @@ from lynx_parallel.plan.weights import find_face_models, find_weights
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, make_scheduler
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
 from lynx_parallel.stages.prompt import encode_prompts, pad
-from lynx_parallel.stages.resume_state import Partial
-from lynx_parallel.subject.detection import Policy
+from lynx_parallel.stages.resume_state import ResumeState
+from lynx_parallel.subject.detection import FaceChoice
 from lynx_parallel.subject.person import FaceModels, Person, identify_person
 from lynx_parallel.subject.picture import read_embedding, read_picture
 
@@ -191,7 +191,7 @@ class LynxPipeline:
         image: np.ndarray | str | Path | None = None,
         landmarks: Any = None,
         embedding: np.ndarray | str | Path | None = None,
-        face: Policy = "largest",
+        face: FaceChoice = "largest",
         on_step: Callable[[Step], None] | None = None,
         **sampling: Any,
     ) -> LynxOutput:
@@ -222,7 +222,7 @@ class LynxPipeline:
         image: np.ndarray | str | Path | None = None,
         landmarks: Any = None,
         embedding: np.ndarray | str | Path | None = None,
-        face: Policy = "largest",
+        face: FaceChoice = "largest",
     ) -> Person:
         """What the model needs of a person. Arguments and errors as of ``__call__``."""
         size = sampling.reference_size if self.transformer.has_reference else None
@@ -234,7 +234,7 @@ class LynxPipeline:
             models=self.faces,
             landmarks=landmarks,
             embedding=read_embedding(Path(embedding)) if isinstance(embedding, str | Path) else embedding,
-            policy=face,
+            choice=face,
             reference_size=size,
         )
 
@@ -313,12 +313,12 @@ class LynxPipeline:
 
     @torch.no_grad()
     def phase(self, inputs: ShotInputs, sampling: Sampling, *, inside: bool = True) -> Phase:
-        """Guidance inside or outside the identity window: weights, and the static keys and values of the branches
+        """Guidance inside or outside the identity window: coefficients, and the static keys and values of the branches
         that this rank computes, from memory where kept."""
-        weights = sampling_weights(sampling, has_reference=self.transformer.has_reference, inside=inside)
+        coefficients = sampling_coefficients(sampling, has_reference=self.transformer.has_reference, inside=inside)
         branches: dict[BranchName, Branch] = {}
         blocks = parse_blocks(sampling.ref_blocks)
-        for name in self.guidance.mine(list(weights)):
+        for name in self.guidance.mine(list(coefficients)):
             with_identity = name != "u"
             embeds = inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds
             text = self._kept("text", embeds, self.transformer.text_kv)
@@ -336,7 +336,7 @@ class LynxPipeline:
                 BlockConditioning(*kv, sampling.ip_scale, sampling.ref_scale)
                 for kv in zip(text, identity, reference, strict=True)
             ]
-        return Phase(weights, branches)
+        return Phase(coefficients, branches)
 
     def _reference_kv(self, inputs: ShotInputs, latents: torch.Tensor) -> list[KV | None]:
         return self.transformer.reference_kv(self._reference_features(inputs, latents))
@@ -356,7 +356,7 @@ class LynxPipeline:
         inputs: ShotInputs,
         sampling: Sampling,
         on_step: Callable[[Step], None] | None = None,
-        start: Partial | None = None,
+        start: ResumeState | None = None,
     ) -> torch.Tensor:
         """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lynx_parallel.inputs.manifest import Campaign
     from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
     from lynx_parallel.plan.plan import Plan
-    from lynx_parallel.plan.present import Missing
+    from lynx_parallel.plan.present_weights import Missing
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Loaded:
 
     Attributes:
         campaign: its notices include those about pictures, texts and the video.
-        digests: of the weights and face models; empty if something is missing.
+        weight_digests: of the weights and face models; empty if something is missing.
         missing: weights and face models that are not on this machine; always empty for render.
         replan: compares the campaign with the output folder as it is now.
     """
@@ -33,7 +33,7 @@ class Loaded:
     campaign: Campaign
     weights: WeightFiles
     face: FaceFiles | None
-    digests: dict[str, str]
+    weight_digests: dict[str, str]
     missing: tuple[Missing, ...]
     replan: Callable[[], Plan]
 
@@ -58,7 +58,7 @@ def load(
     from lynx_parallel.plan.digests import needs_face_models
     from lynx_parallel.plan.hashing import weight_digests
     from lynx_parallel.plan.plan import Known, make_plan
-    from lynx_parallel.plan.present import find_present
+    from lynx_parallel.plan.present_weights import find_present
     from lynx_parallel.plan.weights import find_base, find_weights
 
     campaign = load_campaign(manifest, set_ or (), only or ())

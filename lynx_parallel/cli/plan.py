@@ -67,7 +67,7 @@ def plan(
     todo = planned.of("render", "encode", "unknown")
     check_work(campaign, todo, loaded.weights, cluster)
     show_notices(campaign.notices, strict)
-    changes = find_changes(planned.items, campaign, loaded.digests, set_ or ())
+    changes = find_changes(planned.items, campaign, loaded.weight_digests, set_ or ())
     exit_code = WORK_TO_DO if detailed_exitcode and todo else 0
     if as_json:
         rows = [

@@ -83,10 +83,10 @@ def render(
 
     def check(todo: Sequence[Item]) -> None:
         approvals = Approvals(Output(campaign.output).approvals)
-        approve(find_changes(todo, campaign, loaded.digests, request.set), approvals, yes, say)
+        approve(find_changes(todo, campaign, loaded.weight_digests, request.set), approvals, yes, say)
 
     summary = Driver(
-        campaign, loaded.weights, loaded.face, loaded.digests, loaded.replan, cluster, say, request, check
+        campaign, loaded.weights, loaded.face, loaded.weight_digests, loaded.replan, cluster, say, request, check
     ).run()
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")

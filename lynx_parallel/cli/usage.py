@@ -60,7 +60,7 @@ def meant(error: Exception, arguments: Sequence[str], commands: Collection[str])
 def _setting(option: str, rest: Sequence[str]) -> str:
     """Returns a suggestion where an option is a setting, ours or another program's."""
     from lynx_parallel.inputs.aliases import suggest
-    from lynx_parallel.inputs.options import SETTABLE
+    from lynx_parallel.inputs.overrides import SETTABLE
 
     name = option.lstrip("-").replace("-", "_")
     question, _, _ = suggest(name, SETTABLE).partition("? ")

@@ -20,15 +20,15 @@ from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.atomic import part_path, publish, set_aside
 from lynx_parallel.output.crops import Crops
-from lynx_parallel.output.files import part_path, publish, set_aside
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.waiting import find_latents, forget_waiting, read_record, waiting, write_record
-from lynx_parallel.plan.digests import crops_source, identify, subject_key
-from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.digests import crops_source, shot_digests, subject_key
+from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item
-from lynx_parallel.rank.messages import Rendered
+from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
 
 if TYPE_CHECKING:
     from lynx_parallel.engine.gang import Gang
@@ -41,7 +41,7 @@ class Run:
     """What all parts of one run share.
 
     Attributes:
-        digests: of the weights, by ``weights.weight_digests``.
+        weight_digests: by ``plan.hashing.weight_digests``.
         say: takes each line of progress.
         name: of its record.
     """
@@ -49,9 +49,9 @@ class Run:
     campaign: Campaign
     weights: WeightFiles
     face: FaceFiles | None
-    digests: Mapping[str, str]
+    weight_digests: Mapping[str, str]
     cluster: ClusterSpec
-    layouts: Layouts
+    layout_choice: LayoutChoice
     output: Output
     journal: Journal
     summary: Summary
@@ -93,7 +93,7 @@ class Attempt:
             parts["latents"] = waiting(run.output, name)
         try:
             self._check_subject()
-            with told_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
+            with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
                 made = await self._files(gang, layout, footprint, parts)
             self._check_subject()
             self._publish(gang, footprint, made, time.monotonic() - began)
@@ -122,11 +122,11 @@ class Attempt:
         """What was made of a subject that changed is forgotten: it may be of either picture."""
         run, item = self.run, self.item
         try:
-            same = identify(run.campaign, item.shot, run.digests) == item.identity
+            same = shot_digests(run.campaign, item.shot, run.weight_digests) == item.digests
         except InputErrors as error:
             raise (RenderError if machine_at_fault(error) else SubjectError)(str(error)) from None
         if not same:
-            run.output.partial(item.identity.resume).unlink(missing_ok=True)
+            run.output.resume_state(item.digests.resume).unlink(missing_ok=True)
             forget_waiting(run.output, item.shot.name)
             raise SubjectError("its picture or embedding changed after the run began; run again")
 
@@ -137,7 +137,7 @@ class Attempt:
         """
         output, name = self.run.output, self.item.shot.name
         with contextlib.suppress(LynxError, OSError):
-            if find_latents(output, name, self.item.identity.latents_digests, published=False) is None:
+            if find_latents(output, name, self.item.digests.latents_digests, published=False) is None:
                 forget_waiting(output, name)  # what a killed rank has left
                 return
             self._check_subject()
@@ -154,7 +154,7 @@ class Attempt:
         run, item, video = self.run, self.item, self.run.campaign.pipeline.video
         if item.action == "encode":
             latents = item.latents or run.output.path(item.shot.name, "latents")
-            return await gang.encode(item.shot, video, latents, parts, self.logs, self._sha256())
+            return await gang.encode(EncodeOrder(item.shot, video, latents, parts, self.logs, self._sha256()))
         if layout != gang.layout:
             again = " and reading their shares of the weights" if footprint.shard else ""
             began = time.monotonic()
@@ -163,16 +163,25 @@ class Attempt:
                 count = f"{layout.size} of {len(gang.ranks)} ranks"
                 run.say(f"grouped {count}{again}: {layout}, {time.monotonic() - began:.1f} s")
         device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
-        key = subject_key(run.campaign, item.shot, run.digests, device)
+        key = subject_key(run.campaign, item.shot, run.weight_digests, device)
         crops = Crops(
-            run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.digests),
+            run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.weight_digests),
             run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
         )  # fmt: skip
         write_record(run.output, item.shot.name, made_by(**self._ranks(gang, footprint)))
-        digest, settings = item.identity.resume, item.identity.settings
-        return await gang.render(
-            item.shot, key, crops, digest, run.output, video, parts, self.logs, self._say_resuming, settings
+        digest = item.digests.resume
+        order = RenderOrder(
+            item.shot,
+            digest,
+            item.digests.settings,
+            key,
+            crops,
+            run.output.resume_state(digest),
+            video,
+            parts,
+            self.logs,
         )
+        return await gang.render(order, self._say_resuming)
 
     def _sha256(self) -> str | None:
         """Returns the sha256 of the latents to encode by their sidecar, or None if there is none."""
@@ -217,7 +226,7 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def told_every(seconds: float, tell: Callable[[float], Awaitable[None]]) -> Iterator[None]:
+def report_every(seconds: float, tell: Callable[[float], Awaitable[None]]) -> Iterator[None]:
     """Has progress told during the block; ``tell`` gets the seconds since its beginning."""
 
     async def telling() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.engine.address import REACH_WITHIN_S, Address, check_head, still_answers
-from lynx_parallel.engine.held import Held, NotInTime
+from lynx_parallel.engine.context_thread import Held, NotInTime
 from lynx_parallel.engine.process import diverted
 from lynx_parallel.engine.ray_folder import keep_logs, make_token, object_store_folder, ray_folder
 from lynx_parallel.errors import ClusterError

@@ -25,14 +25,14 @@ from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.records import Request
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.atomic import try_publishing
 from lynx_parallel.output.crops import faces_folder, make_faces_folder
-from lynx_parallel.output.files import try_publishing
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal, now
 from lynx_parallel.output.lock import Lock
 from lynx_parallel.output.waiting import all_waiting, waiting_files
 from lynx_parallel.plan.checks import check_work
-from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item, Plan
 from lynx_parallel.text import shown_duration, shown_path
 
@@ -45,7 +45,7 @@ class Driver:
     """Carries out one plan.
 
     Args:
-        digests: of the weights, by ``weights.weight_digests``.
+        weight_digests: by ``plan.hashing.weight_digests``.
         replan: compares the campaign with its output folder as it is now.
         say: takes each line of progress.
         request: what the command line asked for.
@@ -57,7 +57,7 @@ class Driver:
         campaign: Campaign,
         weights: WeightFiles,
         face: FaceFiles | None,
-        digests: Mapping[str, str],
+        weight_digests: Mapping[str, str],
         replan: Callable[[], Plan],
         cluster: ClusterSpec,
         say: Callable[[str], None],
@@ -67,7 +67,7 @@ class Driver:
         self.campaign = campaign
         self.weights = weights
         self.face = face
-        self.digests = digests
+        self.weight_digests = weight_digests
         self.replan = replan
         self.cluster = cluster
         self.say = say
@@ -146,8 +146,8 @@ class Driver:
         return Lock(self.output.private / "lock")
 
     @cached_property
-    def _layouts(self) -> Layouts:
-        return Layouts(self.cluster, self.weights)
+    def _layout_choice(self) -> LayoutChoice:
+        return LayoutChoice(self.cluster, self.weights)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[tuple[Journal, History]]:
@@ -179,7 +179,7 @@ class Driver:
         started = now()
         self._name = started.replace(":", "")
         try:
-            write_record(self.output.record(self._name), self.campaign, self.digests, self.request, started)
+            write_record(self.output.record(self._name), self.campaign, self.weight_digests, self.request, started)
         except OSError as error:
             if not disk_is_full(error):
                 raise
@@ -192,18 +192,18 @@ class Driver:
 
     def _unsettled(self, done: list[Item], told: History) -> tuple[list[Item], set[Path]]:
         """Returns what a killed driver had no time for: shots that the journal lacks, and files of no more use."""
-        of_no_use = self.output.partials()
+        of_no_use = self.output.resume_states()
         if of_no_use:
-            of_no_use &= {self.output.partial(item.identity.resume) for item in done}
+            of_no_use &= {self.output.resume_state(item.digests.resume) for item in done}
         if found := all_waiting(self.output):
             of_no_use |= found & {path for item in done for path in waiting_files(self.output, item.shot.name)}
-        return [item for item in done if item.identity.video not in told.done], of_no_use
+        return [item for item in done if item.digests.video not in told.done], of_no_use
 
     def _settle(self, done: list[Item], told: History, journal: Journal) -> None:
         """Sidecars are the truth, the journal is told of them."""
         untold, of_no_use = self._unsettled(done, told)
         journal.extend(
-            {"event": "done", "name": item.shot.name, "video": item.identity.video, "recovered": True}
+            {"event": "done", "name": item.shot.name, "video": item.digests.video, "recovered": True}
             for item in untold
         )  # fmt: skip
         for path in of_no_use:
@@ -223,8 +223,8 @@ class Driver:
         from lynx_parallel.engine.cluster import RayFailed
 
         run = Run(
-            self.campaign, self.weights, self.face, self.digests, self.cluster, self._layouts, self.output, journal,
-            self.summary, self.say, self._name,
+            self.campaign, self.weights, self.face, self.weight_digests, self.cluster, self._layout_choice,
+            self.output, journal, self.summary, self.say, self._name,
         )  # fmt: skip
         runner = asyncio.Runner()
         try:
@@ -242,13 +242,13 @@ class Driver:
 
     async def _until_stopped(self, run: Run, todo: list[Item], cluster: Cluster, pending: list[int]) -> None:
         """Runs the shots. A signal, or a failure of Ray itself, cancels them."""
-        from lynx_parallel.engine.placement import Terms, available
+        from lynx_parallel.engine.placement import StartOptions, available
         from lynx_parallel.engine.supervisor import STOP_WITHIN_S, Supervisor
 
         device, machines = available(self.cluster.device)
         if device == "cpu" and self.cluster.attention in CUDA_ONLY:
             raise ClusterError(f"--attention {self.cluster.attention}: runs on CUDA only. The ranks run on the CPU.")
-        terms = Terms(device, cluster.local, machines, hung_after=self.cluster.hung_after)
+        terms = StartOptions(device, cluster.local, machines, hung_after=self.cluster.hung_after)
         supervisor = Supervisor(run, todo, terms)
         work = asyncio.ensure_future(supervisor.make_all())
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,19 +15,25 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import lynx_parallel
-from lynx_parallel.engine.answers import answer, first_failure_wins
-from lynx_parallel.engine.placement import CHECKING, LOADING, STARTING, WAITING, Terms, UnfitRank, bundle_of, place
+from lynx_parallel.engine.placement import (
+    CHECKING,
+    LOADING,
+    STARTING,
+    WAITING,
+    StartOptions,
+    UnfitRank,
+    bundle_of,
+    place,
+)
 from lynx_parallel.engine.policy import hung_after
+from lynx_parallel.engine.ray_results import answer, first_failure_wins
 from lynx_parallel.errors import ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.failures import disk_is_full
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.manifest import Shot
-from lynx_parallel.inputs.pipeline import Video
-from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.folder import Output
 from lynx_parallel.rank.actor import RankActor
 from lynx_parallel.rank.environment import rank_environment, threads_here
-from lynx_parallel.rank.messages import Check, Hello, Load, Progress, Rendered
+from lynx_parallel.rank.messages import Check, EncodeOrder, Hello, Progress, RankConfig, Rendered, RenderOrder
 
 START_S = 10
 """Rank processes may take so many times ``hung_after`` to start: the first import on a cluster is slow."""
@@ -58,7 +64,13 @@ class Gang:
 
     @classmethod
     async def start(
-        cls, size: int, load: Load, prompts: list[str], terms: Terms, output: Output, needed: Sequence[Path] = ()
+        cls,
+        size: int,
+        config: RankConfig,
+        prompts: list[str],
+        terms: StartOptions,
+        output: Output,
+        needed: Sequence[Path] = (),
     ) -> Self:
         """Places the ranks, has each check itself and the files, and loads the weights.
 
@@ -93,7 +105,7 @@ class Gang:
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
                     runtime_env={"env_vars": environment},
                 )
-                gang.ranks.append(rank.remote(terms.device, sharing[index], load))
+                gang.ranks.append(rank.remote(terms.device, sharing[index], config))
             await gang._meet(START_S * terms.hung_after)
             terms.tell(CHECKING)
             await gang._check_files(output, needed)
@@ -213,36 +225,20 @@ class Gang:
             ray.kill(rank, no_restart=True)
         remove_placement_group(self._group)
 
-    async def render(
-        self,
-        shot: Shot,
-        key: str,
-        crops: Crops,
-        digest: str,
-        output: Output,
-        video: Video,
-        parts: dict[str, Path],
-        logs: Path,
-        resuming: Callable[[int], None],
-        settings: Mapping[str, Any],
-    ) -> Rendered:
-        """Renders one shot; rank 0 writes ``parts``. Arguments as of ``Rank.prepare`` and ``Rank.render``.
+    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+        """Renders one shot.
 
         Args:
-            resuming: called with the number of steps that the shot's partial state has done, if there is one.
+            resuming: called with the number of steps that the shot's resume state has done, if there is one.
 
         Raises:
             SubjectError: the subject cannot be used; the gang stays usable.
             Stopped: after ``stop``; its ranks are of no use any more.
             RenderError: a rank failed, died or hung.
         """
-        # Asked for at once: no rank waits for the answer to go through the driver.
-        partial = output.partial(digest)
-        prepared = self.ranks[0].prepare.remote(shot, key, crops, digest, partial)
-        renders = [
-            rank.render.remote(shot, digest, partial, video, parts, logs / f"rank{index}.log", settings)
-            for index, rank in enumerate(self.members)
-        ]
+        # All calls are sent at once: no rank waits until an answer has reached the driver.
+        prepared = self.ranks[0].prepare.remote(order)
+        renders = [rank.render.remote(order) for rank in self.members]
         try:
             [steps_done] = await self._done([prepared])
         except SubjectError:
@@ -309,20 +305,17 @@ class Gang:
             raise RenderError(f"rank {rank} does not answer for {self._hung_after:.0f} s", "hung") from None
 
     async def stop(self) -> None:
-        """Has the shot at hand put aside after its step, its partial state saved."""
+        """Has the shot at hand put aside after its step, its resume state saved."""
         await answer(self.ranks[0].stop.remote())
 
-    async def encode(
-        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], logs: Path, sha256: str | None = None
-    ) -> Rendered:
-        """Encodes saved latents on rank 0. Arguments as of ``Finisher.encode``.
+    async def encode(self, order: EncodeOrder) -> Rendered:
+        """Encodes saved latents on rank 0.
 
         Raises:
             DamagedError: the latents are damaged; the gang stays usable.
             RenderError: as ``render``.
         """
-        encode = self.ranks[0].encode.remote(shot, video, latents, parts, logs / "rank0.log", sha256)
-        [made] = await self._done([encode])
+        [made] = await self._done([self.ranks[0].encode.remote(order)])
         return made
 
     async def progress(self) -> Progress:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lynx_parallel.engine.faults import Faults, Verdict, machine_of
-from lynx_parallel.engine.placement import Terms, hold_gpu
+from lynx_parallel.engine.placement import StartOptions, hold_gpu
 from lynx_parallel.rank.messages import Hello
 from lynx_parallel.remedies import remedy_for
 
@@ -33,7 +33,7 @@ class Machines:
         hold: as ``placement.hold_gpu``.
     """
 
-    def __init__(self, terms: Terms, hold: HoldGpu = hold_gpu):
+    def __init__(self, terms: StartOptions, hold: HoldGpu = hold_gpu):
         self.terms = terms
         self.left_out: list[str] = []
         self.full = False

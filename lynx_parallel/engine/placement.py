@@ -15,8 +15,8 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lynx_parallel.engine.answers import answer
 from lynx_parallel.engine.policy import HUNG_AFTER_S
+from lynx_parallel.engine.ray_results import answer
 from lynx_parallel.errors import ClusterError, LynxError
 from lynx_parallel.rank.messages import Check, Hello
 
@@ -62,7 +62,7 @@ class Machine(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Terms:
+class StartOptions:
     """How gangs of a run are started; the same for all of them.
 
     Attributes:
@@ -123,7 +123,7 @@ def bundle_of(device: str) -> dict[str, float]:
     return {"CPU": CPUS_OF_A_CPU_RANK} if device == "cpu" else {"CPU": 1, "GPU": 1}
 
 
-async def place(size: int, terms: Terms) -> Placement:
+async def place(size: int, terms: StartOptions) -> Placement:
     """Reserves room for ``size`` ranks: on one machine if possible, else on several.
 
     Raises:
@@ -146,7 +146,7 @@ async def place(size: int, terms: Terms) -> Placement:
     raise NoRoom(f"the cluster has no room: asked for {size} × {bundle}, it has {_resources(terms)}")
 
 
-def _strategies(size: int, terms: Terms) -> list[tuple[str, float]]:
+def _strategies(size: int, terms: StartOptions) -> list[tuple[str, float]]:
     """Returns Ray's strategies in the order in which they are tried, each with its seconds."""
     fits_one = any(machine.ranks >= size for machine in terms.usable)
     if terms.local or (fits_one and len(terms.usable) == 1):
@@ -163,7 +163,7 @@ def _nodes(group: PlacementGroup) -> list[str]:
     return [nodes[index] for index in sorted(nodes)]
 
 
-def _sharing(size: int, terms: Terms, nodes: Sequence[str]) -> list[int]:
+def _sharing(size: int, terms: StartOptions, nodes: Sequence[str]) -> list[int]:
     """Returns for each bundle how many ranks share the cores of its machine, those of other gangs included."""
     here = Counter(nodes)
     if terms.device == "cuda":  # any GPU may get a rank later
@@ -173,7 +173,7 @@ def _sharing(size: int, terms: Terms, nodes: Sequence[str]) -> list[int]:
     return [max(here[node], everywhere) for node in nodes]
 
 
-def _resources(terms: Terms) -> str:
+def _resources(terms: StartOptions) -> str:
     found = ray.cluster_resources()
     total = ", ".join(f"{kind} {found.get(kind, 0):g}" for kind in ("CPU", "GPU"))
     return f"{total}, without {len(terms.excluded)} excluded machines" if terms.excluded else total

@@ -16,7 +16,7 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.content import content_digest
 from lynx_parallel.inputs.records import RECORD_VERSION, RUN_FILE, Request
 from lynx_parallel.inputs.shipped import shipped_dir
-from lynx_parallel.output.files import atomic_write
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.plan.digests import NUMERICS
 
 if TYPE_CHECKING:

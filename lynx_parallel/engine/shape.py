@@ -9,7 +9,7 @@ from lynx_parallel.engine.policy import Footprint, lighter
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.manifest import Shot
-from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.rank.messages import Hello
 
 
@@ -29,14 +29,16 @@ class Shape:
         InputErrors, ClusterError: more asked for than the cluster can hold.
     """
 
-    def __init__(self, layouts: Layouts, cluster: ClusterSpec, shots: Sequence[Shot], device: str, available: int):
-        self._layouts = layouts
+    def __init__(
+        self, layout_choice: LayoutChoice, cluster: ClusterSpec, shots: Sequence[Shot], device: str, available: int
+    ):
+        self._layout_choice = layout_choice
         self._shots = shots
         self.device = device
-        self.footprint = Footprint(cluster.shard_weights, layouts.ranks(device, available), cluster.tiled_decode)
-        self.most = layouts.most(device, available)
+        self.footprint = Footprint(cluster.shard_weights, layout_choice.ranks(device, available), cluster.tiled_decode)
+        self.most = layout_choice.most(device, available)
         self.size = self._largest()
-        self.gangs = layouts.gangs(self.size, device, available, len(shots))
+        self.gangs = layout_choice.gangs(self.size, device, available, len(shots))
 
     def __str__(self) -> str:
         ranks = f"{self.size} rank{'s' * (self.size > 1)} on {self.device}"
@@ -45,7 +47,7 @@ class Shape:
     @property
     def grows_to(self) -> int:
         """Ranks that a shot may get."""
-        return self.size if self._layouts.asked is not None else self.most
+        return self.size if self._layout_choice.asked is not None else self.most
 
     def lighter(self) -> Footprint:
         """Returns the next footprint that needs less memory on a rank, or the current one if there is none."""
@@ -70,7 +72,7 @@ class Shape:
         self.gangs = min(self.gangs, self.most // self.size)
 
     def _largest(self) -> int:
-        return max(self._layouts.layout(shot, self.footprint.ranks).size for shot in self._shots)
+        return max(self._layout_choice.layout(shot, self.footprint.ranks).size for shot in self._shots)
 
 
 def span(hellos: Sequence[Hello], breaks: Sequence[int], asked: Layout | None) -> str | None:

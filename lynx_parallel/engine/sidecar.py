@@ -58,10 +58,10 @@ def make_sidecar(
     sidecar = {
         "name": shot.name,
         "shot": {"subject": subject.id, "prompt": shot.prompt.id, "take": shot.take, "seed": shot.seed},
-        "digests": {"latents": item.identity.latents, "video": item.identity.video},
+        "digests": {"latents": item.digests.latents, "video": item.digests.video},
         "outputs": dict(outputs),
-        "settings": dict(item.identity.settings),
-        "encoding": dict(item.identity.encoding),
+        "settings": dict(item.digests.settings),
+        "encoding": dict(item.digests.encoding),
         "model": model.model_dump(),
         "labels": subject.labels,
         "consent": consent and {"ref": consent.ref, "scope": consent.scope, "expires": str(consent.expires or "")},

@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lynx_parallel.engine.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, told_every
+from lynx_parallel.engine.attempt import PROGRESS_EVERY_S, Attempt, Run, next_attempt, report_every
 from lynx_parallel.engine.faults import DRIVER, SHARED_KINDS, machine_of, signature, source_of
 from lynx_parallel.engine.gang import Gang
 from lynx_parallel.engine.machines import HoldGpu, Machines
-from lynx_parallel.engine.placement import LOADING, STARTING, NoRoom, Terms, UnfitRank, hold_gpu
+from lynx_parallel.engine.placement import LOADING, STARTING, NoRoom, StartOptions, UnfitRank, hold_gpu
 from lynx_parallel.engine.policy import BACKOFF_S, Footprint, GiveUp, Retry, decide
 from lynx_parallel.engine.prompt_texts import SharedTexts
 from lynx_parallel.engine.queue import Queue, Slot, Work
@@ -26,7 +26,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.waiting import find_latents, forget_waiting
 from lynx_parallel.plan.digests import prompt_salt
 from lynx_parallel.plan.plan import Item
-from lynx_parallel.rank.messages import Load, Rendered
+from lynx_parallel.rank.messages import RankConfig, Rendered
 from lynx_parallel.remedies import remedy_for
 from lynx_parallel.text import counted, in_words, shown_path
 
@@ -38,7 +38,7 @@ MAX_LOST = 30
 STOP_WITHIN_S = 11.0
 """After a first SIGINT or SIGTERM, so long for the states of the shots at hand to be saved."""
 
-StartGang = Callable[[int, Load, list[str], Terms, Output, Sequence[Path]], Awaitable[Gang]]
+StartGang = Callable[[int, RankConfig, list[str], StartOptions, Output, Sequence[Path]], Awaitable[Gang]]
 
 
 class Supervisor:
@@ -56,7 +56,7 @@ class Supervisor:
         self,
         run: Run,
         todo: Sequence[Item],
-        terms: Terms,
+        terms: StartOptions,
         start: StartGang = Gang.start,
         hold: HoldGpu = hold_gpu,
     ):
@@ -65,13 +65,13 @@ class Supervisor:
         self._source = source_of(item.shot for item in todo)
         self._start_gang = start
         self._shots: list[Shot] = [item.shot for item in todo]
-        self._shape = Shape(run.layouts, run.cluster, self._shots, terms.device, self._machines.ranks)
+        self._shape = Shape(run.layout_choice, run.cluster, self._shots, terms.device, self._machines.ranks)
         self._slots = [Slot() for _ in range(self._shape.gangs)]
         self._denoise = any(item.action == "render" for item in todo)  # a retry may come to any gang
         self._queue = Queue(Work(item) for item in todo)
         self._total = len(todo)
         self._running: set[Work] = set()
-        prompts = run.output.prompts(prompt_salt(run.digests, run.campaign.pipeline.model.dtype, terms.device))
+        prompts = run.output.prompts(prompt_salt(run.weight_digests, run.campaign.pipeline.model.dtype, terms.device))
         self._texts = SharedTexts(prompts, self._shots if self._denoise else ())
         self._began = False
         self._loading = False
@@ -215,7 +215,7 @@ class Supervisor:
             if work.not_at and terms.device == "cpu" and not any(other.gang for other in self._slots):
                 terms = replace(terms, excluded=terms.excluded | {work.not_at})  # else it would go there again
             slot.doing = STARTING
-            with told_every(PROGRESS_EVERY_S, partial(self._still_starting, slot)), self._texts.claimed() as prompts:
+            with report_every(PROGRESS_EVERY_S, partial(self._still_starting, slot)), self._texts.claimed() as prompts:
                 slot.gang = await self._start_gang(
                     self._shape.size, self._load(), prompts, terms, self.run.output, self._needed()
                 )
@@ -225,7 +225,7 @@ class Supervisor:
         slot.failed_starts = 0
         self._began = True
         self._machines.met(slot.gang.hellos)
-        if line := span(slot.gang.hellos, slot.gang.breaks, self.run.layouts.asked):
+        if line := span(slot.gang.hellos, slot.gang.breaks, self.run.layout_choice.asked):
             self.run.say(line)
         warnings = [f"warning: {hello.host}: {line}" for hello in slot.gang.hellos for line in hello.warnings]
         for warning in dict.fromkeys(line for line in warnings if line not in self._warned):
@@ -295,17 +295,17 @@ class Supervisor:
         self.run.summary.fault = self.run.summary.fault or fault
         self.run.journal.append("fault", reason=fault)
 
-    def _load(self) -> Load:
+    def _load(self) -> RankConfig:
         """What ranks load."""
         run = self.run
         left = [work.item for work in (*self._running, *self._queue.left()) if work.item.action == "render"]
-        return Load(
+        return RankConfig(
             run.weights, run.campaign.pipeline.model.dtype, denoise=self._denoise, shard=self._shape.footprint.shard,
             attention=run.cluster.attention, tiled_decode=self._shape.footprint.tiled_decode, face=run.face,
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=self._texts.files,
             vae_dtype=run.campaign.pipeline.model.vae_dtype, video=run.campaign.pipeline.video,
             formats=tuple({(s.sampling.width, s.sampling.height, s.sampling.fps): None for s in self._shots}),
-            tasks=tuple({run.layouts.task(item.shot, self._shape.footprint.ranks) for item in left}),
+            tasks=tuple({run.layout_choice.task(item.shot, self._shape.footprint.ranks) for item in left}),
         )  # fmt: skip
 
     def _needed(self) -> list[Path]:
@@ -329,9 +329,9 @@ class Supervisor:
                 return
             run.journal.append(
                 "attempt", name=name, subject=item.shot.subject.id, attempt=number, action=item.action,
-                latents=item.identity.latents,
+                latents=item.digests.latents,
             )  # fmt: skip
-            layout = run.layouts.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
+            layout = run.layout_choice.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
             made, seconds = await attempt.make(slot.gang, layout, slot.footprint)
         except Stopped as error:
             run.say(f"{self._count()} {name}: {error}")
@@ -383,7 +383,7 @@ class Supervisor:
         name = work.item.shot.name
         # Without a sidecar, old files are not there or are aside, and the attempt may have published its latents.
         published = run.output.sidecar(name) is None
-        latents = find_latents(run.output, name, work.item.identity.latents_digests, published=published)
+        latents = find_latents(run.output, name, work.item.digests.latents_digests, published=published)
         if work.item.action == "render" and latents is not None:
             work.item = replace(work.item, action="encode", latents=latents)
         item = work.item
@@ -460,10 +460,10 @@ class Supervisor:
 
     def _done(self, work: Work, made: Rendered, attempt: int, seconds: float) -> None:
         run, item, name = self.run, work.item, work.item.shot.name
-        run.journal.append("done", name=name, attempt=attempt, video=item.identity.video, seconds=round(seconds, 3))
+        run.journal.append("done", name=name, attempt=attempt, video=item.digests.video, seconds=round(seconds, 3))
         with contextlib.suppress(OSError):  # the next run will
             forget_waiting(run.output, name)
-            run.output.partial(item.identity.resume).unlink()
+            run.output.resume_state(item.digests.resume).unlink()
         rendered = item.action == "render"
         (run.summary.rendered if rendered else run.summary.encoded).append(name)
         run.summary.conditioning.update(made.conditioning)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from lynx_parallel.errors import ClusterError
+from lynx_parallel.output.atomic import publish
 from lynx_parallel.output.checksums import sha256_file
-from lynx_parallel.output.files import publish
 from lynx_parallel.plan.hashing import Remembered
 from lynx_parallel.text import shown_size
 from lynx_parallel.view.transfer import Transfer

@@ -33,7 +33,7 @@ class ClusterSpec:
         stop_after: seconds after which the run puts its shot aside and ends.
         max_failures: so many failed shots end the run.
         hung_after: seconds without an answer after which a rank is given up; steps get ten times their median.
-        save_every: seconds between two partial states of a shot at least; saving never takes more than 2 % of the time.
+        save_every: seconds between two resume states of a shot at least; saving never takes more than 2 % of the time.
         address: of a running Ray cluster (``auto`` or ``host:port``); None starts one on this machine.
 
     Raises:

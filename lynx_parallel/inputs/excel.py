@@ -14,8 +14,8 @@ from typing import Any
 
 from yaml.reader import Reader
 
-from lynx_parallel.inputs.files import Unreadable
 from lynx_parallel.inputs.problems import Problems, shown_value
+from lynx_parallel.inputs.text_files import Unreadable
 from lynx_parallel.text import shown_path
 
 MAX_UNPACKED_BYTES = 512 * 2**20

@@ -13,7 +13,7 @@ BranchName = Literal["c", "i", "u"]
 """c: prompt and identity; i: negative prompt and identity; u: negative prompt, no one's identity."""
 
 
-def guidance_weights(
+def guidance_coefficients(
     guidance_scale: float, guidance_scale_i: float | None, *, identity: bool = True
 ) -> dict[BranchName, float]:
     """Coefficients of the branches, in summing order; a branch whose coefficient is 0 is left out.
@@ -28,15 +28,15 @@ def guidance_weights(
         return {"c": 1.0}
     if guidance_scale_i is None or not identity:
         return {"c": guidance_scale, "u": 1 - guidance_scale}
-    weights: dict[BranchName, float] = {
+    coefficients: dict[BranchName, float] = {
         "c": guidance_scale,
         "i": guidance_scale_i - guidance_scale,
         "u": 1 - guidance_scale_i,
     }
-    return {name: weight for name, weight in weights.items() if weight != 0}
+    return {name: coefficient for name, coefficient in coefficients.items() if coefficient != 0}
 
 
-def sampling_weights(sampling: Sampling, *, has_reference: bool, inside: bool = True) -> dict[BranchName, float]:
+def sampling_coefficients(sampling: Sampling, *, has_reference: bool, inside: bool = True) -> dict[BranchName, float]:
     """The branches of a shot's steps inside or outside its identity window.
 
     Args:
@@ -44,7 +44,7 @@ def sampling_weights(sampling: Sampling, *, has_reference: bool, inside: bool = 
     """
     acts = sampling.ip_scale > 0 or (has_reference and sampling.ref_scale > 0)
     g_i = sampling.guidance_scale_i if has_reference else None
-    return guidance_weights(sampling.guidance_scale, g_i, identity=inside and acts)
+    return guidance_coefficients(sampling.guidance_scale, g_i, identity=inside and acts)
 
 
 def inside_window(step: int, steps: int, window: tuple[float, float]) -> bool:

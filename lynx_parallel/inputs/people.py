@@ -14,7 +14,7 @@ from lynx_parallel.inputs.ids import made_id
 from lynx_parallel.inputs.manifest import Subject
 from lynx_parallel.inputs.problems import KeyPath, Problems, shown_value
 from lynx_parallel.inputs.sheet import Columns, read_sheet
-from lynx_parallel.inputs.subject import make_subject
+from lynx_parallel.inputs.subject_entry import make_subject
 from lynx_parallel.inputs.table import SAMPLING_COLUMNS, setting_value
 from lynx_parallel.inputs.validate import explain
 from lynx_parallel.inputs.yaml_lines import Document, Place, read_scalar

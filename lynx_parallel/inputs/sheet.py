@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lynx_parallel.inputs.aliases import suggest
 from lynx_parallel.inputs.excel import is_workbook, workbook_rows
-from lynx_parallel.inputs.files import Unreadable, read_bytes, read_text
 from lynx_parallel.inputs.problems import Problems, shown_value
+from lynx_parallel.inputs.text_files import Unreadable, read_bytes, read_text
 
 MAX_TABLE_BYTES = 64 * 2**20
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".ods")

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lynx_parallel.inputs.files import Unreadable, read_text
 from lynx_parallel.inputs.problems import KeyPath, Problems, shown_key, shown_value
+from lynx_parallel.inputs.text_files import Unreadable, read_text
 
 MAX_DEPTH = 50
 MAX_VALUES = 1_000_000

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError
 from lynx_parallel.model.checkpoints import loaded_dtype
 from lynx_parallel.model.tensor_files import INDEX, base_sources, open_file, read_tensor, stored_as, weight_files
-from lynx_parallel.output.files import atomic_write
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.text import one_line
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lynx_parallel.output.files import publish
+from lynx_parallel.output.atomic import publish
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.modes import REFUSED, reason
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from lynx_parallel.output.atomic import atomic_write, move, naming, part_path, publish
 from lynx_parallel.output.checksums import sha256_file
-from lynx_parallel.output.files import atomic_write, move, naming, part_path, publish
 from lynx_parallel.output.lock import Lock as Lock
 from lynx_parallel.output.prompt_files import PromptFiles
 from lynx_parallel.output.sidecar import SIDECAR_VERSION, SUFFIXES, encode_text, read_sidecar
@@ -43,11 +43,11 @@ class Output:
         """Where a shot's ``latents``, ``video`` or ``sidecar`` lies."""
         return self.folder / (name + SUFFIXES[kind])
 
-    def partial(self, latents_digest: str) -> Path:
-        """Where the partial state of a shot of this latents digest lies."""
+    def resume_state(self, latents_digest: str) -> Path:
+        """Where the resume state of a shot of this latents digest lies."""
         return self.private / "partial" / f"{latents_digest}.safetensors"
 
-    def partials(self) -> set[Path]:
+    def resume_states(self) -> set[Path]:
         """Every partial state there is."""
         return set((self.private / "partial").glob("*.safetensors"))
 

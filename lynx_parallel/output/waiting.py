@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import DIGEST, SEAL, read_metadata
-from lynx_parallel.output.files import atomic_write
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
 
@@ -36,7 +36,7 @@ def find_latents(output: Output, name: str, digests: Collection[str], *, publish
     """Returns a shot's finished latents, or None. Reads headers alone: encoding checks the content.
 
     Args:
-        digests: that the latents may have, see ``Identity.latents_digests``.
+        digests: that the latents may have, see ``ShotDigests.latents_digests``.
         published: whether to look where a shot's latents belong, too. A sidecar says more of those, if there is one.
     """
     paths = [waiting(output, name), *([output.path(name, "latents")] if published else [])]

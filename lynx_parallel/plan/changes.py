@@ -70,7 +70,7 @@ def find_changes(
         old = history.output.sidecar(item.shot.name)
         if old is None:
             continue
-        new = {**item.identity.settings, **item.identity.encoding, "save_latents": campaign.save_latents}
+        new = {**item.digests.settings, **item.digests.encoding, "save_latents": campaign.save_latents}
         before = {**old["settings"], **old["encoding"], "save_latents": "latents" in old["outputs"]}
         if not campaign.save_latents:
             before["save_latents"] = False  # latents that are there already do no harm
@@ -81,7 +81,7 @@ def find_changes(
             item, old, {name: (before.get(name, MISSING), new.get(name, MISSING)) for name in names}
         )
         # Without the action: the approved run may have made the latents, or found them damaged, before it was cut off.
-        transition = f"{old['digests']['video'][:16]}-{item.identity.video[:16]}"
+        transition = f"{old['digests']['video'][:16]}-{item.digests.video[:16]}"
         values = {name: (before.get(name), new.get(name)) for name in names}
         found.setdefault((item.action, causes), []).append((item, transition, values))
     return [

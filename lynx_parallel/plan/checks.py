@@ -13,7 +13,7 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.picture_file import HEIC_REMEDY, HeicUnreadable, OutsideLandmarks, picture_mistake
 from lynx_parallel.inputs.weight_files import WeightFiles
-from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.plan.prompt_length import Cut, find_cuts, may_be_too_long
 from lynx_parallel.text import shown_path
@@ -42,9 +42,9 @@ def check_work(campaign: Campaign, todo: Sequence[Item], weights: WeightFiles, c
     lines += _attention_mistakes(cluster, campaign.pipeline.model.dtype)
     lines += base_mistakes(weights.base)
     if (weights.base / "transformer" / "config.json").exists():
-        layouts = Layouts(cluster, weights)
-        lines += layouts.mistakes(item.shot for item in todo)
-        lines += layouts.count_mistakes()
+        layout_choice = LayoutChoice(cluster, weights)
+        lines += layout_choice.mistakes(item.shot for item in todo)
+        lines += layout_choice.count_mistakes()
     if lines:
         raise InputErrors(dict.fromkeys(lines))
 

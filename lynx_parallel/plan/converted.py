@@ -19,8 +19,8 @@ from pathlib import Path
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.weight_files import CONVERTED, WeightFiles
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import digest, sha256_file
-from lynx_parallel.output.files import atomic_write
 from lynx_parallel.plan.hashing import Remembered
 
 FORMAT = 1

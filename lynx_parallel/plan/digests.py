@@ -1,4 +1,4 @@
-"""Identity of a shot: the digests that say whether a finished video is still the one asked for.
+"""ShotDigests of a shot: the digests that say whether a finished video is still the one asked for.
 
 Imports neither torch nor Ray. See ``latents_digest`` for what counts and what does not.
 """
@@ -44,7 +44,7 @@ that was finished before the field existed stays done.
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ShotDigests:
     """A shot's settings that matter, as digests; the settings themselves are written out when asked for.
 
     A plan holds one of these for each of its shots, and few of their settings are ever looked at.
@@ -59,7 +59,7 @@ class Identity:
     _write_out: Callable[[], tuple[dict[str, Any], dict[str, Any]]] = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, settings: dict[str, Any], encoding: dict[str, Any]) -> Identity:
+    def of(cls, settings: dict[str, Any], encoding: dict[str, Any]) -> ShotDigests:
         return cls(*_digests(settings, encoding), lambda: (settings, encoding))
 
     @property
@@ -83,8 +83,8 @@ class Identity:
         return digest(as_seen(self.settings))
 
 
-def as_known(identity: Identity, sidecar: Mapping[str, Any]) -> Identity:
-    """Returns a shot's identity, with the digests of its sidecar where the model sees no difference.
+def as_known(digests: ShotDigests, sidecar: Mapping[str, Any]) -> ShotDigests:
+    """Returns a shot's digests, with the digests of its sidecar where the model sees no difference.
 
     A digest is of the texts as they are written. Two texts that ``clean_prompt`` makes equal, because they differ in
     white space only, for example, give the same video.
@@ -93,15 +93,15 @@ def as_known(identity: Identity, sidecar: Mapping[str, Any]) -> Identity:
         sidecar: of the shot, as read from its file.
     """
     latents, video = (str(sidecar["digests"][kind]) for kind in ("latents", "video"))
-    if identity.latents == latents:
-        return identity
+    if digests.latents == latents:
+        return digests
     settings, encoding = sidecar["settings"], sidecar["encoding"]
     with contextlib.suppress(ValueError):  # NaN, in a file that was not written here
-        same = digest(as_seen(settings)) == identity.resume
+        same = digest(as_seen(settings)) == digests.resume
         if same and _digests(settings, encoding) == (latents, video):
-            same_file = digest(encoding) == digest(identity.encoding)
-            return replace(identity, latents=latents, video=video if same_file else identity.video)
-    return identity
+            same_file = digest(encoding) == digest(digests.encoding)
+            return replace(digests, latents=latents, video=video if same_file else digests.video)
+    return digests
 
 
 def as_seen(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def _digests(settings: Mapping[str, Any], encoding: Mapping[str, Any]) -> tuple[
     return latents, digest({"latents": latents, **encoding})
 
 
-def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Identity:
-    """The identity of one shot.
+def shot_digests(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> ShotDigests:
+    """The digests of one shot.
 
     In it: prompt after vars, negative prompt, seed, size, steps, guidance, scales, schedule; picture,
     embedding and landmarks by content; weights by sha256; dtype; the VAE's precision unless it is the default;
@@ -128,11 +128,11 @@ def identify(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> Iden
     Raises:
         InputErrors: a picture or an embedding cannot be read.
     """
-    return Identities(campaign, weights).of(shot)
+    return CampaignDigests(campaign, weights).of(shot)
 
 
-class Identities:
-    """Identities of many shots of one campaign, what they have in common made once.
+class CampaignDigests:
+    """CampaignDigests of many shots of one campaign, what they have in common made once.
 
     A subject's files are looked at once, too: who asks whether they changed since asks ``identify``.
 
@@ -148,9 +148,9 @@ class Identities:
         self._video = {f"video.{name}": value for name, value in digested(campaign.pipeline.video).items()}
         self._subjects: dict[str, dict[str, Any]] = {}
 
-    def of(self, shot: Shot) -> Identity:
+    def of(self, shot: Shot) -> ShotDigests:
         """As ``identify``."""
-        return Identity(*_digests(*self._write_out(shot)), partial(self._write_out, shot))
+        return ShotDigests(*_digests(*self._write_out(shot)), partial(self._write_out, shot))
 
     def settings(self, shot: Shot) -> dict[str, Any]:
         """Returns the settings of a shot's latents and of its file, without their digests. Raises as ``identify``."""

@@ -12,8 +12,8 @@ from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.special import refuse_special
 from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, WeightFiles
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import digest, sha256_file
-from lynx_parallel.output.files import atomic_write
 
 
 def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[str, str]:

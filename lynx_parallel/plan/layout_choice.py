@@ -10,7 +10,7 @@ from math import prod
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.decode_memory import VideoSize
-from lynx_parallel.inputs.guidance import sampling_weights
+from lynx_parallel.inputs.guidance import sampling_coefficients
 from lynx_parallel.inputs.layout import Layout, Needs, choose_layout
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.memory import Task
@@ -22,8 +22,8 @@ SPATIAL_STRIDE, TEMPORAL_STRIDE = 8, 4
 """Of Wan's VAE."""
 
 
-class Layouts:
-    """Layouts for the shots of one campaign.
+class LayoutChoice:
+    """LayoutChoice for the shots of one campaign.
 
     Args:
         cluster: degrees asked for by hand, if any; they hold for every shot.
@@ -42,7 +42,7 @@ class Layouts:
 
     def needs(self, shot: Shot) -> Needs:
         """What a shot asks of a layout."""
-        branches = sampling_weights(shot.sampling, has_reference=self._has_reference)
+        branches = sampling_coefficients(shot.sampling, has_reference=self._has_reference)
         return Needs(heads=self._config["num_attention_heads"], tokens=prod(self._grid(shot)), branches=len(branches))
 
     def _grid(self, shot: Shot) -> tuple[int, int, int]:

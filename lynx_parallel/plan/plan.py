@@ -17,7 +17,7 @@ from lynx_parallel.inputs.manifest import Campaign, Shot
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
 from lynx_parallel.output.waiting import find_latents
-from lynx_parallel.plan.digests import Identities, Identity, as_known, as_seen, changed
+from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_known, as_seen, changed
 from lynx_parallel.text import counted
 
 _OF_WEIGHTS = ("weights", "face.detector", "face.recognizer")
@@ -41,7 +41,7 @@ class Item:
     """
 
     shot: Shot
-    identity: Identity
+    digests: ShotDigests
     action: Action
     reason: str = ""
     stale: bool = False
@@ -112,23 +112,23 @@ def make_plan(
     known = known if isinstance(known, Known) else Known(known)
     output = Output(campaign.output)
     shots = in_order(campaign.shots)
-    identities = _identities(campaign, shots, known)
+    all_digests = _all_digests(campaign, shots, known)
     items = [
-        _item(campaign, shot, identity, output, known, today, verify)
-        for shot, identity in zip(shots, identities, strict=True)
+        _item(campaign, shot, digests, output, known, today, verify)
+        for shot, digests in zip(shots, all_digests, strict=True)
     ]
     names = {shot.name for shot in campaign.shots}
     orphans = [name for name, _ in output.sidecars(but=names)] if whole else []
     return Plan(items, orphans)
 
 
-def _identities(campaign: Campaign, shots: Sequence[Shot], known: Known) -> list[Identity]:
-    """Returns the identity of each shot, or raises one InputErrors for all subjects whose files cannot be read."""
-    identities, lines = Identities(campaign, known.weights), dict[str, None]()
+def _all_digests(campaign: Campaign, shots: Sequence[Shot], known: Known) -> list[ShotDigests]:
+    """Returns the digests of each shot, or raises one InputErrors for all subjects whose files cannot be read."""
+    all_digests, lines = CampaignDigests(campaign, known.weights), dict[str, None]()
     found = []
     for shot in shots:
         try:
-            found.append(identities.of(shot))
+            found.append(all_digests.of(shot))
         except InputErrors as error:
             lines.update(dict.fromkeys(error.lines))
     if lines:
@@ -143,14 +143,14 @@ def in_order(shots: Sequence[Shot]) -> list[Shot]:
 
 
 def _item(
-    campaign: Campaign, shot: Shot, identity: Identity, output: Output, known: Known, today: date, verify: bool
+    campaign: Campaign, shot: Shot, digests: ShotDigests, output: Output, known: Known, today: date, verify: bool
 ) -> Item:
     consent = shot.subject.consent
     if consent and consent.expires and consent.expires < today:
-        return Item(shot, identity, "blocked", f"consent {consent.ref} expired on {consent.expires}")
-    item = (_compared if known.all_weights else _without_weights)(campaign, shot, identity, output, verify)
+        return Item(shot, digests, "blocked", f"consent {consent.ref} expired on {consent.expires}")
+    item = (_compared if known.all_weights else _without_weights)(campaign, shot, digests, output, verify)
     if item.action in ("render", "unknown") and (wrong := known.unreadable.get(shot.subject.id)):
-        return Item(shot, identity, "blocked", wrong)
+        return Item(shot, digests, "blocked", wrong)
     if known.cut and item.action != "done":
         texts = (("prompt", shot.text), ("negative prompt", shot.sampling.negative_prompt))
         warnings = tuple(f"{what}: {known.cut[text]}" for what, text in texts if text in known.cut)
@@ -158,34 +158,34 @@ def _item(
     return item
 
 
-def _without_weights(campaign: Campaign, shot: Shot, identity: Identity, output: Output, verify: bool) -> Item:
+def _without_weights(campaign: Campaign, shot: Shot, digests: ShotDigests, output: Output, verify: bool) -> Item:
     """Says of a shot what can be said without digests of the weights."""
     if (old := output.sidecar(shot.name)) is None:
-        return Item(shot, identity, "unknown", "never finished")
-    before, now = as_seen({**old["settings"], **old["encoding"]}), as_seen({**identity.settings, **identity.encoding})
+        return Item(shot, digests, "unknown", "never finished")
+    before, now = as_seen({**old["settings"], **old["encoding"]}), as_seen({**digests.settings, **digests.encoding})
     names = changed(before, now)
     if differing := [name for name in names if name not in _OF_WEIGHTS]:
-        return Item(shot, identity, "unknown", f"changed: {', '.join(differing)}", stale=True)
+        return Item(shot, digests, "unknown", f"changed: {', '.join(differing)}", stale=True)
     kinds = ("latents", "video") if campaign.save_latents else ("video",)
     for kind in kinds:
         if not output.intact(shot.name, old, kind, verify=verify):
             reason = f"{kind} missing or damaged" if kind in old["outputs"] else "changed: save_latents"
-            return Item(shot, identity, "unknown", reason, stale=True)
-    return Item(shot, identity, "unknown", "finished; whether with these weights is not known")
+            return Item(shot, digests, "unknown", reason, stale=True)
+    return Item(shot, digests, "unknown", "finished; whether with these weights is not known")
 
 
-def _compared(campaign: Campaign, shot: Shot, identity: Identity, output: Output, verify: bool) -> Item:
+def _compared(campaign: Campaign, shot: Shot, digests: ShotDigests, output: Output, verify: bool) -> Item:
     old = output.sidecar(shot.name)
     if old is None:
-        return _without_sidecar(shot, identity, output)
-    known = as_known(identity, old)
+        return _without_sidecar(shot, digests, output)
+    known = as_known(digests, old)
     same_latents = old["digests"]["latents"] == known.latents
     has_latents = same_latents and output.intact(shot.name, old, "latents", verify=verify)
     reason = ""
     if not same_latents:
-        reason = _changed(old["settings"], identity.settings)
+        reason = _changed(old["settings"], digests.settings)
     elif old["digests"]["video"] != known.video:
-        reason = _changed(old["encoding"], identity.encoding)
+        reason = _changed(old["encoding"], digests.encoding)
     # A damaged file may be one that somebody has worked on: it is moved aside as well.
     elif campaign.save_latents and not has_latents:
         reason = "latents missing or damaged" if "latents" in old["outputs"] else "changed: save_latents"
@@ -193,19 +193,19 @@ def _compared(campaign: Campaign, shot: Shot, identity: Identity, output: Output
         reason = "video missing or damaged"
     if not reason:
         return Item(shot, known, "done")
-    latents = None if has_latents else find_latents(output, shot.name, identity.latents_digests, published=False)
+    latents = None if has_latents else find_latents(output, shot.name, digests.latents_digests, published=False)
     again: Action = "encode" if has_latents or latents else "render"
-    return Item(shot, identity, again, reason, stale=True, latents=latents)
+    return Item(shot, digests, again, reason, stale=True, latents=latents)
 
 
-def _without_sidecar(shot: Shot, identity: Identity, output: Output) -> Item:
-    latents = find_latents(output, shot.name, identity.latents_digests, published=True)
+def _without_sidecar(shot: Shot, digests: ShotDigests, output: Output) -> Item:
+    latents = find_latents(output, shot.name, digests.latents_digests, published=True)
     if latents is None:
         unknown = output.has_files(shot.name)
-        return Item(shot, identity, "render", "files without a readable sidecar" if unknown else "", stale=unknown)
+        return Item(shot, digests, "render", "files without a readable sidecar" if unknown else "", stale=unknown)
     others = [kind for kind in SUFFIXES if output.path(shot.name, kind) != latents]
     stale = any(os.path.lexists(output.path(shot.name, kind)) for kind in others)
-    return Item(shot, identity, "encode", "its latents are finished, its video is not", stale=stale, latents=latents)
+    return Item(shot, digests, "encode", "its latents are finished, its video is not", stale=stale, latents=latents)
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from lynx_parallel.inputs.load import load_campaign, load_pipeline
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.pipeline import PipelineSpec
 from lynx_parallel.inputs.records import Record
-from lynx_parallel.plan.digests import Identities
+from lynx_parallel.plan.digests import CampaignDigests
 from lynx_parallel.text import shown_path
 
 MISSING: Any = object()
@@ -127,7 +127,7 @@ class _Loaded:
     def __init__(self, campaign: Campaign, weights: Mapping[str, str]):
         self.campaign = campaign
         self.shots = {shot.name: shot for shot in campaign.shots}
-        self._identities = Identities(campaign, weights)
+        self._campaign_digests = CampaignDigests(campaign, weights)
         self._last: tuple[str, dict[str, Any]] = ("", {})
 
     def value(self, name: str, setting: str) -> Any:
@@ -138,7 +138,7 @@ class _Loaded:
             settings: dict[str, Any] = {}
             if name in self.shots:
                 with contextlib.suppress(InputErrors):
-                    settings = self._identities.settings(self.shots[name])
+                    settings = self._campaign_digests.settings(self.shots[name])
             self._last = (name, settings)
         return self._last[1].get(setting, MISSING)
 

@@ -5,7 +5,7 @@ An exception of a library becomes a RenderError here. Otherwise the driver would
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,7 @@ import ray
 from lynx_parallel.errors import LynxError
 from lynx_parallel.failures import as_render_error
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.manifest import Shot
-from lynx_parallel.inputs.pipeline import Video
-from lynx_parallel.output.crops import Crops
-from lynx_parallel.rank.messages import Check, Hello, Load, Progress, Rendered
+from lynx_parallel.rank.messages import Check, EncodeOrder, Hello, Progress, RankConfig, Rendered, RenderOrder
 
 
 class RankActor:
@@ -26,10 +23,10 @@ class RankActor:
     ``progress`` and ``stop`` run in the concurrency group ``ctl``, so they answer while ``render`` blocks.
     """
 
-    def __init__(self, device: str, sharing: int, load: Load):
+    def __init__(self, device: str, sharing: int, config: RankConfig):
         from lynx_parallel.rank.rank import Rank
 
-        self._rank = Rank(device, sharing, load)
+        self._rank = Rank(device, sharing, config)
 
     def hello(self) -> Hello:
         return self._call("hello")
@@ -63,25 +60,14 @@ class RankActor:
     def leave(self) -> None:
         return self._call("leave")
 
-    def prepare(self, shot: Shot, key: str, crops: Crops, digest: str = "", partial: Path | None = None) -> int:
-        return self._call("prepare", shot, key, crops, digest, partial)
+    def prepare(self, order: RenderOrder) -> int:
+        return self._call("prepare", order)
 
-    def render(
-        self,
-        shot: Shot,
-        digest: str,
-        partial: Path,
-        video: Video,
-        parts: dict[str, Path],
-        log: Path,
-        settings: Mapping[str, Any] | None = None,
-    ) -> Rendered | None:
-        return self._call("render", shot, digest, partial, video, parts, log, settings)
+    def render(self, order: RenderOrder) -> Rendered | None:
+        return self._call("render", order)
 
-    def encode(
-        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path, sha256: str | None = None
-    ) -> Rendered:
-        return self._call("encode", shot, video, latents, parts, log, sha256)
+    def encode(self, order: EncodeOrder) -> Rendered:
+        return self._call("encode", order)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:

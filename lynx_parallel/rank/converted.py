@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 
 from lynx_parallel.inputs.weight_files import CONVERTED, WeightFiles
+from lynx_parallel.output.atomic import set_aside
 from lynx_parallel.output.checksums import sha256_file
-from lynx_parallel.output.files import set_aside
 from lynx_parallel.text import in_words
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lynx_parallel.inputs.cluster import Attention
+from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.memory import Task
 from lynx_parallel.inputs.pipeline import VaeDtype, Video
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.prompt_files import PromptFiles
 
 
@@ -80,6 +84,54 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class RenderOrder:
+    """What a gang needs to render one shot; every rank gets the same order.
+
+    Attributes:
+        digest: latents digest that the resume state and the latents' file are bound to.
+        settings: what the digest is of, for the header of the latents' file.
+        subject_key: key of the subject's cached data, see ``plan.digests.subject_key``.
+        crops: where the crops of the face are shown.
+        resume_state: file of the shot's resume state, which may not exist.
+        parts: where rank 0 writes ``video`` and ``latents``.
+        logs: folder of the ranks' log files.
+    """
+
+    shot: Shot
+    digest: str
+    settings: Mapping[str, Any]
+    subject_key: str
+    crops: Crops
+    resume_state: Path
+    video: Video
+    parts: Mapping[str, Path]
+    logs: Path
+
+    def log(self, rank: int) -> Path:
+        """Returns the log file of a rank."""
+        return self.logs / f"rank{rank}.log"
+
+
+@dataclass(frozen=True)
+class EncodeOrder:
+    """What rank 0 needs to encode saved latents.
+
+    Attributes:
+        latents: their file.
+        parts: where ``video`` is written.
+        logs: folder of the ranks' log files.
+        sha256: of the latents' file by its sidecar; None for latents that no sidecar lists.
+    """
+
+    shot: Shot
+    video: Video
+    latents: Path
+    parts: Mapping[str, Path]
+    logs: Path
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Rendered:
     """What rank 0 made of a shot.
 
@@ -100,7 +152,7 @@ class Rendered:
 
 
 @dataclass(frozen=True)
-class Load:
+class RankConfig:
     """What ranks load, and how they run it; alike for all ranks of a gang.
 
     Attributes:
@@ -115,7 +167,7 @@ class Load:
         prompts: where prompt embeddings are stored; None keeps them only in the rank's memory.
         video: how the videos are encoded.
         formats: width, height and frames per second of the videos to make.
-        save_every: seconds between partial states at least.
+        save_every: seconds between resume states at least.
         hung_after: as of ``ClusterSpec``.
         tasks: sizes and layouts that the rank may have to render; empty if unknown.
     """

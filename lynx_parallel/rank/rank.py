@@ -6,12 +6,11 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
@@ -20,13 +19,10 @@ import torch.distributed as dist
 import lynx_parallel
 from lynx_parallel.errors import RenderError, Stopped
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.model_config import transformer_config
-from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.model.attention import Kernel, choose_kernel
 from lynx_parallel.model.precision import use_ieee
-from lynx_parallel.output.crops import Crops
-from lynx_parallel.output.files import set_aside
+from lynx_parallel.output.atomic import set_aside
 from lynx_parallel.output.waiting import latents_metadata
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
@@ -36,16 +32,16 @@ from lynx_parallel.parallel.shard import release, shard
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.rank.converted import checked
 from lynx_parallel.rank.environment import bind_network, threads_here
-from lynx_parallel.rank.finishing import Finisher
-from lynx_parallel.rank.messages import Check, Hello, Load, Progress, Rendered
+from lynx_parallel.rank.logs import logged_to, write_log
+from lynx_parallel.rank.messages import Check, EncodeOrder, Hello, Progress, RankConfig, Rendered, RenderOrder
+from lynx_parallel.rank.output_writer import OutputWriter
 from lynx_parallel.rank.preparation import Preparation
-from lynx_parallel.rank.resume_states import PartialStates
+from lynx_parallel.rank.resume_states import StateSaver
 from lynx_parallel.rank.selfcheck import check_encoder, check_group, check_rank
-from lynx_parallel.rank.writing import logged_to, write_log
 from lynx_parallel.remedies import remedy_for
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.prompt import PromptFolder, encode_prompts
-from lynx_parallel.stages.resume_state import Partial, load_partial
+from lynx_parallel.stages.resume_state import ResumeState, load_resume_state
 from lynx_parallel.text import first_line
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
@@ -57,20 +53,20 @@ PROBE_WITHIN_S = 5.0
 class Rank:
     """What a rank's process does; ``rank.actor`` makes it a Ray actor."""
 
-    def __init__(self, device: str, sharing: int, load: Load):
+    def __init__(self, device: str, sharing: int, config: RankConfig):
         torch.set_num_threads(threads_here(sharing))
         use_ieee()
         self.device = torch.device(device)
-        self.what = load
+        self.config = config
         bind_network(ray.util.get_node_ip_address())
         self.rank = 0
         self.layout = Layout()
         self.pipeline: LynxPipeline | None = None
         self._kernels: dict[bool, Kernel] = {}
         self._unsaid: tuple[str, ...] = ()
-        self.finisher = Finisher(load, self.device, self._waits)
+        self.writer = OutputWriter(config, self.device, self._waits)
         damaged_text = functools.partial(self._damaged, "the prompt's embedding is damaged and is made again")
-        self._prompts = {} if load.prompts is None else PromptFolder(load.prompts.path, damaged_text)
+        self._prompts = {} if config.prompts is None else PromptFolder(config.prompts.path, damaged_text)
         self._preparation = Preparation()
         self._inputs: ShotInputs | None = None
         self._progress = Progress(0, 0, 0.0)
@@ -78,7 +74,7 @@ class Rank:
         self._waits_for = ""
         self._heard = time.monotonic()
         self._stop = False
-        self._partials: PartialStates | None = None
+        self._saver: StateSaver | None = None
 
     def hello(self) -> Hello:
         """Returns what the driver needs to know of this rank. Called first: Ray gives no reason if a constructor fails.
@@ -103,8 +99,8 @@ class Rank:
     def _kernel(self, *, need_lse: bool = False) -> Kernel:
         """Returns the attention kernel. A ring needs one that gives the log-sum-exp."""
         if need_lse not in self._kernels:
-            dtype = getattr(torch, self.what.dtype)
-            made = choose_kernel(self.what.attention, self.device, dtype, need_lse=need_lse)
+            dtype = getattr(torch, self.config.dtype)
+            made = choose_kernel(self.config.attention, self.device, dtype, need_lse=need_lse)
             self._kernels[need_lse] = made
             if need_lse:  # chosen after ``hello``
                 self._unsaid = tuple(line for line in made.warnings if line not in self._kernel().warnings)
@@ -116,7 +112,7 @@ class Rank:
         return replace(self._progress, age=time.monotonic() - self._stepped, waits_for=self._waits_for)
 
     def stop(self) -> None:
-        """Rank 0: after the step at hand, save the partial state and end the shot with ``Stopped``."""
+        """Rank 0: after the step at hand, save the resume state and end the shot with ``Stopped``."""
         self._stop = True
 
     def misses(self, probe: Path, needed: Sequence[Path]) -> list[str]:
@@ -142,24 +138,24 @@ class Rank:
         except Exception as error:
             remedy = remedy_for(f"{type(error).__name__}: {error}", host=socket.gethostname())
             return [Check("attention", False, 0.0, first_line(error), remedy)]
-        checks = check_rank(self.device, getattr(torch, self.what.dtype), kernel.name, kernel.attention, output)
-        return [*checks, *(check_encoder(self.what.video, *size, output / ".lynx") for size in self.what.formats)]
+        checks = check_rank(self.device, getattr(torch, self.config.dtype), kernel.name, kernel.attention, output)
+        return [*checks, *(check_encoder(self.config.video, *size, output / ".lynx") for size in self.config.formats)]
 
     def encode_prompts(self, prompts: list[str]) -> None:
         """Rank 0: makes prompt embeddings for all gangs. Frees the text encoder before the other weights are loaded."""
-        dtype = getattr(torch, self.what.dtype)
-        encode_prompts(self.what.weights.base, prompts, self._prompts, dtype=dtype, device=self.device)
+        dtype = getattr(torch, self.config.dtype)
+        encode_prompts(self.config.weights.base, prompts, self._prompts, dtype=dtype, device=self.device)
 
     def load(self) -> None:
         """Loads the weights; a sharded transformer waits for ``join``, which knows this rank's share."""
-        if not self.what.denoise:
-            self.finisher.load()
+        if not self.config.denoise:
+            self.writer.load()
             return
-        weights, line = checked(self.what.weights)
+        weights, line = checked(self.config.weights)
         if line:
-            self.what, self._unsaid = replace(self.what, weights=weights), (*self._unsaid, line)
+            self.config, self._unsaid = replace(self.config, weights=weights), (*self._unsaid, line)
             write_log(line)
-        if not self.what.shard:
+        if not self.config.shard:
             self._build(None)
 
     def open_store(self) -> tuple[str, int]:
@@ -187,19 +183,19 @@ class Rank:
         """
         self.layout, self.rank = layout, rank
         checks: list[Check] = []
-        if not self.what.denoise:
+        if not self.config.denoise:
             return checks
         attention = self._kernel(need_lse=layout.ring > 1).attention
         if layout.size > 1:
             mine = self._store if rank == 0 else dist.TCPStore(*store, None, False, COLLECTIVE_TIMEOUT)
             membership = xdit.join(
                 layout, rank=rank, store=mine, device=self.device, kernel=attention,
-                transformer_config=transformer_config(self.what.weights), timeout=COLLECTIVE_TIMEOUT,
+                transformer_config=transformer_config(self.config.weights), timeout=COLLECTIVE_TIMEOUT,
             )  # fmt: skip
             checks = check_group(self.device, membership.groups)
             if not all(check.ok for check in checks):
                 return checks
-            if self.what.shard:
+            if self.config.shard:
                 self._build(membership.tokens.group if layout.sequence > 1 else None)
             assert self.pipeline is not None
             parallelize(self.pipeline, membership)
@@ -214,27 +210,27 @@ class Rank:
         """Leaves the gang; weights stay, but for a share of a sharded transformer."""
         if dist.is_initialized():
             xdit.leave()
-        self.finisher.regroup()
-        if self.what.shard:
+        self.writer.regroup()
+        if self.config.shard:
             self.pipeline = None
             release()
         self.layout, self.rank = Layout(), 0
 
     def _build(self, group: dist.ProcessGroup | None) -> None:
-        if self.what.shard:
+        if self.config.shard:
             write_log(f"reading the weights of rank {self.rank}'s share ({self.layout})")
         self.pipeline = None  # before the new one takes its memory
-        dtype, weights = getattr(torch, self.what.dtype), self.what.weights
-        keep = self.what.keep_projections
+        dtype, weights = getattr(torch, self.config.dtype), self.config.weights
+        keep = self.config.keep_projections
         if keep is None:
             keep = self._has_room()
         sharder = None if group is None else functools.partial(shard, group=group, keep_projections=keep)
         self.pipeline = LynxPipeline.from_files(
-            weights, self.what.face, dtype=dtype, vae_dtype=self.what.vae_dtype, device=self.device, shard=sharder,
+            weights, self.config.face, dtype=dtype, vae_dtype=self.config.vae_dtype, device=self.device, shard=sharder,
             keep_projections=keep,
         )  # fmt: skip
         self.pipeline.encoded_prompts = self._prompts
-        self.finisher.take(self.pipeline.vae)
+        self.writer.take(self.pipeline.vae)
 
     def _has_room(self) -> bool:
         """Returns whether idle projections may stay on the device.
@@ -243,101 +239,94 @@ class Rank:
         """
         if self.device.type != "cuda":
             return False
-        memory, what = torch.cuda.get_device_properties(self.device).total_memory, self.what
+        memory, config = torch.cuda.get_device_properties(self.device).total_memory, self.config
         return keeps_projections(
-            what.weights, memory, dtype=what.dtype, sharded=what.shard, tiled_decode=what.tiled_decode, tasks=what.tasks
+            config.weights,
+            memory,
+            dtype=config.dtype,
+            sharded=config.shard,
+            tiled_decode=config.tiled_decode,
+            tasks=config.tasks,
         )
 
-    def prepare(self, shot: Shot, key: str, crops: Crops, digest: str = "", partial: Path | None = None) -> int:
-        """Rank 0: reads the subject, or finds it in the cache, and draws the noise. It may fail freely: ``render`` then
-        finds nothing to do.
+    def prepare(self, order: RenderOrder) -> int:
+        """Rank 0: reads the subject, or finds it in the cache, and draws the noise.
 
-        Args:
-            key: of ``identity.subject_key``.
-            crops: where what the model sees of the face is shown.
-            digest, partial: as of ``render``.
+        If it raises, ``render`` does nothing, and the ranks can take the next shot.
 
         Returns:
-            Steps that the shot's partial state has done, after which ``render`` resumes; 0 if there is none.
+            Steps that the shot's resume state has done, after which ``render`` resumes; 0 without a resume state.
 
         Raises:
             SubjectError: picture, landmarks or embedding cannot be used.
         """
         assert self.pipeline is not None
         self._inputs = None
-        self._inputs = self._preparation.make(self.pipeline, shot, key, crops)
-        done = load_partial(partial, digest, torch.device("cpu")).steps_done if partial is not None else 0
-        self._stepped, self._progress = time.monotonic(), Progress(done, shot.sampling.num_inference_steps, 0.0)
+        self._inputs = self._preparation.make(self.pipeline, order.shot, order.subject_key, order.crops)
+        done = load_resume_state(order.resume_state, order.digest, torch.device("cpu")).steps_done
+        self._stepped, self._progress = time.monotonic(), Progress(done, order.shot.sampling.num_inference_steps, 0.0)
         return done
 
-    def render(
-        self,
-        shot: Shot,
-        digest: str,
-        partial: Path,
-        video: Video,
-        parts: dict[str, Path],
-        log: Path,
-        settings: Mapping[str, Any] | None = None,
-    ) -> Rendered | None:
+    def render(self, order: RenderOrder) -> Rendered | None:
         """Every rank of the gang at once: denoises a prepared shot; rank 0 decodes, encodes and writes.
 
-        Args:
-            digest: the shot's latents digest.
-            partial: file of the shot's partial state; where there is one, rendering goes on from it.
-            parts: where rank 0 writes ``video`` and, if wanted, ``latents``.
-            log: this rank's log file.
-            settings: what the digest is of, for the header of the latents' file.
-
         Raises:
-            Stopped: on rank 0, once ``stop`` was called and the partial state is saved; its peers are left waiting.
+            Stopped: on rank 0, once ``stop`` was called and the resume state is saved; its peers are left waiting.
 
         Returns:
-            On rank 0 what was made; None on the others, and on all where ``prepare`` failed.
+            On rank 0 what was made; None on the others, and on all if ``prepare`` failed.
         """
         assert self.pipeline is not None
-        with logged_to(log):
+        shot, sampling = order.shot, order.shot.sampling
+        with logged_to(order.log(self.rank)):
             self.pipeline.counts.clear()
             began = time.perf_counter()
             inputs, self._inputs = self._inputs, None
-            damaged = functools.partial(
-                self._damaged, "the partial state is damaged; the shot begins at its first step"
-            )
-            state = load_partial(partial, digest, self.device, damaged) if self.rank == 0 else None
+            damaged = functools.partial(self._damaged, "the resume state is damaged; the shot begins at its first step")
+            state = None
+            if self.rank == 0:
+                state = load_resume_state(order.resume_state, order.digest, self.device, damaged)
             if self.layout.size > 1:
                 inputs = broadcast(inputs, ShotInputs, device=self.device)
             if inputs is None:
                 return None
             if self.layout.size > 1:
-                state = broadcast(state, Partial, device=self.device)
+                state = broadcast(state, ResumeState, device=self.device)
             assert state is not None
-            self._partials = PartialStates(partial, digest, self.what.save_every) if self.rank == 0 else None
+            self._saver = None
+            if self.rank == 0:
+                self._saver = StateSaver(order.resume_state, order.digest, self.config.save_every)
             self._stepped = self._heard = time.monotonic()
-            self._progress = Progress(state.steps_done, shot.sampling.num_inference_steps, 0.0)
+            self._progress = Progress(state.steps_done, sampling.num_inference_steps, 0.0)
             if state.steps_done:
                 write_log(f"resuming at step {state.steps_done + 1}")
-            latents = self.pipeline.denoise(inputs, shot.sampling, self._on_step, state)
+            latents = self.pipeline.denoise(inputs, sampling, self._on_step, state)
             seconds = {"denoise": time.perf_counter() - began}
             began = time.perf_counter()
-            frames, how = self.finisher.decode(latents, self.layout, self.rank)
+            frames, how = self.writer.decode(latents, self.layout, self.rank)
             seconds["decode"] = time.perf_counter() - began
             if self.rank != 0:
                 return None
             if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
                 how["attention"] = kernel.name
-            made = self.finisher.write(
-                frames, latents, shot, video, parts, seconds, how, latents_metadata(digest, settings)
+            made = self.writer.write(
+                frames,
+                latents,
+                shot,
+                order.video,
+                order.parts,
+                seconds,
+                how,
+                latents_metadata(order.digest, order.settings),
             )
             conditioning = {**self.pipeline.counts, "subject kept" if self._preparation.from_cache else "subject": 1}
             warnings, self._unsaid = (*self._preparation.warnings, *self._unsaid), ()
             return replace(made, conditioning=conditioning, warnings=warnings)
 
-    def encode(
-        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], log: Path, sha256: str | None = None
-    ) -> Rendered:
-        """Rank 0: makes the video again from saved latents; see ``Finisher.encode``."""
-        with logged_to(log):
-            return self.finisher.encode(shot, video, latents, parts, sha256)
+    def encode(self, order: EncodeOrder) -> Rendered:
+        """Rank 0: makes the video again from saved latents; see ``OutputWriter.encode``."""
+        with logged_to(order.logs / "rank0.log"):
+            return self.writer.encode(order)
 
     def _damaged(self, what: str, path: Path) -> None:
         """Moves a damaged file of a folder of ``.lynx`` to ``.lynx/damaged/`` and has the next sidecar say so."""
@@ -353,15 +342,15 @@ class Rank:
 
     def _on_step(self, step: Step) -> None:
         self._stepped = time.monotonic()
-        if (silent := self._stepped - self._heard) > LEASE * self.what.hung_after:
+        if (silent := self._stepped - self._heard) > LEASE * self.config.hung_after:
             # The driver has lost this rank and made the shot someone else's.
             raise RenderError(f"no word from the driver for {silent:.0f} s", "hung")
         self._progress = Progress(step.index + 1, step.total, 0.0)
         write_log(f"{time.strftime('%H:%M:%S')} step {step.index + 1}/{step.total}")
-        if self._partials is None:
+        if self._saver is None:
             return
-        due = step.index + 1 < step.total and self._partials.due()
-        saved = (self._stop or due) and self._partials.save(step)
+        due = step.index + 1 < step.total and self._saver.due()
+        saved = (self._stop or due) and self._saver.save(step)
         if self._stop:
             what = f"put aside after step {step.index + 1} of {step.total}"
             raise Stopped(what if saved else f"{what}, which could not be saved")

@@ -1,4 +1,4 @@
-"""When a shot's partial state is saved."""
+"""When a shot's resume state is saved."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from lynx_parallel.rank.writing import write_log
+from lynx_parallel.rank.logs import write_log
 from lynx_parallel.stages.denoise import Step
-from lynx_parallel.stages.resume_state import save_partial
+from lynx_parallel.stages.resume_state import save_resume_state
 
 PARTIAL_SHARE = 0.02
-"""Saving partial states takes at most this share of the time."""
+"""Saving resume states takes at most this share of the time."""
 
 
-class PartialStates:
-    """Saves the partial state of the shot at hand, now and then; on a gang's rank 0.
+class StateSaver:
+    """Saves the resume state of the shot at hand, now and then; on a gang's rank 0.
 
     Args:
         digest: the shot's latents digest.
@@ -37,9 +37,9 @@ class PartialStates:
         """Saves it; a full disk costs the state, not the shot."""
         began = time.monotonic()
         try:
-            save_partial(self.path, step.state(), self.digest)
+            save_resume_state(self.path, step.state(), self.digest)
         except (OSError, SafetensorError) as error:
-            write_log(f"the partial state cannot be saved: {error}")
+            write_log(f"the resume state cannot be saved: {error}")
             return False
         finally:
             self._saved = time.monotonic()

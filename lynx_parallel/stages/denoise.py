@@ -12,7 +12,7 @@ from diffusers import UniPCMultistepScheduler
 
 from lynx_parallel.inputs.guidance import BranchName
 from lynx_parallel.model.transformer import Branch, LynxTransformer
-from lynx_parallel.stages.resume_state import Partial, capture, restore
+from lynx_parallel.stages.resume_state import ResumeState, capture, restore
 
 
 class LocalGuidance:
@@ -39,7 +39,7 @@ class Step:
     latents: torch.Tensor
     scheduler: UniPCMultistepScheduler
 
-    def state(self) -> Partial:
+    def state(self) -> ResumeState:
         """All it takes to go on from here."""
         return capture(self.scheduler, self.latents)
 
@@ -72,11 +72,11 @@ class Phase(NamedTuple):
     """Guidance over a run of steps.
 
     Attributes:
-        weights: coefficients of the branches, in summing order.
+        coefficients: of the branches, in summing order.
         branches: static keys and values of those that this rank computes.
     """
 
-    weights: Mapping[BranchName, float]
+    coefficients: Mapping[BranchName, float]
     branches: Mapping[BranchName, Branch]
 
 
@@ -88,7 +88,7 @@ def denoise(
     phase_of: Callable[[int], Phase],
     on_step: Callable[[Step], None] | None = None,
     guidance: LocalGuidance | None = None,
-    start: Partial | None = None,
+    start: ResumeState | None = None,
 ) -> torch.Tensor:
     """Noise [1, 16, T, h, w] fp32 → final latents, fp32, alike on every rank.
 
@@ -105,12 +105,12 @@ def denoise(
         restore(scheduler, start)
     guidance = guidance or LocalGuidance()
     for index, timestep in list(enumerate(scheduler.timesteps))[first:]:
-        weights, branches = phase_of(index)
+        coefficients, branches = phase_of(index)
         x, t = latents.to(transformer.dtype), timestep.expand(latents.shape[0])
-        velocities = {name: transformer(x, t, branches[name]).float() for name in guidance.mine(list(weights))}
-        velocities = guidance.share(velocities, list(weights), latents)
+        velocities = {name: transformer(x, t, branches[name]).float() for name in guidance.mine(list(coefficients))}
+        velocities = guidance.share(velocities, list(coefficients), latents)
         # Summed in one fixed order, in fp32: every layout must give the same bits.
-        velocity = torch.stack([weights[name] * velocities[name] for name in weights]).sum(dim=0)
+        velocity = torch.stack([coefficients[name] * velocities[name] for name in coefficients]).sum(dim=0)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         if on_step is not None:
             on_step(Step(index, len(scheduler.timesteps), velocities, latents, scheduler))

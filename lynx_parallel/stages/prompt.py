@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.cleaning import MAX_TOKENS, clean_prompt
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import metadata_of, seal
-from lynx_parallel.output.files import atomic_write
 
 
 class TextEncoder:

@@ -1,4 +1,4 @@
-"""Partial states: a shot's latents and its solver's whole memory after some steps, to go on from there.
+"""ResumeState states: a shot's latents and its solver's whole memory after some steps, to go on from there.
 
 safetensors, never a pickle; written atomically; bound to the latents digest; under a checksum of its own.
 """
@@ -14,12 +14,12 @@ from diffusers import UniPCMultistepScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import DIGEST, SEAL, metadata_of, seal
-from lynx_parallel.output.files import atomic_write
 
 
 @dataclass(frozen=True)
-class Partial:
+class ResumeState:
     """A state between two steps; without latents, the beginning.
 
     Attributes:
@@ -39,9 +39,9 @@ class Partial:
         return 0 if self.counters is None else int(self.counters[0])
 
 
-def capture(scheduler: UniPCMultistepScheduler, latents: torch.Tensor) -> Partial:
+def capture(scheduler: UniPCMultistepScheduler, latents: torch.Tensor) -> ResumeState:
     """The state after a step: its result and the scheduler as the step left it."""
-    return Partial(
+    return ResumeState(
         latents=latents,
         last_sample=scheduler.last_sample,
         model_outputs=torch.stack([output for output in scheduler.model_outputs if output is not None]),
@@ -49,30 +49,30 @@ def capture(scheduler: UniPCMultistepScheduler, latents: torch.Tensor) -> Partia
     )
 
 
-def restore(scheduler: UniPCMultistepScheduler, partial: Partial) -> None:
+def restore(scheduler: UniPCMultistepScheduler, state: ResumeState) -> None:
     """Puts a scheduler, fresh from ``make_scheduler``, where ``capture`` found another one."""
-    assert partial.counters is not None
-    assert partial.model_outputs is not None
-    done, scheduler.lower_order_nums, scheduler.this_order = (int(n) for n in partial.counters)
-    order, remembered = scheduler.config.solver_order, list(partial.model_outputs)
+    assert state.counters is not None
+    assert state.model_outputs is not None
+    done, scheduler.lower_order_nums, scheduler.this_order = (int(n) for n in state.counters)
+    order, remembered = scheduler.config.solver_order, list(state.model_outputs)
     scheduler.model_outputs = [None] * (order - len(remembered)) + remembered
     seen = list(scheduler.timesteps[max(done - order, 0) : done])
     scheduler.timestep_list = [None] * (order - len(seen)) + seen
-    scheduler.last_sample = partial.last_sample
+    scheduler.last_sample = state.last_sample
     scheduler._step_index = done
 
 
-def save_partial(path: Path, partial: Partial, digest: str) -> None:
+def save_resume_state(path: Path, state: ResumeState, digest: str) -> None:
     """Writes a state; ``digest`` is the shot's latents digest."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(partial).items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(state).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         part.write_bytes(seal(save(tensors), {DIGEST: digest}))
 
 
-def load_partial(
+def load_resume_state(
     path: Path, digest: str, device: torch.device, on_damage: Callable[[Path], None] = lambda path: None
-) -> Partial:
+) -> ResumeState:
     """Returns the state at ``path``, or the beginning if there is none of this shot.
 
     A state of an earlier version has no checksum and is accepted without one.
@@ -83,15 +83,15 @@ def load_partial(
     try:
         data = path.read_bytes()
     except OSError:
-        return Partial()
+        return ResumeState()
     metadata = metadata_of(data)
     # An earlier version wrote the digest alone. Anything else without a checksum has lost it.
     if metadata is not None and (SEAL in metadata or set(metadata) <= {DIGEST}):
         if metadata.get(DIGEST) != digest:
-            return Partial()
+            return ResumeState()
         try:
-            return Partial(**{name: tensor.to(device) for name, tensor in load(data).items()})
+            return ResumeState(**{name: tensor.to(device) for name, tensor in load(data).items()})
         except (SafetensorError, TypeError):
             pass
     on_damage(path)
-    return Partial()
+    return ResumeState()

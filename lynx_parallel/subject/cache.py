@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.entries import ID, ID_ALLOWED
+from lynx_parallel.output.atomic import publish
 from lynx_parallel.output.checksums import pack, unpack
 from lynx_parallel.output.crops import faces_folder
-from lynx_parallel.output.files import publish
 from lynx_parallel.output.modes import REFUSED, reason
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ THRESHOLD = 0.5  # insightface's default, for both detectors
 YUNET_OUTPUTS = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)}
 ADVICE = "use a picture of one face from the front, upright, at least 256 pixels wide; or give its landmarks"
 
-Policy = Literal["largest", "only"] | int
+FaceChoice = Literal["largest", "only"] | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,28 +205,28 @@ def make_detector(
     return YuNetDetector(path, det_size=det_size, threshold=threshold)
 
 
-def choose_face(faces: Sequence[Face], policy: Policy, where: str) -> tuple[Face, str | None]:
+def choose_face(faces: Sequence[Face], choice: FaceChoice, where: str) -> tuple[Face, str | None]:
     """The subject's face, and a line of warning where the choice was a guess.
 
     Args:
-        policy: ``largest`` by box; ``only``, which takes no second face; or the n-th from the left, from 1.
+        choice: ``largest`` by box; ``only``, which takes no second face; or the n-th from the left, from 1.
         where: the picture's path, for messages.
 
     Raises:
         SubjectError: no face; several, under ``only``; fewer than n.
-        ValueError: another policy.
+        ValueError: another choice.
     """
-    if policy not in ("largest", "only") and (isinstance(policy, bool) or not isinstance(policy, int)):
-        raise ValueError(f"policy: {policy!r}: not largest, only, or a number")
+    if choice not in ("largest", "only") and (isinstance(choice, bool) or not isinstance(choice, int)):
+        raise ValueError(f"choice: {choice!r}: not largest, only, or a number")
     if not faces:
         raise SubjectError(f"{where}: no face found: {ADVICE}")
     ordered = sorted(faces, key=lambda face: (face.box[0] + face.box[2], face.box[1] + face.box[3]))
     count = len(ordered)
-    if isinstance(policy, int):
-        if not 1 <= policy <= count:
-            raise SubjectError(f"{where}: face {policy} from the left: {_faces(count)} found")
-        return ordered[policy - 1], None
-    if policy == "only" and count > 1:
+    if isinstance(choice, int):
+        if not 1 <= choice <= count:
+            raise SubjectError(f"{where}: face {choice} from the left: {_faces(count)} found")
+        return ordered[choice - 1], None
+    if choice == "only" and count > 1:
         raise SubjectError(f"{where}: {_faces(count)} found, one alone is allowed: crop it, or say which one")
     number, face = max(enumerate(ordered, 1), key=lambda item: (item[1].area, item[1].score))
     warning = f"{where}: {_faces(count)} found, took the largest, number {number} from the left"

@@ -11,7 +11,7 @@ import numpy as np
 from lynx_parallel.errors import SubjectError
 from lynx_parallel.inputs.weight_files import FaceFiles
 from lynx_parallel.subject.arcface import ArcFace, load_arcface
-from lynx_parallel.subject.detection import ADVICE, Detector, Policy, choose_face, make_detector
+from lynx_parallel.subject.detection import ADVICE, Detector, FaceChoice, choose_face, make_detector
 from lynx_parallel.subject.picture import Picture, check_inside, check_landmarks, id_crop, ref_crop
 
 
@@ -61,7 +61,7 @@ def identify_person(
     models: FaceModels | None,
     landmarks: Any = None,
     embedding: np.ndarray | None = None,
-    policy: Policy = "largest",
+    choice: FaceChoice = "largest",
     reference_size: int | None = None,
 ) -> Person:
     """Finds what is not given.
@@ -85,7 +85,7 @@ def identify_person(
         raise SubjectError(f"{where}: no landmarks given, and no face models to find them")
     if embedding is None and models is None:
         raise SubjectError(f"{where}: no embedding given, and no face models to make it")
-    points, warning = _find(picture, where, models, landmarks, policy)
+    points, warning = _find(picture, where, models, landmarks, choice)
     small = id_crop(picture, points) if embedding is None else None
     reference = None if reference_size is None else ref_crop(picture, points, size=reference_size)
     if small is not None:
@@ -96,7 +96,7 @@ def identify_person(
 
 
 def _find(
-    picture: Picture, where: str, models: FaceModels | None, landmarks: Any, policy: Policy
+    picture: Picture, where: str, models: FaceModels | None, landmarks: Any, choice: FaceChoice
 ) -> tuple[np.ndarray, str | None]:
     """Returns the face's landmarks, [5, 2] float32, given or detected, and a warning where the choice was a guess."""
     if landmarks is not None:
@@ -106,7 +106,7 @@ def _find(
         except SubjectError as error:
             raise SubjectError(f"{where}: {error}") from None
     assert models is not None
-    face, warning = choose_face(models.detector.detect(picture), policy, where)
+    face, warning = choose_face(models.detector.detect(picture), choice, where)
     try:
         check_landmarks(face.landmarks)
     except SubjectError:

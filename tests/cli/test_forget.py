@@ -52,7 +52,7 @@ def journal(folder: Path, *records: dict[str, Any]) -> None:
 
 
 def state(folder: Path, digest: str) -> Path:
-    path = Output(folder).partial(digest)
+    path = Output(folder).resume_state(digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
     return path

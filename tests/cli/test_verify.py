@@ -17,13 +17,13 @@ from safetensors.torch import save
 from lynx_parallel.engine.record import write_record
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.records import Request
+from lynx_parallel.output.atomic import part_path
 from lynx_parallel.output.checksums import seal
-from lynx_parallel.output.files import part_path
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.verify import verify
 from lynx_parallel.output.waiting import latents_metadata, waiting
-from lynx_parallel.stages.resume_state import save_partial
+from lynx_parallel.stages.resume_state import save_resume_state
 from tests.helpers.campaigns import MANIFEST, edit_sidecar, finish, load, tree, write
 from tests.output.test_damaged import flip, state
 
@@ -126,7 +126,7 @@ def test_a_finished_shot_whose_files_are_all_gone(campaign: Campaign, manifest: 
 
 def test_what_is_kept_for_later_runs(campaign: Campaign) -> None:
     output, digest = Output(campaign.output), "d" * 64
-    save_partial(output.partial(digest), state(), digest)
+    save_resume_state(output.resume_state(digest), state(), digest)
     latents = seal(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), latents_metadata(digest, {}))
     for path in (waiting(output, "ada/sit-t01"), output.private / "prompts" / "a.safetensors"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,12 @@ def test_what_is_kept_for_later_runs(campaign: Campaign) -> None:
     finish(campaign, campaign.shots[0])
     assert found(campaign) == ([], 0)
     [old] = output.private.glob("superseded/*/ada/*.mp4")
-    kept = [output.partial(digest), waiting(output, "ada/sit-t01"), output.private / "prompts" / "a.safetensors", old]
+    kept = [
+        output.resume_state(digest),
+        waiting(output, "ada/sit-t01"),
+        output.private / "prompts" / "a.safetensors",
+        old,
+    ]
     for path in kept:
         flip(path, 8 * path.stat().st_size - 1)
     damaged = sorted(("damaged", str(path.relative_to(output.folder))) for path in kept)

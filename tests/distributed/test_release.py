@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.rank.messages import Load
+from lynx_parallel.rank.messages import RankConfig
 from lynx_parallel.rank.rank import Rank
 from tests.distributed.test_shard import files
 from tests.helpers.processes import run_gang
@@ -19,7 +19,7 @@ from tests.helpers.processes import run_gang
 def leave_and_join_again(rank: int, store: Any, demo: Path) -> list[tuple[int, int]]:
     """Shards of each of two gangs: all of them, and those alive after leaving."""
     gc.disable()
-    actor = Rank("cpu", 1, Load(files(demo), "float32", denoise=True, shard=True, keep_projections=True))
+    actor = Rank("cpu", 1, RankConfig(files(demo), "float32", denoise=True, shard=True, keep_projections=True))
     counts = []
     for gang in ("first", "second"):
         if rank == 0:

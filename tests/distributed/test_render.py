@@ -10,7 +10,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from lynx_parallel.demo.faces import LANDMARKS
-from lynx_parallel.inputs.guidance import guidance_weights
+from lynx_parallel.inputs.guidance import guidance_coefficients
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.model.block import BlockConditioning
@@ -68,7 +68,7 @@ def denoise_bare(model: LynxTransformer, tokens: int, guidance: LocalGuidance) -
     scheduler = make_scheduler(config, 3, flow_shift=3.0, sigma_schedule="lynx")
     with torch.no_grad():
         branches: Any = {name: [BlockConditioning(kv) for kv in model.text_kv(text)] for name, text in texts.items()}
-    phase = Phase(guidance_weights(5.0, 2.0), branches)
+    phase = Phase(guidance_coefficients(5.0, 2.0), branches)
     return denoise(model, scheduler, noise, lambda _: phase, None, guidance)
 
 

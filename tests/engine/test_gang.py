@@ -14,8 +14,8 @@ import torch
 from ray.exceptions import RayTaskError
 
 import lynx_parallel
-from lynx_parallel.engine.answers import answer
 from lynx_parallel.engine.gang import Gang
+from lynx_parallel.engine.ray_results import answer
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.failures import kind_of
 from lynx_parallel.output.folder import Output

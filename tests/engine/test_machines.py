@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lynx_parallel.engine.machines import APART_S, Machines
-from lynx_parallel.engine.placement import Machine, Terms
+from lynx_parallel.engine.placement import Machine, StartOptions
 from lynx_parallel.rank.messages import Hello
 from tests.engine.test_supervisor import VirtualTime
 
@@ -25,7 +25,7 @@ def virtual(run: Callable[[], Any]) -> Any:
 
 def test_a_gpu_of_a_machine_that_is_left_out_too_counts_once() -> None:
     async def run() -> list[int]:
-        machines, ranks = Machines(Terms("cuda", False, TWO), hold), []
+        machines, ranks = Machines(StartOptions("cuda", False, TWO), hold), []
         for place in ("bad/0", "bad"):
             for _ in range(2):
                 await machines.unfit(place, "bad", "broken")
@@ -38,7 +38,7 @@ def test_a_gpu_of_a_machine_that_is_left_out_too_counts_once() -> None:
 
 def test_failed_starts_of_one_moment_count_once() -> None:
     async def run() -> list[bool]:
-        machines = Machines(Terms("cpu", False, TWO), hold)
+        machines = Machines(StartOptions("cpu", False, TWO), hold)
         left_out = [await machines.unfit("bad", "bad", "stale file handle") for _ in range(4)]
         await asyncio.sleep(APART_S)
         return [*left_out, await machines.unfit("bad", "bad", "stale file handle")]
@@ -48,7 +48,7 @@ def test_failed_starts_of_one_moment_count_once() -> None:
 
 def test_a_machine_on_which_shots_succeed_is_not_left_out_for_a_failed_start() -> None:
     async def run() -> list[bool]:
-        machines = Machines(Terms("cuda", False, TWO), hold)
+        machines = Machines(StartOptions("cuda", False, TWO), hold)
         machines.succeeded([Hello(1, "bad", "H200", "flash3", "0", "bad", "0")])
         found = []
         for place in ("bad", "bad", "bad/1", "bad/1"):
@@ -64,7 +64,7 @@ def test_a_gpu_that_does_not_come_free_stays_in_use() -> None:
         return None
 
     async def run() -> tuple[bool, int, list[str]]:
-        machines = Machines(Terms("cuda", False, TWO), busy)
+        machines = Machines(StartOptions("cuda", False, TWO), busy)
         await machines.unfit("bad/0", "bad", "broken")
         await asyncio.sleep(APART_S)
         return await machines.unfit("bad/0", "bad", "broken"), machines.ranks, machines.left_out
@@ -85,7 +85,7 @@ def test_two_gpus_of_a_machine_are_not_held_at_once() -> None:
         return object()
 
     async def run() -> int:
-        machines = Machines(Terms("cuda", False, TWO), slow)
+        machines = Machines(StartOptions("cuda", False, TWO), slow)
         for _ in range(2):
             await asyncio.gather(*(machines.unfit(f"bad/{gpu}", "bad", "broken") for gpu in range(2)))
             await asyncio.sleep(APART_S)

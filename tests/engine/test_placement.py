@@ -16,7 +16,7 @@ from ray.util.placement_group import remove_placement_group
 from lynx_parallel.engine.placement import (
     Machine,
     NoRoom,
-    Terms,
+    StartOptions,
     _nodes,
     _sharing,
     _strategies,
@@ -41,16 +41,16 @@ A, B = Machine("a", "10.0.0.1", 4), Machine("b", "10.0.0.2", 4)
 def test_one_machine_comes_first(
     size: int, local: bool, machines: tuple[Machine, ...], excluded: tuple[str, ...], expected: list[str]
 ) -> None:
-    terms = Terms("cuda", local, machines, frozenset(excluded))
+    terms = StartOptions("cuda", local, machines, frozenset(excluded))
     tried = _strategies(size, terms)
     assert [strategy for strategy, _ in tried] == expected
     assert sum(within for _, within in tried) == terms.room_within
 
 
 def test_ranks_share_the_cores_of_their_own_machine() -> None:
-    gpus = Terms("cuda", False, (A, Machine("b", "", 8)), gangs=3)
+    gpus = StartOptions("cuda", False, (A, Machine("b", "", 8)), gangs=3)
     assert _sharing(3, gpus, ["a", "a", "b"]) == [4, 4, 8]  # every GPU of a machine may come to have a rank
-    cpus = Terms("cpu", True, (A,), gangs=3)
+    cpus = StartOptions("cpu", True, (A,), gangs=3)
     assert _sharing(2, cpus, ["a", "a"]) == [6, 6]
 
 
@@ -77,7 +77,7 @@ def cluster() -> Iterator[tuple[Machine, ...]]:
     os.environ |= before
 
 
-def nodes_of(size: int, terms: Terms) -> Counter[str]:
+def nodes_of(size: int, terms: StartOptions) -> Counter[str]:
     """How many of a gang's bundles each machine holds; the room is given back."""
 
     async def placed() -> Counter[str]:
@@ -92,7 +92,7 @@ def nodes_of(size: int, terms: Terms) -> Counter[str]:
 
 
 def test_a_gang_goes_on_one_machine_if_it_can(cluster: tuple[Machine, ...]) -> None:
-    terms = Terms("cuda", False, cluster)
+    terms = StartOptions("cuda", False, cluster)
     assert [machine.ranks for machine in cluster] == [3, 3]
     assert list(nodes_of(3, terms).values()) == [3]
     assert sorted(nodes_of(4, terms).values()) in ([1, 3], [2, 2])
@@ -100,7 +100,7 @@ def test_a_gang_goes_on_one_machine_if_it_can(cluster: tuple[Machine, ...]) -> N
 
 def test_an_excluded_machine_gets_no_rank(cluster: tuple[Machine, ...]) -> None:
     bad, good = cluster
-    terms = Terms("cuda", False, cluster, frozenset({bad.node}), room_within=5.0)
+    terms = StartOptions("cuda", False, cluster, frozenset({bad.node}), room_within=5.0)
     assert nodes_of(3, terms) == {good.node: 3}
     with pytest.raises(NoRoom, match=r"asked for 4 × .*GPU 6, without 1 excluded machines"):
         nodes_of(4, terms)

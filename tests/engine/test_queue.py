@@ -8,13 +8,13 @@ import pytest
 
 from lynx_parallel.engine.queue import Queue, Slot, Work
 from lynx_parallel.inputs.load import load_campaign
-from lynx_parallel.plan.digests import Identity
+from lynx_parallel.plan.digests import ShotDigests
 from lynx_parallel.plan.plan import Item
 
 
 def queue(campaign: Path, shots: str) -> Queue:
     campaign.write_text(campaign.read_text() + f"shots:\n{shots}")
-    identity = Identity.of({}, {})
+    identity = ShotDigests.of({}, {})
     return Queue(Work(Item(shot, identity, "render")) for shot in load_campaign(campaign).shots)
 
 

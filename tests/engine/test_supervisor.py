@@ -24,22 +24,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lynx_parallel.engine.attempt import Run
-from lynx_parallel.engine.placement import Machine, NoRoom, Terms, UnfitRank
+from lynx_parallel.engine.placement import Machine, NoRoom, StartOptions, UnfitRank
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.engine.supervisor import Supervisor
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.load import load_campaign
-from lynx_parallel.inputs.manifest import Campaign, Shot
+from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal
 from lynx_parallel.plan.digests import crops_source, subject_key
-from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Plan, make_plan
 from lynx_parallel.plan.weights import find_weights
-from lynx_parallel.rank.messages import Check, Hello, Load, Rendered
+from lynx_parallel.rank.messages import Check, Hello, RankConfig, Rendered, RenderOrder
 from tests.conftest import REPOSITORY
 
 OUTCOMES = ["done", "died", "hung", "raised", "memory", "disk", "subject", "no room", "died starting"]
@@ -90,7 +90,7 @@ class World:
         faults: what every shot fails with, by place: a machine, or one of its GPUs.
         unfit: GPUs that fail their self-check, by machine; empty for the machine itself.
         held: GPUs that were taken out of the run.
-        partial: steps that the partial states have done, by shot.
+        partial: steps that the resume states have done, by shot.
         on: GPUs in use, by machine; on the CPU, they only count the ranks.
     """
 
@@ -111,7 +111,13 @@ class World:
         return next(self.outcomes, "done")
 
     async def start(
-        self, size: int, load: Load, prompts: list[str], terms: Terms, output: Output, needed: Sequence[Path]
+        self,
+        size: int,
+        load: RankConfig,
+        prompts: list[str],
+        terms: StartOptions,
+        output: Output,
+        needed: Sequence[Path],
     ) -> FakeGang:
         assert all(path.exists() for path in needed)
         if self.ranks + size > RANKS:
@@ -152,7 +158,7 @@ class World:
 class FakeGang:
     """As ``Gang``, without ranks."""
 
-    def __init__(self, world: World, load: Load, prompts: list[str], machine: str, gpus: list[str], device: str):
+    def __init__(self, world: World, load: RankConfig, prompts: list[str], machine: str, gpus: list[str], device: str):
         self.world, self.load = world, load
         self._encode(prompts)
         self.layout: Layout | None = None
@@ -195,20 +201,8 @@ class FakeGang:
         assert layout.size <= len(self.ranks)
         self.layout = layout
 
-    async def render(
-        self,
-        shot: Shot,
-        key: str,
-        crops: Any,
-        digest: str,
-        output: Output,
-        video: Any,
-        parts: dict[str, Path],
-        logs: Path,
-        resuming: Callable[[int], None],
-        settings: Any,
-    ) -> Rendered:
-        world = self.world
+    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+        world, shot, parts = self.world, order.shot, order.parts
         if steps_done := world.partial.get(shot.name):
             resuming(steps_done)
         assert shot.name not in world.at_work, "two gangs at one shot"
@@ -217,7 +211,7 @@ class FakeGang:
         assert not files.missing([shot.text, shot.sampling.negative_prompt]), "a prompt that was not encoded"
         world.at_work.add(shot.name)
         world.attempts[shot.name] += 1
-        logs.mkdir(parents=True)
+        order.logs.mkdir(parents=True)
         try:
             await asyncio.sleep(60)
             if fault := world.faults.get(self.machine, world.faults.get(self.hellos[0].place)):
@@ -235,7 +229,7 @@ class FakeGang:
             world.at_work.remove(shot.name)
         for part in parts.values():
             part.write_text("whole")
-        world.made[digest] += 1
+        world.made[order.digest] += 1
         return Rendered({kind: {"size": 5, "sha256": "0" * 64} for kind in parts}, {}, {})
 
 
@@ -272,13 +266,13 @@ def supervise(
     plan = make_plan(campaign, {}, today=date.today())
     todo = plan.of("render", "encode")
     journal = Journal(output.journal)
-    layouts = Layouts(cluster, weights)
+    layouts = LayoutChoice(cluster, weights)
     run = Run(campaign, weights, None, {}, cluster, layouts, output, journal, Summary(), say)  # type: ignore[arg-type]
     error = ""
 
     async def go() -> None:
         machines = tuple(Machine(name, "127.0.0.1", RANKS // len(world.machines)) for name in world.machines)
-        terms = Terms(device, True, machines)
+        terms = StartOptions(device, True, machines)
         supervisor = Supervisor(run, todo, terms, partial(world.start), world.hold)  # type: ignore[arg-type]
         work = asyncio.ensure_future(supervisor.make_all())
         if stop_after is not None:
@@ -349,7 +343,7 @@ def test_nothing_is_lost_and_nothing_made_twice(
         records = [json.loads(line) for line in output.journal.read_text().splitlines()]
         done = [record["video"] for record in records if record["event"] == "done"]
         assert len(done) == len(set(done)) == len(names)
-        assert History.read(output.journal).done == {item.identity.video for item in plan.items}
+        assert History.read(output.journal).done == {item.digests.video for item in plan.items}
 
 
 def run_with(campaign_of: Any, folder: Path, outcomes: list[str], **options: Any) -> tuple[Summary, World, str]:
@@ -372,7 +366,7 @@ def test_out_of_memory_makes_gangs_larger_and_fewer(campaign_of: Any, tmp_path: 
     world = World(iter([*["done"] * 2, *["memory"] * 2] * 2))  # both start, both fail
     start = world.start
 
-    async def noting(size: int, load: Load, *rest: Any) -> FakeGang:
+    async def noting(size: int, load: RankConfig, *rest: Any) -> FakeGang:
         started.append((size, load.shard, load.tiled_decode))
         told.append({task.layout.size for task in load.tasks})
         return await start(size, load, *rest)
@@ -492,8 +486,8 @@ def test_a_file_that_changed_is_not_rendered_nor_its_state_kept(campaign_of: Any
     output = Output(campaign.output)
     todo = make_plan(campaign, {}, today=date.today()).of("render")
     for item in todo:
-        output.partial(item.identity.latents).parent.mkdir(parents=True, exist_ok=True)
-        output.partial(item.identity.latents).touch()
+        output.resume_state(item.digests.latents).parent.mkdir(parents=True, exist_ok=True)
+        output.resume_state(item.digests.latents).touch()
     when_begun(world, begun, lambda: np.save(embedding_of_a(campaign), np.zeros(512, np.float32)))
     summary, _, _ = supervise(campaign, world, ClusterSpec())
     assert {name.split("/")[0] for name in summary.rendered} == {"b"}
@@ -501,7 +495,7 @@ def test_a_file_that_changed_is_not_rendered_nor_its_state_kept(campaign_of: Any
         "its picture or embedding changed after the run began; run again"
     }
     assert sum(world.attempts.values()) == max(7, begun)
-    left = [item for item in todo if output.partial(item.identity.latents).exists()]
+    left = [item for item in todo if output.resume_state(item.digests.latents).exists()]
     assert len(left) == 5
     assert {item.shot.subject.id for item in left} == {"a"}  # those are of the first face
 
@@ -698,9 +692,9 @@ def test_what_ranks_are_told_of_a_subject(campaign_of: Any, tmp_path: Path) -> N
     told: dict[str, Crops] = {}
 
     class Told(FakeGang):
-        async def render(self, shot: Shot, key: str, crops: Any, *args: Any) -> Rendered:
-            told[shot.subject.id] = crops
-            made = await super().render(shot, key, crops, *args)
+        async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+            told[order.shot.subject.id] = order.crops
+            made = await super().render(order, resuming)
             return replace(made, warnings=("the file system decides",))
 
     class Ranks(World):
@@ -728,9 +722,9 @@ def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
     keys: set[str] = set()
 
     class Keys(FakeGang):
-        async def render(self, shot: Shot, key: str, *args: Any) -> Rendered:
-            keys.add(key)
-            return await super().render(shot, key, *args)
+        async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+            keys.add(order.subject_key)
+            return await super().render(order, resuming)
 
     class Ranks(World):
         async def start(self, *args: Any) -> FakeGang:
@@ -750,7 +744,7 @@ def test_ranks_are_told_the_precision_of_the_vae(campaign_of: Any, tmp_path: Pat
     told: set[str] = set()
 
     class Loads(World):
-        async def start(self, size: int, load: Load, *args: Any) -> FakeGang:
+        async def start(self, size: int, load: RankConfig, *args: Any) -> FakeGang:
             told.add(load.vae_dtype)
             return await super().start(size, load, *args)
 
@@ -797,10 +791,10 @@ def test_a_gpu_on_which_weights_cannot_be_loaded_is_left_out(campaign_of: Any, t
 def test_a_bad_subject_that_comes_first_fails_alone(campaign_of: Any, tmp_path: Path) -> None:
     render = FakeGang.render
 
-    async def bad(gang: FakeGang, shot: Shot, *arguments: Any) -> Rendered:
-        if shot.subject.id == "b":
+    async def bad(gang: FakeGang, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+        if order.shot.subject.id == "b":
             raise gang._failure("error: OpenCV resize.cpp: assertion failed", "raised")
-        return await render(gang, shot, *arguments)
+        return await render(gang, order, resuming)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeGang, "render", bad)

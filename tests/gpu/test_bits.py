@@ -10,7 +10,7 @@ import torch
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Step
-from lynx_parallel.stages.resume_state import load_partial, save_partial
+from lynx_parallel.stages.resume_state import load_resume_state, save_resume_state
 from tests.distributed.test_render import prepare
 
 STEPS = 6
@@ -46,12 +46,12 @@ def test_a_resumed_render_has_the_same_bits(pipeline: LynxPipeline, tmp_path: Pa
 
     def stop(step: Step) -> None:
         if step.index + 1 == done:
-            save_partial(tmp_path / "state", step.state(), "digest")
+            save_resume_state(tmp_path / "state", step.state(), "digest")
             raise Stop
 
     with pytest.raises(Stop):
         pipeline.denoise(inputs, sampling(), stop)
-    state = load_partial(tmp_path / "state", "digest", pipeline.device)
+    state = load_resume_state(tmp_path / "state", "digest", pipeline.device)
     assert state.steps_done == done
     assert state.latents is not None
     assert state.latents.device.type == pipeline.device.type

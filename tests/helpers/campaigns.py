@@ -12,9 +12,9 @@ from PIL import Image
 
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign, Shot
-from lynx_parallel.output.files import part_path
+from lynx_parallel.output.atomic import part_path
 from lynx_parallel.output.folder import Output
-from lynx_parallel.plan.digests import Identity, identify
+from lynx_parallel.plan.digests import ShotDigests, shot_digests
 
 WEIGHTS = {"base/vae/config.json": "a" * 64, "resampler": "b" * 64, "id": "c" * 64}
 
@@ -73,7 +73,7 @@ def load(folder: Path, manifest: str = MANIFEST, *overrides: str) -> Campaign:
     return load_campaign(folder / "m.yaml", overrides)
 
 
-def sidecar(identity: Identity, outputs: Mapping[str, bytes]) -> dict[str, Any]:
+def sidecar(identity: ShotDigests, outputs: Mapping[str, bytes]) -> dict[str, Any]:
     """What the driver hands to ``commit``, as far as plan reads it."""
     return {
         "digests": {"latents": identity.latents, "video": identity.video},
@@ -111,7 +111,7 @@ def finish(
         part = part_path(output.path(shot.name, kind))
         part.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
-    output.commit(shot.name, kinds, {**sidecar(identify(campaign, shot, weights), made), **more})
+    output.commit(shot.name, kinds, {**sidecar(shot_digests(campaign, shot, weights), made), **more})
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:

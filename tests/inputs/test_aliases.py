@@ -11,7 +11,7 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.aliases import ALIASES, suggest
 from lynx_parallel.inputs.entries import ManifestFile
 from lynx_parallel.inputs.load import load_campaign
-from lynx_parallel.inputs.options import SETTABLE
+from lynx_parallel.inputs.overrides import SETTABLE
 from lynx_parallel.inputs.pipeline import Adapters, FaceSpec, ModelSpec, Sampling, SamplingOverrides, Video
 from tests.helpers.campaigns import MANIFEST, write
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.inputs import files, yaml_lines
+from lynx_parallel.inputs import text_files as files
+from lynx_parallel.inputs import yaml_lines
 from lynx_parallel.inputs.problems import Problems
 from lynx_parallel.inputs.yaml_lines import read_scalar, read_yaml
 

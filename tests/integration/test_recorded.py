@@ -16,12 +16,12 @@ from lynx_parallel.inputs.pipeline import ModelSpec, Sampling, Video
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History
 from lynx_parallel.plan import digests as identity
-from lynx_parallel.plan.digests import identify, needs_face_models
+from lynx_parallel.plan.digests import needs_face_models, shot_digests
 from lynx_parallel.plan.hashing import weight_digests
 from lynx_parallel.plan.plan import Item, make_plan
 from lynx_parallel.plan.weights import find_face_models, find_weights
 from lynx_parallel.stages.denoise import make_scheduler
-from lynx_parallel.stages.resume_state import load_partial, restore
+from lynx_parallel.stages.resume_state import load_resume_state, restore
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -52,13 +52,13 @@ def test_recorded_shots_are_done(folder: Path, which: str, shots: int) -> None:
 
 def test_the_journal_knows_the_same_shots(folder: Path) -> None:
     told = History.read(Output(folder / "full").journal)
-    assert told.done == {item.identity.video for item in planned(folder, "full") if item.action == "done"}
+    assert told.done == {item.digests.video for item in planned(folder, "full") if item.action == "done"}
     assert "found/interrupted-t01" in told.attempted
 
 
 def test_the_resume_state_is_still_used(folder: Path) -> None:
     [item] = [item for item in planned(folder, "full") if item.action == "render"]
-    state = load_partial(Output(folder / "full").partial(item.identity.latents), item.identity.latents, "cpu")
+    state = load_resume_state(Output(folder / "full").resume_state(item.digests.latents), item.digests.latents, "cpu")
     assert state.steps_done == 169
     scheduler = make_scheduler(
         json.loads((find_weights(_model(folder)).base / "scheduler" / "scheduler_config.json").read_text()),
@@ -87,16 +87,16 @@ def test_a_new_setting_at_its_default_changes_no_digest(folder: Path, monkeypatc
 
     campaign = load_campaign(folder / "full-campaign.yaml")
     shot = campaign.shots[0]
-    before = identify(campaign, shot, weights("full"))
+    before = shot_digests(campaign, shot, weights("full"))
 
-    def changed(**settings: object) -> identity.Identity:
+    def changed(**settings: object) -> identity.ShotDigests:
         sampling = {k: v for k, v in settings.items() if k in MoreSampling.model_fields}
         video = {k: v for k, v in settings.items() if k in MoreVideo.model_fields}
         more = MoreSampling(**shot.sampling.model_dump(), **sampling)
         pipeline = campaign.pipeline.model_copy(
             update={"video": MoreVideo(**campaign.pipeline.video.model_dump(), **video)}
         )
-        return identify(replace(campaign, pipeline=pipeline), replace(shot, sampling=more), weights("full"))
+        return shot_digests(replace(campaign, pipeline=pipeline), replace(shot, sampling=more), weights("full"))
 
     assert changed() == before
     assert changed(scheduler="euler").latents != before.latents

@@ -279,7 +279,7 @@ def test_a_cut_link_costs_an_attempt_and_no_shot(
     """The retry goes on after the saved step: on the driver's host where there is room, else when the link is back."""
     # Ulysses also between the hosts: the retry on one host then has the same layout.
     run = Run(hosts, campaign, tmp_path, "--hung-after", "15s", "--ulysses", "2")
-    run.until(lambda: saved_steps(run.output) >= 5, "a partial state")
+    run.until(lambda: saved_steps(run.output) >= 5, "a resume state")
     if room:
         hosts.release(hosts.a)
     hosts.cut()

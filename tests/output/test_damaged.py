@@ -21,10 +21,10 @@ from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.output.checksums import metadata_of, read_metadata, seal
 from lynx_parallel.output.waiting import latents_metadata
 from lynx_parallel.plan.weights import find_weights
-from lynx_parallel.rank.finishing import Finisher
-from lynx_parallel.rank.messages import Load
+from lynx_parallel.rank.messages import EncodeOrder, RankConfig
+from lynx_parallel.rank.output_writer import OutputWriter
 from lynx_parallel.stages.prompt import PromptFolder
-from lynx_parallel.stages.resume_state import Partial, load_partial, save_partial
+from lynx_parallel.stages.resume_state import ResumeState, load_resume_state, save_resume_state
 
 CPU = torch.device("cpu")
 
@@ -46,22 +46,22 @@ def bits(path: Path, count: int = 150) -> Iterator[int]:
     yield from (chosen.randrange(8 * header, 8 * size) for _ in range(count))
 
 
-def state() -> Partial:
+def state() -> ResumeState:
     numbers = torch.arange(48, dtype=torch.float32).reshape(1, 2, 2, 3, 4)
-    return Partial(numbers, numbers + 1, torch.stack([numbers, numbers + 2]), torch.tensor([3, 2, 2]))
+    return ResumeState(numbers, numbers + 1, torch.stack([numbers, numbers + 2]), torch.tensor([3, 2, 2]))
 
 
 def test_any_wrong_bit_of_a_resume_state(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    save_partial(path, state(), "d" * 64)
+    save_resume_state(path, state(), "d" * 64)
     data = path.read_bytes()
     damaged: list[Path] = []
-    found = load_partial(path, "d" * 64, CPU, damaged.append)
+    found = load_resume_state(path, "d" * 64, CPU, damaged.append)
     assert (found.steps_done, damaged) == (3, [])
     for bit in bits(path):
         path.write_bytes(data)
         flip(path, bit)
-        assert load_partial(path, "d" * 64, CPU, damaged.append) == Partial(), bit
+        assert load_resume_state(path, "d" * 64, CPU, damaged.append) == ResumeState(), bit
         assert damaged.pop() == path
 
 
@@ -69,12 +69,12 @@ def test_resume_states_of_earlier_versions(tmp_path: Path) -> None:
     """They have no checksum. Their size is checked, and that they are of this shot."""
     path, damaged = tmp_path / "state", list[Path]()
     save_file(vars(state()), path, {"latents_digest": "one"})
-    assert load_partial(path, "one", CPU, damaged.append).steps_done == 3
-    assert load_partial(path, "another", CPU, damaged.append) == Partial()
-    assert load_partial(tmp_path / "none", "one", CPU, damaged.append) == Partial()
+    assert load_resume_state(path, "one", CPU, damaged.append).steps_done == 3
+    assert load_resume_state(path, "another", CPU, damaged.append) == ResumeState()
+    assert load_resume_state(tmp_path / "none", "one", CPU, damaged.append) == ResumeState()
     assert damaged == []
     path.write_bytes(path.read_bytes()[:-1])
-    assert load_partial(path, "one", CPU, damaged.append) == Partial()
+    assert load_resume_state(path, "one", CPU, damaged.append) == ResumeState()
     assert damaged == [path]
 
 
@@ -101,7 +101,7 @@ def shot(campaign: Path) -> Shot:
     return load_campaign(campaign).shots[0]
 
 
-class Decoded(Finisher):
+class Decoded(OutputWriter):
     """A finisher that needs no VAE.
 
     Attributes:
@@ -121,7 +121,9 @@ class Decoded(Finisher):
 @pytest.fixture
 def finisher(campaign: Path) -> Decoded:
     return Decoded(
-        Load(find_weights(load_campaign(campaign).pipeline.model), "float32", denoise=False), CPU, lambda what: None
+        RankConfig(find_weights(load_campaign(campaign).pipeline.model), "float32", denoise=False),
+        CPU,
+        lambda what: None,
     )
 
 
@@ -139,7 +141,7 @@ def test_any_wrong_bit_of_latents(tmp_path: Path, finisher: Decoded, shot: Shot,
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     parts = {"video": tmp_path / "video.part"}
-    made = finisher.encode(shot, Video(), path, parts, sha256 if sidecar else None)
+    made = finisher.encode(EncodeOrder(shot, Video(), path, parts, tmp_path, sha256 if sidecar else None))
     assert finisher.seen is not None
     assert torch.equal(finisher.seen, latents)
     assert made.outputs["latents"] == {"size": len(data), "sha256": sha256}
@@ -148,11 +150,11 @@ def test_any_wrong_bit_of_latents(tmp_path: Path, finisher: Decoded, shot: Shot,
         path.write_bytes(data)
         flip(path, bit)
         with pytest.raises(DamagedError, match=r"a\.latents\.safetensors: the latents are damaged"):
-            finisher.encode(shot, Video(), path, parts, sha256 if sidecar else None)
+            finisher.encode(EncodeOrder(shot, Video(), path, parts, tmp_path, sha256 if sidecar else None))
     assert finisher.seen is None
     path.unlink()
     with pytest.raises(RenderError, match=r"a\.latents\.safetensors: No such file"):
-        finisher.encode(shot, Video(), path, parts, sha256)
+        finisher.encode(EncodeOrder(shot, Video(), path, parts, tmp_path, sha256))
 
 
 def test_latents_of_earlier_versions(tmp_path: Path, finisher: Decoded, shot: Shot) -> None:
@@ -161,9 +163,9 @@ def test_latents_of_earlier_versions(tmp_path: Path, finisher: Decoded, shot: Sh
     save_file({"latents": torch.zeros(1, 16, 3, 6, 8)}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     parts = {"video": tmp_path / "video.part"}
-    assert finisher.encode(shot, Video(), path, parts, sha256).outputs["video"]
+    assert finisher.encode(EncodeOrder(shot, Video(), path, parts, tmp_path, sha256)).outputs["video"]
     with pytest.raises(DamagedError):
-        finisher.encode(shot, Video(), path, parts, None)
+        finisher.encode(EncodeOrder(shot, Video(), path, parts, tmp_path))
 
 
 def test_latents_are_there_before_the_video_is_made(
@@ -172,7 +174,7 @@ def test_latents_are_there_before_the_video_is_made(
     def refuse(*_: Any, **__: Any) -> None:
         raise RenderError("cannot encode: ffmpeg ended with status 1")
 
-    monkeypatch.setattr("lynx_parallel.rank.finishing.encode_video", refuse)
+    monkeypatch.setattr("lynx_parallel.rank.output_writer.encode_video", refuse)
     latents, frames = torch.randn(1, 16, 3, 6, 8), np.zeros((9, 48, 64, 3), np.uint8)
     parts = {"video": tmp_path / "video.part", "latents": tmp_path / "new" / "folder" / "a.safetensors"}
     with pytest.raises(RenderError, match="cannot encode"):

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-import lynx_parallel.output.files
+import lynx_parallel.output.atomic
 from lynx_parallel.engine.driver import Driver
 from lynx_parallel.inputs.manifest import Campaign
-from lynx_parallel.output.files import atomic_write, move, part_path, publish, try_publishing
+from lynx_parallel.output.atomic import atomic_write, move, part_path, publish, try_publishing
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.plan.plan import make_plan
@@ -124,9 +124,9 @@ def test_a_crash_between_two_file_systems(
     real = Path.unlink
     with monkeypatch.context() as patch:
         if moment == "half copied":
-            patch.setattr(lynx_parallel.output.files.shutil, "copyfile", half)
+            patch.setattr(lynx_parallel.output.atomic.shutil, "copyfile", half)
         elif moment == "before the rename":
-            patch.setattr(lynx_parallel.output.files, "_fsync", crash)
+            patch.setattr(lynx_parallel.output.atomic, "_fsync", crash)
         else:
             patch.setattr(Path, "unlink", lambda path, **k: crash() if path == source else real(path, **k))
         with pytest.raises(Crash):

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-import lynx_parallel.output.files
+import lynx_parallel.output.atomic
 from lynx_parallel.inputs.manifest import Campaign
-from lynx_parallel.output.files import part_path
+from lynx_parallel.output.atomic import part_path
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal
-from lynx_parallel.plan.digests import identify
+from lynx_parallel.plan.digests import shot_digests
 from lynx_parallel.plan.plan import Item, make_plan
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, contents, finish, load, sidecar, tree, write
 
@@ -94,7 +94,7 @@ def test_a_sidecar_takes_any_text(campaign: Campaign, monkeypatch: pytest.Monkey
     part = part_path(output.path(ADA, "video"))
     part.parent.mkdir(parents=True)
     part.write_bytes(contents(shot)["video"])
-    record = sidecar(identify(campaign, shot, WEIGHTS), {"video": contents(shot)["video"]})
+    record = sidecar(shot_digests(campaign, shot, WEIGHTS), {"video": contents(shot)["video"]})
     labels = {"folder": os.fsdecode(b"/data/\xff"), "who": "Ada 走"}
     output.commit(ADA, ("video",), {**record, "labels": labels})
     found = output.sidecar(ADA)
@@ -118,7 +118,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
         moved.append(Path(target).name)
         real(source, target)
 
-    monkeypatch.setattr(lynx_parallel.output.files.os, "replace", replace)
+    monkeypatch.setattr(lynx_parallel.output.atomic.os, "replace", replace)
     return moved
 
 
@@ -193,7 +193,7 @@ def test_a_crash_while_encoding_again(
         output.supersede(ADA, VIDEO)
         video = contents(shot, " at crf 30")["video"]
         part_path(output.path(ADA, "video")).write_bytes(video)
-        record = sidecar(identify(newer, newer.shots[0], WEIGHTS), {"video": video})
+        record = sidecar(shot_digests(newer, newer.shots[0], WEIGHTS), {"video": video})
         outputs = {**record["outputs"], "latents": output.sidecar(ADA)["outputs"]["latents"]}  # type: ignore[index]
         output.commit(ADA, ("video",), {**record, "outputs": outputs})
 
@@ -220,7 +220,7 @@ def test_nothing_superseded_is_replaced(campaign: Campaign) -> None:
         finish(campaign, shot, word=word)
         output.supersede(ADA, ALL)
         assert not output.has_files(ADA)
-    digest8 = identify(campaign, shot, WEIGHTS).video[:8]
+    digest8 = shot_digests(campaign, shot, WEIGHTS).video[:8]
     kept = files(output.private / "superseded")
     for folder, word in ((digest8, ""), (f"{digest8}-2", " b"), (f"{digest8}-3", " c")):
         assert kept[f"{folder}/{ADA}.mp4"] == contents(shot, word)["video"]

@@ -20,14 +20,14 @@ from lynx_parallel.errors import DamagedError, RenderError
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output import folder as ledger
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import read_metadata, seal
-from lynx_parallel.output.files import atomic_write
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.waiting import all_waiting, find_latents, latents_metadata, waiting, write_record
-from lynx_parallel.plan.digests import identify
+from lynx_parallel.plan.digests import shot_digests
 from lynx_parallel.plan.plan import Item, Plan, make_plan
-from lynx_parallel.rank.messages import Rendered
+from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
 from lynx_parallel.subject.forget import find
 from tests.engine.test_supervisor import FakeGang, World, campaign_of, supervise
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, finish, load, write
@@ -69,7 +69,7 @@ def test_the_header_says_what_the_latents_are(folder: Path) -> None:
 @pytest.mark.parametrize("place", ["published", "waiting"])
 def test_plan_encodes_finished_latents(folder: Path, place: str) -> None:
     campaign = load(folder)
-    output, digest = Output(campaign.output), identify(campaign, campaign.shots[0], WEIGHTS).latents
+    output, digest = Output(campaign.output), shot_digests(campaign, campaign.shots[0], WEIGHTS).latents
     path = output.path(ADA, "latents") if place == "published" else waiting(output, ADA)
     put(path, latents_of(digest))
     item = ada(campaign)
@@ -94,7 +94,7 @@ def test_finished_latents_under_old_files(folder: Path) -> None:
     newer = load(folder, MANIFEST, "sampling.seed=7")
     output = Output(newer.output)
     assert ada(newer).action == "render"
-    put(waiting(output, ADA), latents_of(identify(newer, newer.shots[0], WEIGHTS).latents))
+    put(waiting(output, ADA), latents_of(shot_digests(newer, newer.shots[0], WEIGHTS).latents))
     item = ada(newer)
     assert (item.action, item.reason, item.stale) == ("encode", "changed: sampling.seed", True)
     assert item.latents == waiting(output, ADA)
@@ -104,7 +104,7 @@ def test_finished_latents_under_old_files(folder: Path) -> None:
 def test_latents_of_others_are_not_taken(folder: Path) -> None:
     """Files without a digest or a checksum: of an earlier version, or somebody's."""
     campaign = load(folder)
-    output, digest = Output(campaign.output), identify(campaign, campaign.shots[0], WEIGHTS).latents
+    output, digest = Output(campaign.output), shot_digests(campaign, campaign.shots[0], WEIGHTS).latents
     path = output.path(ADA, "latents")
     plain = save({"latents": torch.zeros(1)})
     unsealed = save({"latents": torch.zeros(1)}, {"latents_digest": digest})
@@ -151,23 +151,21 @@ class Encoder(World):
 class EncodingGang(FakeGang):
     world: Encoder
 
-    async def render(  # type: ignore[override]
-        self, shot: Any, key: str, crops: Any, digest: str, *rest: Any
-    ) -> Rendered:
+    async def render(self, order: RenderOrder, resuming: Any) -> Rendered:
         assert self.load.denoise
-        _, _, parts, logs, _, settings = rest
-        self.world.renders.append(shot.name)
-        logs.mkdir(parents=True)
+        parts = order.parts
+        self.world.renders.append(order.shot.name)
+        order.logs.mkdir(parents=True)
         await asyncio.sleep(60)
-        data = seal(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), latents_metadata(digest, settings))
+        metadata = latents_metadata(order.digest, order.settings)
+        data = seal(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), metadata)
         with atomic_write(parts["latents"]) as part:
             part.write_bytes(data)
         latents = {"size": len(data), "sha256": "0" * 64}
         return Rendered({"latents": latents, "video": self.world.video(parts["video"])}, {}, {})
 
-    async def encode(
-        self, shot: Any, video: Any, latents: Path, parts: dict[str, Path], logs: Path, sha256: str | None
-    ) -> Rendered:
+    async def encode(self, order: EncodeOrder) -> Rendered:
+        shot, latents, parts = order.shot, order.latents, order.parts
         self.world.encodings.append(shot.name)
         await asyncio.sleep(1)
         if shot.name in self.world.damaged:
@@ -235,7 +233,7 @@ def test_old_files_stay_until_the_new_video_is_made(campaign_of: Any, tmp_path: 
     kept = [path for path in (output.private / "superseded").rglob("*") if path.is_file()]
     assert {path.name: path.read_bytes() for path in kept} == old
     assert len(planned(newer).of("done")) == 1
-    assert find_latents(output, shot.name, planned(newer).items[0].identity.latents_digests, published=True)
+    assert find_latents(output, shot.name, planned(newer).items[0].digests.latents_digests, published=True)
 
 
 def test_latents_published_without_their_video_are_encoded(
@@ -267,11 +265,11 @@ def test_a_killed_driver_finds_the_latents_again(campaign_of: Any, tmp_path: Pat
     """The rank had written them; nobody was left to publish them."""
     campaign = one_shot(campaign_of, tmp_path)
     output, [item] = Output(campaign.output), planned(campaign).items
-    put(waiting(output, item.shot.name), latents_of(item.identity.latents))
+    put(waiting(output, item.shot.name), latents_of(item.digests.latents))
     world = Encoder()
     supervise(campaign, world, ClusterSpec())
     assert (world.renders, world.encodings) == ([], [item.shot.name])
-    assert output.path(item.shot.name, "latents").read_bytes() == latents_of(item.identity.latents)
+    assert output.path(item.shot.name, "latents").read_bytes() == latents_of(item.digests.latents)
 
 
 def test_a_killed_driver_had_no_time_to_tidy_up(folder: Path) -> None:

@@ -85,13 +85,15 @@ def broadcast_inputs() -> list[Collective]:
     """What rank 0 of eight sends before a shot: its inputs, and the state from which it resumes."""
     from lynx_parallel.parallel.broadcast import broadcast
     from lynx_parallel.pipeline import ShotInputs
-    from lynx_parallel.stages.resume_state import Partial
+    from lynx_parallel.stages.resume_state import ResumeState
 
     device = torch.device("cuda")
     with joined(Layout(1, 1, 8), 0), Collectives() as sent:
         broadcast(ShotInputs(*(torch.empty(shape, device=device) for shape in INPUTS)), ShotInputs, device=device)
         counters = torch.empty(3, dtype=torch.int64, device=device)
-        broadcast(Partial(*(torch.empty(shape, device=device) for shape in STATE), counters), Partial, device=device)
+        broadcast(
+            ResumeState(*(torch.empty(shape, device=device) for shape in STATE), counters), ResumeState, device=device
+        )
     return sent.calls
 
 

@@ -395,7 +395,7 @@ def test_an_approved_render_may_end_as_an_encoding(folder: Path, tmp_path: Path)
     for item in make_plan(load_campaign(folder / "mine" / "m.yaml"), WEIGHTS, today=TODAY).items:
         path = waiting(output, item.shot.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(seal(save({"latents": np.zeros(1)}), latents_metadata(item.identity.resume, None)))
+        path.write_bytes(seal(save({"latents": np.zeros(1)}), latents_metadata(item.digests.resume, None)))
     encoded = found(folder)
     assert [(change.action, len(change.names)) for change in encoded] == [("encode", len(shots))]
     approve(encoded, Approvals(tmp_path / "approvals"), False, lambda line: None)

@@ -26,7 +26,7 @@ from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.plan.converted import convert, with_converted
 from lynx_parallel.plan.hashing import weight_digests
 from lynx_parallel.rank.converted import checked
-from lynx_parallel.rank.messages import Load
+from lynx_parallel.rank.messages import RankConfig
 from lynx_parallel.rank.rank import Rank
 from tests.helpers import campaigns as small
 from tests.output.test_damaged import flip
@@ -131,7 +131,7 @@ def test_what_was_done_stays_done(converted: Converted, tmp_path: Path) -> None:
     small.draw(tmp_path)
     loaded = load(str(manifest), None, None, False)
     assert loaded.weights.converted == converted.copy
-    assert loaded.digests == converted.digests
+    assert loaded.weight_digests == converted.digests
     for shot in loaded.campaign.shots:
         small.finish(loaded.campaign, shot, weights=converted.digests)  # those before there was a copy
     assert {item.action for item in loaded.replan().items} == {"done"}
@@ -256,8 +256,8 @@ def test_a_rank_does_not_use_a_damaged_copy(
     flip(file, 8 * file.stat().st_size - 3)
     weights = replace(converted.weights, converted=tmp_path / "copy" / "transformer")
     built: list[WeightFiles] = []
-    monkeypatch.setattr(Rank, "_build", lambda rank, group: built.append(rank.what.weights))
-    rank = Rank("cpu", 1, Load(weights, "bfloat16", denoise=True))
+    monkeypatch.setattr(Rank, "_build", lambda rank, group: built.append(rank.config.weights))
+    rank = Rank("cpu", 1, RankConfig(weights, "bfloat16", denoise=True))
     rank.load()
     assert built == [converted.weights]
     assert [line for line in rank._unsaid if "part-0.safetensors: damaged" in line]

@@ -15,7 +15,7 @@ import lynx_parallel
 import lynx_parallel.plan.digests
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.pipeline import Sampling
-from lynx_parallel.plan.digests import Identities, Identity, changed, crops_source, identify, subject_key
+from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, changed, crops_source, shot_digests, subject_key
 from tests.helpers.campaigns import FULL, MANIFEST, WEIGHTS, load, write
 
 LANDMARKS = "landmarks: [[1, 2]"
@@ -27,9 +27,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def of(folder: Path, manifest: str = MANIFEST, *overrides: str, index: int = 0) -> Identity:
+def of(folder: Path, manifest: str = MANIFEST, *overrides: str, index: int = 0) -> ShotDigests:
     campaign = load(folder, manifest, *overrides)
-    return identify(campaign, campaign.shots[index], WEIGHTS)
+    return shot_digests(campaign, campaign.shots[index], WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_pictures_and_embeddings_count_by_content(folder: Path, file: str, name:
 
 def test_the_model_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = load(folder)
-    before = identify(campaign, campaign.shots[0], WEIGHTS)
+    before = shot_digests(campaign, campaign.shots[0], WEIGHTS)
     for name in WEIGHTS:
-        after = identify(campaign, campaign.shots[0], {**WEIGHTS, name: "f" * 64})
+        after = shot_digests(campaign, campaign.shots[0], {**WEIGHTS, name: "f" * 64})
         assert after.latents != before.latents
         assert changed(before.settings, after.settings) == ["weights"]
-    more = identify(campaign, campaign.shots[0], {**WEIGHTS, "ref": "f" * 64, "base/vae/x": "e" * 64})
+    more = shot_digests(campaign, campaign.shots[0], {**WEIGHTS, "ref": "f" * 64, "base/vae/x": "e" * 64})
     assert changed(before.settings, more.settings) == ["weights"]
 
     (folder / "full.yaml").write_text(FULL.replace("float32", "bfloat16"))
@@ -186,7 +186,7 @@ def test_lite_does_not_look_at_pixels(folder: Path) -> None:
 
 def test_shots_of_a_campaign_differ(folder: Path) -> None:
     campaign = load(folder, MANIFEST + "shots: [{subject: '*', prompt: '*', takes: 3}]\n")
-    identities = [identify(campaign, shot, WEIGHTS) for shot in campaign.shots]
+    identities = [shot_digests(campaign, shot, WEIGHTS) for shot in campaign.shots]
     assert len(identities) == 12
     assert len({identity.latents for identity in identities}) == 12
 
@@ -273,11 +273,11 @@ shots:
   - {subject: bob, prompt: run, seeds: [9], sampling: {negative_prompt: "grün \\U0001F600"}}
 """
     campaign = load(folder, MANIFEST + layers)
-    together = Identities(campaign, WEIGHTS)
+    together = CampaignDigests(campaign, WEIGHTS)
     for shot in (*campaign.shots, *reversed(campaign.shots)):
         identity = together.of(shot)
-        assert identity == identify(campaign, shot, WEIGHTS)
-        assert identity == Identity.of(dict(identity.settings), identity.encoding)
+        assert identity == shot_digests(campaign, shot, WEIGHTS)
+        assert identity == ShotDigests.of(dict(identity.settings), identity.encoding)
         sampling = [name for name in identity.settings if name.startswith("sampling.")]
         assert list(identity.settings) == [
             "numerics", "dtype", "prompt", *sampling, *(f"weights.{name}" for name in WEIGHTS),
@@ -299,7 +299,7 @@ def test_minus_zero_is_another_setting_whatever_came_before(folder: Path, scales
             for seed, scale in enumerate(scales)
         )  # fmt: skip
     campaign = load(folder, manifest)
-    together = Identities(campaign, WEIGHTS)
+    together = CampaignDigests(campaign, WEIGHTS)
     found = [repr(together.of(shot).settings["sampling.guidance_scale"]) for shot in campaign.shots]
     assert found == list(scales)
 
@@ -308,7 +308,7 @@ def test_a_picture_that_cannot_be_read_is_one_line(folder: Path) -> None:
     campaign = load(folder)
     (folder / "ada.jpg").unlink()
     with pytest.raises(InputErrors, match=r"ada\.jpg: No such file or directory$"):
-        identify(campaign, campaign.shots[0], WEIGHTS)
+        shot_digests(campaign, campaign.shots[0], WEIGHTS)
 
 
 positive = st.floats(0.0, 1e6, allow_subnormal=False).map(abs)  # no -0.0, which equals 0.0
@@ -345,7 +345,7 @@ def test_different_sampling_different_latents(
     mixed = sampling.model_copy(update={name: getattr(other, name) for name in names})
     assume(mixed != sampling)
     shot = one_campaign.shots[0]
-    a, b = (identify(one_campaign, replace(shot, sampling=s), WEIGHTS) for s in (sampling, mixed))
+    a, b = (shot_digests(one_campaign, replace(shot, sampling=s), WEIGHTS) for s in (sampling, mixed))
     assert a.video != b.video
     only_fps = mixed.model_copy(update={"fps": sampling.fps}) == sampling
     assert (a.latents == b.latents) == only_fps

@@ -14,7 +14,7 @@ from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.memory import Task
 from lynx_parallel.inputs.weight_files import WeightFiles
-from lynx_parallel.plan.layout_choice import Layouts
+from lynx_parallel.plan.layout_choice import LayoutChoice
 
 DEMO = Needs(heads=4, tokens=36, branches=3)
 REAL = Needs(heads=40, tokens=32_760, branches=3)
@@ -76,11 +76,11 @@ def files(demo: Path) -> WeightFiles:
 
 
 def test_needs_of_a_shot(demo: Path, shots: tuple[Shot, ...]) -> None:
-    assert Layouts(ClusterSpec(), files(demo)).needs(shots[0]) == DEMO
+    assert LayoutChoice(ClusterSpec(), files(demo)).needs(shots[0]) == DEMO
 
 
 def test_what_memory_is_predicted_from(demo: Path, shots: tuple[Shot, ...]) -> None:
-    task = Layouts(ClusterSpec(), files(demo)).task(shots[0], 4)
+    task = LayoutChoice(ClusterSpec(), files(demo)).task(shots[0], 4)
     assert task == Task(VideoSize(64, 48, 9), Layout(ulysses=4))
     assert task.size.tokens == DEMO.tokens
 
@@ -92,14 +92,14 @@ def test_shots_of_other_sizes_get_other_layouts(demo: Path, campaign: Path) -> N
         )
     )
     shots = load_campaign(campaign).shots
-    layouts = Layouts(ClusterSpec(), files(demo))
+    layouts = LayoutChoice(ClusterSpec(), files(demo))
     by_prompt = {shot.prompt.id: layouts.layout(shot, 2) for shot in shots}
     assert by_prompt["pumpkin"].size == 2
     assert by_prompt["beach"] == Layout(guidance=2)  # one token cannot be split, its branches can
 
 
 def test_ranks_of_a_shot(demo: Path, shots: tuple[Shot, ...]) -> None:
-    chosen, asked = Layouts(ClusterSpec(), files(demo)), Layouts(ClusterSpec(ring=2, guidance=3), files(demo))
+    chosen, asked = LayoutChoice(ClusterSpec(), files(demo)), LayoutChoice(ClusterSpec(ring=2, guidance=3), files(demo))
     assert (chosen.ranks("cuda", 8), chosen.ranks("cpu", 1), asked.ranks("cuda", 8)) == (1, 1, 6)
     assert chosen.layout(shots[0], 4) == Layout(ulysses=4)
     assert asked.layout(shots[0], 1) == asked.asked == Layout(guidance=3, ring=2)
@@ -107,18 +107,18 @@ def test_ranks_of_a_shot(demo: Path, shots: tuple[Shot, ...]) -> None:
 
 def test_more_ranks_than_there_are(demo: Path) -> None:
     with pytest.raises(InputErrors, match=r"^Ulysses 4: needs 4 ranks, the cluster has room for 2 GPUs$"):
-        Layouts(ClusterSpec(ulysses=4), files(demo)).ranks("cuda", 2)
+        LayoutChoice(ClusterSpec(ulysses=4), files(demo)).ranks("cuda", 2)
     with pytest.raises(
         ClusterError, match=r"^--device cuda: no GPU found. Use --device cpu, or run lynx-render doctor.$"
     ):
-        Layouts(ClusterSpec(), files(demo)).ranks("cuda", 0)
+        LayoutChoice(ClusterSpec(), files(demo)).ranks("cuda", 0)
 
 
 def test_blocks_the_model_does_not_have(demo: Path, campaign: Path) -> None:
     shots = load_campaign(campaign, ["sampling.ref_blocks=0-5"]).shots
     line = r"^sampling.ref_blocks '0-5': the model has blocks 0 to 2 \(astronaut/pumpkin-t01\)$"
     with pytest.raises(InputErrors, match=line):
-        Layouts(ClusterSpec(), files(demo)).check(shots)
+        LayoutChoice(ClusterSpec(), files(demo)).check(shots)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import lynx_parallel.output.folder
 import lynx_parallel.plan.digests
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.manifest import Campaign
-from lynx_parallel.output.files import part_path
+from lynx_parallel.output.atomic import part_path
 from lynx_parallel.output.folder import Output
-from lynx_parallel.plan.digests import identify
+from lynx_parallel.plan.digests import shot_digests
 from lynx_parallel.plan.plan import Known, Plan, in_order, make_plan
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, edit_sidecar, finish, load, tree, write
 
@@ -337,5 +337,5 @@ def test_a_picture_changed_since_the_plan_is_noticed(folder: Path) -> None:
     campaign = load(folder)
     items = planned(campaign).items
     (folder / "ada.jpg").write_bytes(b"another picture, while it was rendered")
-    same = [identify(campaign, item.shot, WEIGHTS) == item.identity for item in items]
+    same = [shot_digests(campaign, item.shot, WEIGHTS) == item.digests for item in items]
     assert same == [item.shot.subject.id != "ada" for item in items]

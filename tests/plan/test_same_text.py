@@ -10,7 +10,7 @@ import pytest
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.changes import find_changes
-from lynx_parallel.plan.digests import changed, identify
+from lynx_parallel.plan.digests import changed, shot_digests
 from tests.helpers.campaigns import WEIGHTS, edit_sidecar, finish, load, write
 from tests.plan.test_plan import ADA, planned
 
@@ -62,12 +62,12 @@ def test_texts_that_the_model_sees_alike(folder: Path, kind: str, which: str, tu
     old, new = reversed(ALIKE[kind]) if turned else ALIKE[kind]
     before = campaign(folder, old) if which == "prompt" else campaign(folder, "A dog.", negative=old)
     finish(before, before.shots[0])
-    known = identify(before, before.shots[0], WEIGHTS)
+    known = shot_digests(before, before.shots[0], WEIGHTS)
     after = campaign(folder, new) if which == "prompt" else campaign(folder, "A dog.", negative=new)
     [item] = planned(after).items
     assert (item.action, item.reason, item.stale) == ("done", "", False)
-    assert item.identity == known  # the journal knows it by these digests
-    assert item.identity.resume == known.resume
+    assert item.digests == known  # the journal knows it by these digests
+    assert item.digests.resume == known.resume
     assert find_changes([item], after, WEIGHTS, ()) == []
 
 
@@ -80,13 +80,13 @@ def test_texts_that_differ_for_the_model(folder: Path, kind: str, which: str) ->
     after = campaign(folder, new) if which == "prompt" else campaign(folder, "A dog.", negative=new)
     [item] = planned(after).items
     assert (item.action, item.reason, item.stale) == ("render", f"changed: {which}", True)
-    assert item.identity.resume != identify(before, before.shots[0], WEIGHTS).resume
+    assert item.digests.resume != shot_digests(before, before.shots[0], WEIGHTS).resume
 
 
 def test_digests_are_of_the_texts_as_written(folder: Path) -> None:
     """So that what was digested so stays done, and no other version of ftfy changes a digest."""
     first, second = (campaign(folder, text) for text in ("A woman walks.", "A woman  walks."))
-    one, two = identify(first, first.shots[0], WEIGHTS), identify(second, second.shots[0], WEIGHTS)
+    one, two = shot_digests(first, first.shots[0], WEIGHTS), shot_digests(second, second.shots[0], WEIGHTS)
     assert one.latents != two.latents
     assert changed(one.settings, two.settings) == []
     assert one.resume == one.latents == two.resume
@@ -97,7 +97,7 @@ def test_beside_another_change(folder: Path) -> None:
     finish(before, before.shots[0])
     [item] = planned(campaign(folder, "A woman  walks.", sets=("video.crf=30",))).items
     assert (item.action, item.reason, item.stale) == ("encode", "changed: video.crf", True)
-    assert item.identity.settings["prompt"] == "A woman  walks."
+    assert item.digests.settings["prompt"] == "A woman  walks."
     [item] = planned(campaign(folder, "A woman  walks.", sets=("sampling.seed=1",))).items
     assert (item.action, item.reason, item.stale) == ("render", "changed: sampling.seed", True)
 

@@ -25,8 +25,9 @@ from lynx_parallel.model.attention import Kernel, sdpa
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.weights import find_face_models, find_weights
-from lynx_parallel.rank.rank import Load, Rank, Rendered
-from lynx_parallel.stages.resume_state import load_partial
+from lynx_parallel.rank.messages import EncodeOrder, RenderOrder
+from lynx_parallel.rank.rank import Rank, RankConfig, Rendered
+from lynx_parallel.stages.resume_state import load_resume_state
 from lynx_parallel.stages.video import encode_video, probe
 from tests.distributed.test_render import FACES
 
@@ -37,12 +38,12 @@ def shots(campaign: Path) -> tuple[Shot, ...]:
 
 
 @pytest.fixture
-def load(campaign: Path) -> Load:
+def load(campaign: Path) -> RankConfig:
     pipeline = load_campaign(campaign).pipeline
-    return Load(find_weights(pipeline.model), "float32", denoise=True, face=find_face_models(pipeline.face))
+    return RankConfig(find_weights(pipeline.model), "float32", denoise=True, face=find_face_models(pipeline.face))
 
 
-def make_rank(load: Load, shots: tuple[Shot, ...]) -> Rank:
+def make_rank(load: RankConfig, shots: tuple[Shot, ...]) -> Rank:
     rank = Rank("cpu", 1, load)
     rank.encode_prompts([shot.text for shot in shots])
     rank.load()
@@ -50,16 +51,22 @@ def make_rank(load: Load, shots: tuple[Shot, ...]) -> Rank:
     return rank
 
 
+def order_of(shot: Shot, folder: Path) -> RenderOrder:
+    parts = {"video": folder / "video.part", "latents": folder / "latents.part"}
+    key, crops = shot.subject.id.encode().hex().ljust(64, "0"), Crops(folder, shot.subject.id, "source")
+    return RenderOrder(shot, "digest", {}, key, crops, folder / "partial", Video(), parts, folder)
+
+
 def render(rank: Rank, shot: Shot, folder: Path) -> Rendered:
     folder.mkdir(parents=True, exist_ok=True)
-    rank.prepare(shot, shot.subject.id.encode().hex().ljust(64, "0"), Crops(folder, shot.subject.id, "source"))
-    parts = {"video": folder / "video.part", "latents": folder / "latents.part"}
-    made = rank.render(shot, "digest", folder / "partial", Video(), parts, folder / "rank0.log")
+    order = order_of(shot, folder)
+    rank.prepare(order)
+    made = rank.render(order)
     assert made is not None
     return made
 
 
-def test_a_shot(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_a_shot(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     rank = make_rank(load, shots)
     made = render(rank, shots[0], tmp_path / "a")
     assert probe(tmp_path / "a" / "video.part").frames == 9
@@ -74,14 +81,14 @@ def test_a_shot(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     assert (again.conditioning["text"], again.conditioning["reference kept"]) == (1, 3)
 
 
-def test_the_cache_gives_the_same_latents(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_the_cache_gives_the_same_latents(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     first = render(make_rank(load, shots), shots[0], tmp_path / "one")
     second = render(make_rank(load, shots), shots[0], tmp_path / "two")
     assert second.conditioning["subject kept"] == 1
     assert first.outputs["latents"]["sha256"] == second.outputs["latents"]["sha256"]
 
 
-def test_tiled_decode_says_so(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_tiled_decode_says_so(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     large = replace(shots[0], sampling=shots[0].sampling.model_copy(update={"width": 320, "num_frames": 1}))
     plain = render(make_rank(load, shots), large, tmp_path / "plain")
     tiled = render(make_rank(replace(load, tiled_decode=True), shots), large, tmp_path / "tiled")
@@ -94,33 +101,33 @@ def test_tiled_decode_says_so(load: Load, shots: tuple[Shot, ...], tmp_path: Pat
 
 @pytest.mark.parametrize("kind", [{"denoise": False}, {"shard": True}])
 def test_encoding_needs_no_transformer(
-    kind: dict[str, bool], load: Load, shots: tuple[Shot, ...], tmp_path: Path
+    kind: dict[str, bool], load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path
 ) -> None:
     made = render(make_rank(load, shots), shots[0], tmp_path / "a")
     encoder = Rank("cpu", 1, replace(load, **kind))
     encoder.load()
     assert encoder.pipeline is None
     parts = {"video": tmp_path / "again.part"}
-    again = encoder.encode(shots[0], Video(), tmp_path / "a" / "latents.part", parts, tmp_path / "log")
+    again = encoder.encode(EncodeOrder(shots[0], Video(), tmp_path / "a" / "latents.part", parts, tmp_path / "log"))
     assert again.outputs["video"] == made.outputs["video"]
 
 
-def test_stop_saves_and_the_next_goes_on(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_stop_saves_and_the_next_goes_on(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     rank = make_rank(load, shots)
     rank.stop()
     with pytest.raises(Stopped, match="after step 1 of 2"):
         render(rank, shots[0], tmp_path / "a")
-    assert load_partial(tmp_path / "a" / "partial", "digest", torch.device("cpu")).steps_done == 1
-    again, crops = make_rank(load, shots), Crops(tmp_path / "a", "astronaut", "source")
-    assert again.prepare(shots[0], "a" * 64, crops, "digest", tmp_path / "a" / "partial") == 1
-    assert again.prepare(shots[0], "a" * 64, crops, "another", tmp_path / "a" / "partial") == 0
-    assert again.prepare(shots[0], "a" * 64, crops, "digest", tmp_path / "missing") == 0
+    assert load_resume_state(tmp_path / "a" / "partial", "digest", torch.device("cpu")).steps_done == 1
+    again, order = make_rank(load, shots), order_of(shots[0], tmp_path / "a")
+    assert again.prepare(order) == 1
+    assert again.prepare(replace(order, digest="another")) == 0
+    assert again.prepare(replace(order, resume_state=tmp_path / "missing")) == 0
     made = render(again, shots[0], tmp_path / "a")
     whole = render(make_rank(load, shots), shots[0], tmp_path / "b")
     assert made.outputs["latents"] == whole.outputs["latents"]
 
 
-def test_folders_that_a_machine_does_not_see(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_a_machine_does_not_see(load: RankConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rank, output = Rank("cpu", 1, load), Output(tmp_path / "out")
     with output.probe() as probe:
         assert rank.misses(probe, [tmp_path]) == []
@@ -132,7 +139,9 @@ def test_folders_that_a_machine_does_not_see(load: Load, tmp_path: Path, monkeyp
     assert rank.misses(probe, []) == []
 
 
-def test_a_rank_that_the_driver_has_lost_ends_its_shot(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_a_rank_that_the_driver_has_lost_ends_its_shot(
+    load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path
+) -> None:
     """Cut off, it may still reach the folder in which its successor works."""
     rank = make_rank(replace(load, hung_after=0.0), shots)
     with pytest.raises(RenderError, match="no word from the driver"):
@@ -140,20 +149,19 @@ def test_a_rank_that_the_driver_has_lost_ends_its_shot(load: Load, shots: tuple[
     assert not (tmp_path / "a" / "partial").exists()
 
 
-def test_a_picture_without_a_face(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_a_picture_without_a_face(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     picture = tmp_path / "black.png"
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(picture)
     shot = replace(shots[0], subject=replace(shots[0].subject, image=picture))
     rank = make_rank(load, shots)
     with pytest.raises(SubjectError, match=r"black\.png: no face .*use a picture of one face"):
-        rank.prepare(shot, "f" * 64, Crops(tmp_path, "astronaut", "source"))
-    parts = {"video": tmp_path / "video.part"}
-    assert rank.render(shot, "digest", tmp_path / "partial", Video(), parts, tmp_path / "log") is None
-    assert not parts["video"].exists()
+        rank.prepare(order_of(shot, tmp_path))
+    assert rank.render(order_of(shot, tmp_path)) is None
+    assert not (tmp_path / "video.part").exists()
     render(rank, shots[0], tmp_path / "next")
 
 
-def test_a_kernel_that_is_not_there(load: Load, tmp_path: Path) -> None:
+def test_a_kernel_that_is_not_there(load: RankConfig, tmp_path: Path) -> None:
     rank = Rank("cpu", 1, replace(load, attention="flash3"))
     assert rank.hello().attention == "none"
     [check] = rank.check(tmp_path)
@@ -161,7 +169,7 @@ def test_a_kernel_that_is_not_there(load: Load, tmp_path: Path) -> None:
 
 
 def test_a_ring_that_needs_another_kernel_says_so(
-    load: Load, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel without the log-sum-exp serves every layout but a ring."""
     asked: list[tuple[torch.dtype, bool]] = []
@@ -186,7 +194,7 @@ def test_a_ring_that_needs_another_kernel_says_so(
     assert asked == [(torch.float32, False), (torch.float32, True)]
 
 
-def test_a_rank_runs_the_vae_as_asked(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_a_rank_runs_the_vae_as_asked(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     """Whether it renders, or encodes saved latents alone."""
     made = render(make_rank(replace(load, vae_dtype="bfloat16"), shots), shots[0], tmp_path / "a")
     outputs = {}
@@ -196,18 +204,20 @@ def test_a_rank_runs_the_vae_as_asked(load: Load, shots: tuple[Shot, ...], tmp_p
         assert torch.backends.cudnn.conv.fp32_precision == "ieee"
         rank.load()
         seen: set[str] = set()
-        rank.finisher.vae.decoder.register_forward_pre_hook(
+        rank.writer.vae.decoder.register_forward_pre_hook(
             lambda *_, seen=seen: seen.add(torch.backends.cudnn.conv.fp32_precision)
         )
         parts = {"video": tmp_path / "again.part"}
         latents = tmp_path / "a" / "latents.part"
-        outputs[vae_dtype] = rank.encode(shots[0], Video(), latents, parts, tmp_path / "log").outputs["video"]
+        outputs[vae_dtype] = rank.encode(EncodeOrder(shots[0], Video(), latents, parts, tmp_path / "log")).outputs[
+            "video"
+        ]
         assert seen == {"tf32" if vae_dtype == "tf32" else "ieee"}
     assert outputs["float32"] == outputs["tf32"]  # TF32 exists on CUDA alone
     assert outputs["bfloat16"] == made.outputs["video"] != outputs["float32"]
 
 
-def test_projections_stay_where_the_card_has_room(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projections_stay_where_the_card_has_room(load: RankConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the card's size is invented: no GPU is asked."""
     rank = Rank("cpu", 1, replace(load, tasks=(Task(VideoSize(64, 48, 9), Layout()),)))
     assert not rank._has_room()  # on the CPU they are mapped again
@@ -217,12 +227,12 @@ def test_projections_stay_where_the_card_has_room(load: Load, monkeypatch: pytes
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         assert rank._has_room() is room
     card.total_memory = 8 * 10**9
-    rank.what = load  # without tasks, the largest video counts, whose decoding takes 19 GB
+    rank.config = load  # without tasks, the largest video counts, whose decoding takes 19 GB
     assert not rank._has_room()
 
 
 def test_prompts_that_one_rank_encoded_are_read_by_another(
-    load: Load, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = Output(tmp_path / "shared").prompts("salt")
     load = replace(load, prompts=files)
@@ -247,16 +257,18 @@ def test_prompts_that_one_rank_encoded_are_read_by_another(
 
     files.path(texts[0]).write_bytes(b"damaged")  # counts as missing
     with pytest.raises(Loaded):
-        other.prepare(shots[0], "0" * 64, Crops(tmp_path / "other", "astronaut", "source"))
+        other.prepare(order_of(shots[0], tmp_path / "other"))
 
 
-def test_prompts_that_cannot_be_written_stay_in_memory(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_prompts_that_cannot_be_written_stay_in_memory(
+    load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path
+) -> None:
     (tmp_path / ".lynx").write_text("a file in the folder's place")
     load = replace(load, prompts=Output(tmp_path).prompts("salt"))
     assert render(make_rank(load, shots), shots[0], tmp_path / "out").outputs
 
 
-def test_a_rank_checks_itself(load: Load, tmp_path: Path) -> None:
+def test_a_rank_checks_itself(load: RankConfig, tmp_path: Path) -> None:
     checks = Rank("cpu", 1, load).check(tmp_path)
     assert [(check.name, check.ok) for check in checks] == [
         ("memory", True), ("attention", True), ("decode", True), ("output", True), ("ffmpeg", True)
@@ -264,7 +276,7 @@ def test_a_rank_checks_itself(load: Load, tmp_path: Path) -> None:
 
 
 def test_a_broken_gpu_is_told_by_the_check_and_not_by_hello(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: RankConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One GPU of many must not end the run, as an error of ``hello`` would."""
 
@@ -288,7 +300,11 @@ def test_a_broken_gpu_is_told_by_the_check_and_not_by_hello(
     ],
 )
 def test_the_encoder_is_checked_with_the_runs_own_settings(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: Video, formats: tuple[tuple[int, int, float]]
+    load: RankConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    video: Video,
+    formats: tuple[tuple[int, int, float]],
 ) -> None:
     """An encoder may lack one codec, or refuse one size. Only the output folder need be writable."""
     asked: list[tuple[object, ...]] = []
@@ -309,7 +325,7 @@ def test_the_encoder_is_checked_with_the_runs_own_settings(
 
 
 def test_an_ffmpeg_that_cannot_encode_shows_before_a_shot_is_made(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: RankConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path, detail in (
         ("/bin/false", "cannot encode: ffmpeg ended"),
@@ -333,7 +349,8 @@ def prepare(rank: Rank, shot: Shot, folder: Path, source: str) -> dict[str, byte
     folder.mkdir(exist_ok=True)
     size = shot.sampling.reference_size
     key = f"{source}-{size}".encode().hex().ljust(64, "0")
-    rank.prepare(shot, key, Crops(folder, shot.subject.id, source, frozenset({size})))
+    crops = Crops(folder, shot.subject.id, source, frozenset({size}))
+    rank.prepare(replace(order_of(shot, folder), subject_key=key, crops=crops))
     return shown(folder)
 
 
@@ -344,7 +361,7 @@ def drawn(shot: Shot, shots: tuple[Shot, ...]) -> Shot:
     return replace(shot, subject=replace(other, id=shot.subject.id))
 
 
-def test_the_folder_shows_the_picture_that_was_used(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_the_folder_shows_the_picture_that_was_used(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     """Also when the subject comes from this machine's cache, or from that of another machine."""
     rank, out = make_rank(load, shots), tmp_path / "out"
     first = prepare(rank, shots[0], out, "picture 1")
@@ -361,7 +378,9 @@ def test_the_folder_shows_the_picture_that_was_used(load: Load, shots: tuple[Sho
     assert set(prepare(rank, replace(shots[0], subject=given), out, "embedding")) == {"ref-256.png"}
 
 
-def test_no_old_face_stays_when_the_new_picture_has_none(load: Load, shots: tuple[Shot, ...], tmp_path: Path) -> None:
+def test_no_old_face_stays_when_the_new_picture_has_none(
+    load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path
+) -> None:
     rank, out, black = make_rank(load, shots), tmp_path / "out", tmp_path / "black.png"
     prepare(rank, shots[0], out, "picture 1")
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(black)

@@ -1,4 +1,4 @@
-"""Partial states: an interrupted render goes on and ends with the same bits."""
+"""ResumeState states: an interrupted render goes on and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Step
-from lynx_parallel.stages.resume_state import Partial, load_partial, save_partial
+from lynx_parallel.stages.resume_state import ResumeState, load_resume_state, save_resume_state
 from tests.distributed.test_render import load, prepare
 
 STEPS = 6
@@ -38,12 +38,12 @@ def test_a_resumed_render_is_bitwise_the_same(pipeline: LynxPipeline, tmp_path: 
 
     def stop(step: Step) -> None:
         if step.index + 1 == done:
-            save_partial(tmp_path / "state", step.state(), "digest")
+            save_resume_state(tmp_path / "state", step.state(), "digest")
             raise Stop
 
     with pytest.raises(Stop):
         pipeline.denoise(inputs, sampling, stop)
-    state = load_partial(tmp_path / "state", "digest", CPU)
+    state = load_resume_state(tmp_path / "state", "digest", CPU)
     assert state.steps_done == done
     ran: list[int] = []
     resumed = pipeline.denoise(inputs, sampling, lambda step: ran.append(step.index), state)
@@ -53,13 +53,13 @@ def test_a_resumed_render_is_bitwise_the_same(pipeline: LynxPipeline, tmp_path: 
 
 def test_what_is_no_state_of_this_shot_is_the_beginning(pipeline: LynxPipeline, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    assert load_partial(path, "digest", CPU) == Partial()
+    assert load_resume_state(path, "digest", CPU) == ResumeState()
     path.write_bytes(b"torn")
-    assert load_partial(path, "digest", CPU) == Partial()
+    assert load_resume_state(path, "digest", CPU) == ResumeState()
     sampling = Sampling(width=64, height=48, num_frames=5, num_inference_steps=1)
-    pipeline.denoise(prepare(pipeline, sampling), sampling, lambda step: save_partial(path, step.state(), "one"))
-    assert load_partial(path, "another", CPU) == Partial()
-    assert load_partial(path, "one", CPU).steps_done == 1
+    pipeline.denoise(prepare(pipeline, sampling), sampling, lambda step: save_resume_state(path, step.state(), "one"))
+    assert load_resume_state(path, "another", CPU) == ResumeState()
+    assert load_resume_state(path, "one", CPU).steps_done == 1
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    assert load_partial(path, "one", CPU) == Partial()
+    assert load_resume_state(path, "one", CPU) == ResumeState()

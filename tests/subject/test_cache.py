@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.output import files as artifacts
+from lynx_parallel.output import atomic as artifacts
 from lynx_parallel.subject.cache import STALE_PART_S, SubjectCache, faces
 
 KEYS = [f"{number:064x}" for number in range(10)]

@@ -20,8 +20,8 @@ THREE = [SMALL, LARGE, MIDDLE]
 
 
 def test_one_face_is_taken_without_a_word() -> None:
-    for policy in ("largest", "only", 1):
-        assert choose_face([LARGE], policy, "ada.jpg") == (LARGE, None)
+    for choice in ("largest", "only", 1):
+        assert choose_face([LARGE], choice, "ada.jpg") == (LARGE, None)
 
 
 def test_the_largest_is_taken_with_a_warning() -> None:
@@ -42,10 +42,10 @@ def test_counting_goes_from_left_to_right() -> None:
     assert choose_face([lower, upper], 1, "")[0] is upper
 
 
-@pytest.mark.parametrize("policy", ["largest", "only", 1])
-def test_no_face_names_the_picture_and_what_to_do(policy: Any) -> None:
+@pytest.mark.parametrize("choice", ["largest", "only", 1])
+def test_no_face_names_the_picture_and_what_to_do(choice: Any) -> None:
     with pytest.raises(SubjectError, match=r"^faces/ada\.jpg: no face found: use a picture .* 256 pixels"):
-        choose_face([], policy, "faces/ada.jpg")
+        choose_face([], choice, "faces/ada.jpg")
 
 
 def test_only_takes_no_second_face() -> None:
@@ -60,7 +60,7 @@ def test_a_number_out_of_range(number: int) -> None:
         choose_face(THREE, number, "ada.jpg")
 
 
-@pytest.mark.parametrize("policy", ["smallest", True, 1.0, None])
-def test_other_policies_are_refused(policy: Any) -> None:
-    with pytest.raises(ValueError, match="policy"):
-        choose_face(THREE, policy, "ada.jpg")
+@pytest.mark.parametrize("choice", ["smallest", True, 1.0, None])
+def test_other_policies_are_refused(choice: Any) -> None:
+    with pytest.raises(ValueError, match="choice"):
+        choose_face(THREE, choice, "ada.jpg")

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynx_parallel.inputs.cache_root import cache_root
+from lynx_parallel.output.atomic import atomic_write, part_path, publish
 from lynx_parallel.output.checksums import digest, sha256_file
-from lynx_parallel.output.files import atomic_write, part_path, publish
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -21,16 +21,16 @@ from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS
+from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import SEAL, metadata_of, seal, sha256_file
-from lynx_parallel.output.files import atomic_write
 from lynx_parallel.parallel.vae import can_split, split_decoder
-from lynx_parallel.rank.messages import Load, Rendered
-from lynx_parallel.rank.writing import when_room
+from lynx_parallel.rank.disk_space import when_room
+from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered
 from lynx_parallel.stages.latents import decode, to_frames
 from lynx_parallel.stages.video import encode_video
 
 
-class Finisher:
+class OutputWriter:
     """Makes a shot's files from its latents.
 
     Attributes:
@@ -40,22 +40,22 @@ class Finisher:
         waits: called with what the rank waits for, as in ``writing.when_room``.
     """
 
-    def __init__(self, what: Load, device: torch.device, waits: Callable[[str], None]):
+    def __init__(self, config: RankConfig, device: torch.device, waits: Callable[[str], None]):
         self.vae: Any = None
-        self._what = what
+        self._config = config
         self._device = device
         self._waits = waits
-        self._precision = VAE_PRECISIONS[what.vae_dtype]
+        self._precision = VAE_PRECISIONS[config.vae_dtype]
         self._split: AutoencoderKLWan | None = None
 
     def load(self) -> None:
         """Loads the VAE alone, for saved latents."""
-        self.take(load_vae(self._what.weights.base / "vae", dtype=self._precision.weights, device=self._device))
+        self.take(load_vae(self._config.weights.base / "vae", dtype=self._precision.weights, device=self._device))
 
     def take(self, vae: AutoencoderKLWan) -> None:
         """Uses this VAE from now on."""
         self.vae = vae
-        if self._what.tiled_decode:
+        if self._config.tiled_decode:
             vae.enable_tiling()
 
     def regroup(self) -> None:
@@ -64,20 +64,16 @@ class Finisher:
 
     def decode(self, latents: torch.Tensor, layout: Layout, rank: int) -> tuple[np.ndarray | None, dict[str, str]]:
         """Returns the frames, and how they were decoded for the sidecar. Only rank 0 is sure to get frames."""
-        if self._what.tiled_decode or not can_split(latents.shape[3], layout.size):
+        if self._config.tiled_decode or not can_split(latents.shape[3], layout.size):
             return (self._frames(self.vae, latents) if rank == 0 else None), self._tiled
         if self._split is None:
             self._split = split_decoder(self.vae)
         return self._frames(self._split, latents), {"decode": f"rows over {layout.size} ranks"}
 
-    def encode(
-        self, shot: Shot, video: Video, latents: Path, parts: dict[str, Path], sha256: str | None = None
-    ) -> Rendered:
+    def encode(self, order: EncodeOrder) -> Rendered:
         """Makes the video again from saved latents.
 
-        Args:
-            sha256: of the latents' file by its sidecar; None for latents that no sidecar lists. Those are checked
-                by the checksum in their header.
+        They are checked by the sha256 of the order, or else by the checksum in their header.
 
         Returns:
             What was made, and ``latents`` as they were read.
@@ -87,16 +83,16 @@ class Finisher:
             RenderError: the file cannot be read.
         """
         try:
-            data = latents.read_bytes()
+            data = order.latents.read_bytes()
         except OSError as error:
-            raise RenderError(f"{latents}: {error.strerror}") from None
+            raise RenderError(f"{order.latents}: {error.strerror}") from None
         found = hashlib.sha256(data).hexdigest()
-        if found != sha256 if sha256 else SEAL not in (metadata_of(data) or {}):
-            raise DamagedError(f"{latents}: the latents are damaged: their checksum differs")
+        if found != order.sha256 if order.sha256 else SEAL not in (metadata_of(data) or {}):
+            raise DamagedError(f"{order.latents}: the latents are damaged: their checksum differs")
         if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
         saved = load(data)["latents"]
-        made = self.write(self._frames(self.vae, saved), saved, shot, video, parts, {}, self._tiled)
+        made = self.write(self._frames(self.vae, saved), saved, order.shot, order.video, order.parts, {}, self._tiled)
         return replace(made, outputs={**made.outputs, "latents": {"size": len(data), "sha256": found}})
 
     def write(
@@ -105,7 +101,7 @@ class Finisher:
         latents: torch.Tensor,
         shot: Shot,
         video: Video,
-        parts: dict[str, Path],
+        parts: Mapping[str, Path],
         seconds: dict[str, float],
         how: dict[str, str],
         metadata: Mapping[str, str] | None = None,
@@ -138,7 +134,7 @@ class Finisher:
 
     @property
     def _tiled(self) -> dict[str, str]:
-        return {"decode": "tiled"} if self._what.tiled_decode else {}
+        return {"decode": "tiled"} if self._config.tiled_decode else {}
 
     def _frames(self, vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
         return to_frames(decode(vae, latents, precision=self._precision.convolutions))

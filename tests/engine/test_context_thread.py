@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lynx_parallel.engine import process
-from lynx_parallel.engine.held import Held, NotInTime
+from lynx_parallel.engine.context_thread import Held, NotInTime
 from lynx_parallel.engine.signals import Interrupted
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
-from lynx_parallel.engine.answers import answer
+from lynx_parallel.engine.ray_results import answer
 from lynx_parallel.errors import RenderError
 from lynx_parallel.text import first_line
 

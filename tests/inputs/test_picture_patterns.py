@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.inputs import pictures
+from lynx_parallel.inputs import picture_patterns as pictures
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign, Consent
 from lynx_parallel.inputs.problems import Problems

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.errors import RenderError
-from lynx_parallel.rank import writing
-from lynx_parallel.rank.writing import when_room
+from lynx_parallel.rank import logs as writing
+from lynx_parallel.rank.disk_space import when_room
 
 FULL = [
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),

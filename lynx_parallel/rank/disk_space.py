@@ -1,14 +1,10 @@
-"""What a rank writes: its log, and files for which there may be no room for a while."""
+"""Waits for room on a full disk."""
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from safetensors import SafetensorError
 
@@ -44,40 +40,3 @@ def when_room(write: Callable[[], None], path: Path, waits: Callable[[str], None
             time.sleep(1)
     finally:
         waits("")
-
-
-def write_log(line: str) -> None:
-    """Prints a line; a full disk costs the line, not the shot."""
-    with suppress(OSError):
-        print(line, flush=True)
-
-
-@contextmanager
-def logged_to(log: Path) -> Iterator[None]:
-    """All this process prints, C libraries included, goes to a file meanwhile; nowhere, where the disk is full."""
-    saved = os.dup(1), os.dup(2)
-    with _opened(log) as file:
-        _flush()
-        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        _flush()
-        for descriptor, copy in enumerate(saved, start=1):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-
-
-def _opened(log: Path) -> BinaryIO:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return log.open("ab")
-    except OSError as error:
-        if not disk_is_full(error):
-            raise
-        return Path(os.devnull).open("ab")
-
-
-def _flush() -> None:
-    with suppress(OSError):
-        sys.stdout.flush(), sys.stderr.flush()

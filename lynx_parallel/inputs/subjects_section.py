@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from lynx_parallel.inputs.entries import ID, ID_ALLOWED, PromptEntry, SubjectEntry, SubjectsFrom
-from lynx_parallel.inputs.files import Unreadable, read_text
-from lynx_parallel.inputs.manifest import Prompt, Subject
+from lynx_parallel.inputs.entries import SubjectEntry, SubjectsFrom
+from lynx_parallel.inputs.manifest import Subject
 from lynx_parallel.inputs.people import id_of_file, read_people
-from lynx_parallel.inputs.pictures import find_pictures
+from lynx_parallel.inputs.picture_patterns import find_pictures
 from lynx_parallel.inputs.pipeline import PipelineSpec, resolve_file
-from lynx_parallel.inputs.problems import KeyPath, Problems, shown_value
+from lynx_parallel.inputs.problems import Problems, shown_value
+from lynx_parallel.inputs.sections import section_ids
 from lynx_parallel.inputs.sheet import is_table
 from lynx_parallel.inputs.sources import is_file
-from lynx_parallel.inputs.subject import Blame, as_consent, check_vars, make_subject
-from lynx_parallel.inputs.template import template_mistake
+from lynx_parallel.inputs.subject_entry import Blame, as_consent, check_vars, make_subject
 from lynx_parallel.inputs.validate import read_model
 from lynx_parallel.inputs.yaml_lines import Document
 from lynx_parallel.text import shown_path
-
-MAX_PROMPT_BYTES = 2**20
 
 
 def read_subjects(document: Document, problems: Problems) -> dict[str, Subject | None]:
@@ -30,19 +26,10 @@ def read_subjects(document: Document, problems: Problems) -> dict[str, Subject |
     if isinstance(data, dict) and "from" in data and not isinstance(data["from"], dict):
         return _subjects_from(document, problems)
     out: dict[str, Subject | None] = {}
-    for name in _ids(document, "subjects", problems):
+    for name in section_ids(document, "subjects", problems):
         entry = read_model(SubjectEntry, document, ("subjects", name), problems)
         blame = _blame_entry(document, name, problems)
         out[name] = make_subject(name, entry, document.file.parent, blame) if entry else None
-    return out
-
-
-def read_prompts(document: Document, problems: Problems) -> dict[str, Prompt | None]:
-    """Prompts by id, None for those that are wrong (recorded)."""
-    out: dict[str, Prompt | None] = {}
-    for name in _ids(document, "prompts", problems):
-        entry = read_model(PromptEntry, document, ("prompts", name), problems)
-        out[name] = _prompt(name, entry, document, problems) if entry else None
     return out
 
 
@@ -59,30 +46,6 @@ def face_gaps(subject: Subject, pipeline: PipelineSpec) -> str | None:
         lacking = " and ".join(f"'{name}'" for name in (names if needs_pixels else names[:1]))
         return f"no {lacking} given, and the pipeline has no 'face:' models to find them"
     return None
-
-
-def _ids(document: Document, section: str, problems: Problems) -> list[str]:
-    """The section's keys that are ids; records the others, and ids that differ in case only."""
-    data = document.data.get(section)
-    if not isinstance(data, dict) or not data:
-        if section in document.data:
-            shown = "is empty" if data == {} else document.shown((section,), data)
-            message = f"{shown}: must be a mapping of ids, with at least one"
-            document.blame(problems, (section,), message)
-        return []
-    seen: dict[str, str] = {}
-    good: list[str] = []
-    for name in data:
-        path = (section, name)
-        first = seen.setdefault(name.casefold(), name)
-        if not ID.fullmatch(name):
-            document.blame(problems, path, f"{shown_value(name)}: {ID_ALLOWED}")
-        elif first != name:
-            line = document.line((section, first))
-            document.blame(problems, path, f"given twice, first as {first!r} on line {line} (case is ignored)")
-        else:
-            good.append(name)
-    return good
 
 
 def _subjects_from(document: Document, problems: Problems) -> dict[str, Subject | None]:
@@ -145,20 +108,3 @@ def _from_pictures(document: Document, entry: SubjectsFrom, problems: Problems) 
 
 def _blame_entry(document: Document, name: str, problems: Problems) -> Blame:
     return lambda path, message: document.blame(problems, ("subjects", name, *path), message)
-
-
-def _prompt(name: str, entry: PromptEntry, document: Document, problems: Problems) -> Prompt | None:
-    path: KeyPath = document.standing(("prompts", name, "text" if entry.file is None else "file"))
-    text: Any = entry.text
-    if entry.file is not None:
-        try:
-            text = read_text(resolve_file(document.file.parent, entry.file), MAX_PROMPT_BYTES)
-        except Unreadable as error:
-            document.blame(problems, path, f"{shown_value(entry.file)}: {error.reason}")
-            return None
-    text = text.strip()
-    wrong = template_mistake(text) if text else "the prompt is empty"
-    if wrong:
-        document.blame(problems, path, wrong)
-        return None
-    return Prompt(name, text, entry.sampling)
