@@ -42,7 +42,7 @@ def made(folder: Path, *, only: tuple[str, ...] = (), done: bool = True) -> Path
     prompts = "prompts: {walk: {file: texts/m.yaml}}\nshots: {from: shots.csv}\n"
     path.write_text(MANIFEST.partition("prompts:")[0] + prompts)
     loaded = load_all(str(path), ["video.crf=24", f"output={folder / 'out'}"], list(only), False)
-    campaign, digests = loaded.campaign, loaded.digests
+    campaign, digests = loaded.campaign, loaded.weight_digests
     output = Output(campaign.output)
     options = (("--ulysses", "2"), ("--shard-weights",))
     command = ("lynx-render", "m.yaml", "--set", "video.crf=24", "--ulysses", "2", "--shard-weights")
@@ -118,7 +118,7 @@ def test_tables_of_people_and_patterns_are_repeated(tmp_path: Path, demo: Path) 
         text = head + f"subjects: {given}\nprompts: {{walk: 'A {{person}} walks.'}}\n"
         path.write_text(text)
         loaded = load_all(str(path), None, None, False)
-        campaign, digests = loaded.campaign, loaded.digests
+        campaign, digests = loaded.campaign, loaded.weight_digests
         record = Output(campaign.output).record(RUN)
         write_record(record, campaign, digests, Request(), "")
         for shot in campaign.shots:
@@ -208,7 +208,7 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     (tmp_path / "mine" / "lite.yaml").write_text(own)
     path.write_text(MANIFEST.replace("./full.yaml", "./lite.yaml"))
     loaded = load_all(str(path), None, None, False)
-    campaign, digests = loaded.campaign, loaded.digests
+    campaign, digests = loaded.campaign, loaded.weight_digests
     write_record(Output(campaign.output).record(RUN), campaign, digests, Request(), "")
     for shot in campaign.shots:
         finish(campaign, shot, weights=digests, run=RUN)
@@ -219,7 +219,7 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     name = tmp_path / "mine" / "id.safetensors"
     assert f"weights: the files of {name} have another content. To keep the finished shots, restore" in run.stderr
     loaded = load_all(str(path), None, None, False)
-    campaign, digests = loaded.campaign, loaded.digests
+    campaign, digests = loaded.campaign, loaded.weight_digests
     assert len(find_changes(loaded.replan().items, campaign, digests, ())) == 1
 
 

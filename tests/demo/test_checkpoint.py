@@ -12,12 +12,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from lynx_parallel.demo import checkpoint, tiny
+from lynx_parallel.demo import checkpoint, places, tiny
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.cache_root import cache_root
 
 # Every tensor's name, shape and bytes. If this changes, users' cached copies no longer equal a fresh build:
-# give checkpoint.NAME a new version together with the new value here.
+# give places.CHECKPOINT_NAME a new version together with the new value here.
 TENSORS_SHA256 = "1a596510573bb7a974939916745c92fd07a5ec24f6c272a317cf51fe2d96ae0b"
 
 
@@ -47,7 +47,7 @@ def test_tensors_are_the_pinned_ones(root: Path) -> None:
         for key, value in sorted(load_file(path).items()):
             digest.update(f"{path.relative_to(root).as_posix()}:{key}:{value.dtype}:{value.shape}\n".encode())
             digest.update(value.tobytes())
-    assert (checkpoint.NAME, digest.hexdigest()) == ("demo-tiny-v1", TENSORS_SHA256)
+    assert (places.CHECKPOINT_NAME, digest.hexdigest()) == ("demo-tiny-v1", TENSORS_SHA256)
 
 
 def test_no_machine_path_is_written(root: Path) -> None:

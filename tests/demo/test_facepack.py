@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from lynx_parallel.demo import checkpoint, facepack, faces
+from lynx_parallel.demo import checkpoint, facepack, faces, places
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.subject.arcface import ArcFace, load_arcface
 from lynx_parallel.subject.detection import InsightFaceDetector, choose_face
@@ -23,7 +23,7 @@ from lynx_parallel.subject.picture import id_crop, read_picture
 from tests.helpers.golden_cases import GOLDEN, requires_golden
 
 PICTURES = Path(__file__).resolve().parents[2] / "manifests" / "faces"
-# If these change, users' cached copies no longer equal a fresh build: give facepack.NAME a new version together
+# If these change, users' cached copies no longer equal a fresh build: give places.FACEPACK_NAME a new version together
 # with the new values here.
 DETECTOR_SHA256 = "e0a359f9a80b6eb23eb8d252e033039b1cbf53d6b6fd5746355875adef4aadcf"
 TENSORS_SHA256 = "a035d6f45d18a7a8daea89e2f53f9f9b1201ef2b928bbbe4d3deb56f42bbf432"
@@ -62,7 +62,7 @@ def test_content_is_the_pinned_one(root: Path) -> None:
     for key, value in sorted(load_file(root / facepack.RECOGNISER).items()):
         digest.update(f"{key}:{value.dtype}:{value.shape}\n".encode())
         digest.update(value.tobytes())
-    found = (facepack.NAME, hashlib.sha256(model).hexdigest(), digest.hexdigest())
+    found = (places.FACEPACK_NAME, hashlib.sha256(model).hexdigest(), digest.hexdigest())
     assert found == ("demo-faces-v1", DETECTOR_SHA256, TENSORS_SHA256)
 
 
@@ -155,8 +155,8 @@ def test_it_is_smaller_than_ir_se50_in_width_alone() -> None:
 
 def test_it_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LYNX_CACHE", str(tmp_path))
-    assert facepack.ensure_facepack() == facepack.facepack_root() == tmp_path / facepack.NAME
-    assert [path.name for path in tmp_path.iterdir()] == [facepack.NAME]
+    assert facepack.ensure_facepack() == facepack.facepack_root() == tmp_path / places.FACEPACK_NAME
+    assert [path.name for path in tmp_path.iterdir()] == [places.FACEPACK_NAME]
 
 
 def test_once_built_it_is_found_without_torch(root: Path) -> None:

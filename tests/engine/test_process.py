@@ -88,7 +88,7 @@ for descriptor in {descriptors}:
 sys.stdin = sys.stdin if 0 not in {descriptors} else None
 sys.stdout = sys.stdout if 1 not in {descriptors} else None
 sys.stderr = sys.stderr if 2 not in {descriptors} else None
-from lynx_parallel.process import open_streams
+from lynx_parallel.engine.process import open_streams
 open_streams()
 with open("file", "w") as file:
     os.write(1, b"noise"), os.write(2, b"noise")
@@ -110,7 +110,7 @@ DIVERTED = """
 import os, subprocess, sys
 from pathlib import Path
 from lynx_parallel.cli.options import Say
-from lynx_parallel.process import diverted, open_streams
+from lynx_parallel.engine.process import diverted, open_streams
 open_streams()
 say = Say(sys.stdout)
 with diverted(Path("logs/ray.log")):
@@ -171,7 +171,7 @@ def test_a_cache_folder_serves_as_home(tmp_path: Path) -> None:
 
 STUCK = """
 import atexit, sys, threading
-from lynx_parallel.process import give_up, leave
+from lynx_parallel.engine.process import give_up, leave
 if {stuck}:
     give_up("test")
 atexit.register(print, "interpreter ended")

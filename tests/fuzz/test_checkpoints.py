@@ -468,7 +468,7 @@ from pathlib import Path
 import torch
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.model import checkpoints
-from lynx_parallel.model.arcface import load_arcface
+from lynx_parallel.subject.arcface import load_arcface
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 for path in map(Path, sys.argv[1:]):

@@ -228,7 +228,7 @@ LIMITED = """
 import sys
 from pathlib import Path
 from lynx_parallel.errors import SubjectError
-from lynx_parallel.stages.subject import read_picture
+from lynx_parallel.subject.picture import read_picture
 for path in map(Path, sys.argv[1:]):
     try:
         assert read_picture(path).size

@@ -189,8 +189,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from lynx_parallel.artifacts import atomic_write
-from lynx_parallel.gang.selfcheck import check_rank
+from lynx_parallel.output.atomic import atomic_write
+from lynx_parallel.rank.selfcheck import check_rank
 from lynx_parallel.model.attention import sdpa
 from tests.helpers.campaigns import MANIFEST, finish, load, write
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import lynx_parallel.plan.weights
+import lynx_parallel.plan.hashing
 from lynx_parallel.demo import tiny
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.model_config import transformer_config
@@ -48,9 +48,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFiles:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read to be hashed."""
     names: list[str] = []
-    real = lynx_parallel.plan.weights.sha256_file
+    real = lynx_parallel.plan.hashing.sha256_file
     monkeypatch.setattr(
-        lynx_parallel.plan.weights, "sha256_file", lambda path: (names.append(path.name), real(path))[1]
+        lynx_parallel.plan.hashing, "sha256_file", lambda path: (names.append(path.name), real(path))[1]
     )
     return names
 
@@ -210,8 +210,9 @@ def test_no_place_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 HUB = """\
 import sys
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.spec.pipeline import ModelSpec
-from lynx_parallel.weights import find_weights, weight_digests
+from lynx_parallel.inputs.pipeline import ModelSpec
+from lynx_parallel.plan.hashing import weight_digests
+from lynx_parallel.plan.weights import find_weights
 base, adapter = sys.argv[1:]
 try:
     files = find_weights(ModelSpec.model_validate({"base": base, "adapters": {"resampler": adapter, "id": adapter}}))

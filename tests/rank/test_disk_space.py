@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.errors import RenderError
-from lynx_parallel.rank import logs as writing
+from lynx_parallel.rank import disk_space
 from lynx_parallel.rank.disk_space import when_room
 
 FULL = [
@@ -23,7 +23,7 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL, ids=str)
 def test_a_full_disk_is_waited_for(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(disk_space.time, "sleep", lambda seconds: None)
     outcomes, waits = iter([error, error]), list[str]()
 
     def write() -> None:
@@ -35,7 +35,7 @@ def test_a_full_disk_is_waited_for(error: Exception, tmp_path: Path, monkeypatch
 
 
 def test_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "ROOM_WITHIN_S", -1.0)
+    monkeypatch.setattr(disk_space, "ROOM_WITHIN_S", -1.0)
 
     def write() -> None:
         raise FULL[0]
@@ -55,7 +55,7 @@ def test_what_waiting_does_not_cure(tmp_path: Path) -> None:
 def test_a_log_on_a_full_disk_costs_lines_alone(tmp_path: Path) -> None:
     program = """
 from pathlib import Path
-from lynx_parallel.gang.writing import logged_to, write_log
+from lynx_parallel.rank.logs import logged_to, write_log
 with logged_to(Path("log")):
     write_log("one line")
 with logged_to(Path("/dev/full")):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.output import atomic as artifacts
+from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.subject.cache import STALE_PART_S, SubjectCache, faces
 
 KEYS = [f"{number:064x}" for number in range(10)]
@@ -146,7 +146,7 @@ def test_an_entry_is_a_plain_safetensors_file(cache: SubjectCache) -> None:
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LYNX_CACHE", str(tmp_path))
-    assert SubjectCache().root == artifacts.cache_root() / "subjects" == tmp_path / "subjects"
+    assert SubjectCache().root == cache_root() / "subjects" == tmp_path / "subjects"
 
 
 @pytest.mark.parametrize("key", ["", "../" + A, "a/b", A.replace("0", "x"), "abc", "A" * 64, A + "\n", "0" * 200])
@@ -331,7 +331,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from lynx_parallel import subjects
+from lynx_parallel.subject import cache as subjects
 def killed(*_): os._exit(9)
 subjects.publish = lambda part, path: killed() if path.suffix == sys.argv[2] else os.replace(part, path)
 subjects.SubjectCache(Path(sys.argv[1])).put("a" * 64, {"x": np.zeros(9)}, subject="ada", output=Path("/nowhere/out"))
