@@ -4,7 +4,7 @@ import os
 import sys
 
 if os.path.basename(sys.argv[0]) in ("-m", "lynx-render"):  # run as a program; before anything else is imported
-    from lynx_parallel.cli.isolation import isolate
+    from lynx_parallel.engine.isolation import isolate
 
     isolate()
 

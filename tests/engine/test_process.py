@@ -63,7 +63,7 @@ def test_no_module_is_looked_for_in_the_working_folder(client: Path) -> None:
     assert run.returncode == 2, run.stderr
     assert run.stderr.startswith("missing.yaml: ")
     child = (
-        "import subprocess, sys; from lynx_parallel.cli.isolation import isolate; isolate(); print(*sys.path, sep='|');"
+        "import subprocess, sys; from lynx_parallel.engine.isolation import isolate; isolate(); print(*sys.path, sep='|');"
     )
     child += "subprocess.run([sys.executable, '-c', 'import sys; print(*sys.path, sep=chr(124)); import statistics'])"
     for path in ("", ".", os.pathsep, f"{os.pathsep}."):
@@ -76,7 +76,7 @@ def test_no_module_is_looked_for_in_the_working_folder(client: Path) -> None:
 
 
 def test_the_folder_of_the_package_and_what_the_user_named_stay(tmp_path: Path) -> None:
-    code = "from lynx_parallel.cli.isolation import isolate; isolate(); import os; print(os.environ['PYTHONPATH'])"
+    code = "from lynx_parallel.engine.isolation import isolate; isolate(); import os; print(os.environ['PYTHONPATH'])"
     run = python("-c", code, cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(REPOSITORY), str(tmp_path), "x", ""]))
     assert run.stdout.strip() == os.pathsep.join([str(REPOSITORY), str(tmp_path)])
 
