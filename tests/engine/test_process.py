@@ -63,7 +63,8 @@ def test_no_module_is_looked_for_in_the_working_folder(client: Path) -> None:
     assert run.returncode == 2, run.stderr
     assert run.stderr.startswith("missing.yaml: ")
     child = (
-        "import subprocess, sys; from lynx_parallel.engine.isolation import isolate; isolate(); print(*sys.path, sep='|');"
+        "import subprocess, sys; from lynx_parallel.engine.isolation import isolate\n"
+        "isolate(); print(*sys.path, sep='|');"
     )
     child += "subprocess.run([sys.executable, '-c', 'import sys; print(*sys.path, sep=chr(124)); import statistics'])"
     for path in ("", ".", os.pathsep, f"{os.pathsep}."):

@@ -219,7 +219,7 @@ def test_a_place_that_cannot_be_written(
     target = tmp_path / "converted" / "transformer"
     with pytest.raises(SystemExit, match=str(ClusterError.exit_code)):
         converting.main([str(converted.weights.base / "transformer"), str(target), "bfloat16"])
-    assert capsys.readouterr().err == f"{target}: cannot be written: [Errno 20] Not a directory: '{target}'\n"
+    assert capsys.readouterr().err == f"{target}: cannot be written: Not a directory\n"
 
 
 def test_a_bit_that_changed_at_rest(converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

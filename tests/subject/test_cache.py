@@ -700,7 +700,8 @@ def test_relative_and_odd_output_folders(cache: SubjectCache, tmp_path: Path, mo
 def test_neither_torch_nor_ray(tmp_path: Path) -> None:
     """Nor numpy, until arrays are asked for."""
     code = (
-        "import sys, pathlib; from lynx_parallel.subject.cache import SubjectCache; from lynx_parallel.subject import forget\n"
+        "import sys, pathlib; from lynx_parallel.subject import forget\n"
+        "from lynx_parallel.subject.cache import SubjectCache\n"
         "forget.forget(forget.find({'ada': [pathlib.Path('/nowhere')]}), print); print('numpy' in sys.modules)\n"
         "import numpy; cache = SubjectCache()\n"
         "cache.put('a' * 64, {'x': numpy.zeros(3)}, subject='ada', output=pathlib.Path('/nowhere'))\n"
