@@ -8,7 +8,7 @@ if os.path.basename(sys.argv[0]) in ("-m", "lynx-render"):  # run as a program; 
 
     isolate()
 
-from lynx_parallel.cli.interrupt import main
+from lynx_parallel.cli.start import main
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

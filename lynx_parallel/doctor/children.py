@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lynx_parallel.failures import remedy_for
 from lynx_parallel.rank.messages import Check
-from lynx_parallel.remedies import remedy_for
 
 TIMEOUT_S = 120.0
 """Seconds after which a child process counts as hung. The first import of torch from a slow disk may take most."""

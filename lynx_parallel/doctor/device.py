@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lynx_parallel.errors import ClusterError
+from lynx_parallel.failures import remedy_for
 from lynx_parallel.inputs.cluster import ATTENTION
 from lynx_parallel.rank.messages import Check
-from lynx_parallel.remedies import remedy_for
 from lynx_parallel.text import first_line
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 from lynx_parallel.doctor import children, machine
 from lynx_parallel.doctor.report import Gpu, Kernels, Report
 from lynx_parallel.doctor.weights import find_all
+from lynx_parallel.failures import remedy_for
 from lynx_parallel.rank.messages import Check
-from lynx_parallel.remedies import remedy_for
 
 
 def examine(pipeline: str | None, device: str) -> Report:

@@ -10,8 +10,8 @@ from typing import Any
 
 from lynx_parallel.engine.faults import Faults, Verdict, machine_of
 from lynx_parallel.engine.placement import StartOptions, hold_gpu
+from lynx_parallel.failures import remedy_for
 from lynx_parallel.rank.messages import Hello
-from lynx_parallel.remedies import remedy_for
 
 UNFIT_AFTER = 2
 """Failed starts after which a place is left out. One may fail because another process briefly uses the GPU."""

@@ -20,14 +20,13 @@ from lynx_parallel.engine.prompt_texts import SharedTexts
 from lynx_parallel.engine.queue import Queue, Slot, Work
 from lynx_parallel.engine.shape import Shape, span
 from lynx_parallel.errors import ClusterError, DamagedError, LynxError, RenderError, Stopped, SubjectError
-from lynx_parallel.failures import Kind, disk_is_full
+from lynx_parallel.failures import Kind, disk_is_full, remedy_for
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.waiting import find_latents, forget_waiting
 from lynx_parallel.plan.digests import prompt_salt
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.rank.messages import RankConfig, Rendered
-from lynx_parallel.remedies import remedy_for
 from lynx_parallel.text import counted, in_words, shown_path
 
 IDLE_S = 0.1

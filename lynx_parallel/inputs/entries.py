@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_parallel.inputs.pipeline import SamplingOverrides, Seed, Video
-from lynx_parallel.inputs.validate import Strict, Text, Version, must
+from lynx_parallel.inputs.strict import Strict, Text, Version, must
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 ID_ALLOWED = "an id is a letter or digit, then up to 99 letters, digits, '.', '_' or '-' (ASCII)"

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_core import PydanticCustomError
 
 from lynx_parallel.inputs.problems import Problems, shown_value
-from lynx_parallel.inputs.validate import Strict, Text, Version, must
+from lynx_parallel.inputs.strict import Strict, Text, Version, must
 from lynx_parallel.inputs.yaml_lines import Document
 
 MAX_SEED = 2**63 - 1

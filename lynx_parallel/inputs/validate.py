@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import typing
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lynx_parallel.inputs.aliases import suggest
 from lynx_parallel.inputs.problems import KeyPath, Problems
@@ -14,33 +14,6 @@ from lynx_parallel.inputs.yaml_lines import Document
 
 Model = TypeVar("Model", bound=BaseModel)
 
-
-class Strict(BaseModel):
-    """Base of all specs: frozen, no unknown keys, no conversions (but a whole number may be a float)."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-def must(allowed: str) -> WrapValidator:
-    """Whatever is wrong with the value, say ``must be <allowed>``."""
-
-    def check(value: Any, handler: Any) -> Any:
-        try:
-            return handler(value)
-        except (ValidationError, OverflowError):
-            raise PydanticCustomError("must", "must be {allowed}", {"allowed": allowed}) from None
-
-    return WrapValidator(check)
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("must", "must be {allowed}", {"allowed": "text that is not empty"})
-    return text
-
-
-Text = Annotated[str, AfterValidator(_not_blank)]
-Version = Annotated[int, Field(ge=1, le=1), must("1")]  # a Literal[1] would take True and 1.0
 
 _KINDS = {
     "model_type": "a mapping (key: value)",

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 import lynx_parallel
 from lynx_parallel.errors import RenderError, Stopped
+from lynx_parallel.failures import remedy_for
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.model.attention import Kernel, choose_kernel
@@ -38,7 +39,6 @@ from lynx_parallel.rank.output_writer import OutputWriter
 from lynx_parallel.rank.preparation import Preparation
 from lynx_parallel.rank.resume_states import StateSaver
 from lynx_parallel.rank.selfcheck import check_encoder, check_group, check_rank
-from lynx_parallel.remedies import remedy_for
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.prompt import PromptFolder, encode_prompts
 from lynx_parallel.stages.resume_state import ResumeState, load_resume_state

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lynx_parallel.failures import remedy_for
 from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.model.attention import Attention
 from lynx_parallel.output.atomic import try_publishing
 from lynx_parallel.rank.messages import Check
-from lynx_parallel.remedies import remedy_for
 from lynx_parallel.stages.video import encode_video
 from lynx_parallel.text import first_line
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from lynx_parallel.failures import remedy_for
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.model.attention import Attention, sdpa
 from lynx_parallel.parallel import xdit
 from lynx_parallel.rank import selfcheck
 from lynx_parallel.rank.messages import Check
 from lynx_parallel.rank.selfcheck import check_group, check_rank, gpu_identity
-from lynx_parallel.remedies import remedy_for
 from tests.helpers.processes import run_gang
 
 CPU = torch.device("cpu")
