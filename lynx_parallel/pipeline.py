@@ -19,6 +19,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
 from lynx_parallel.inputs.base_configs import check_base
+from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.inputs.guidance import BranchName, inside_window, sampling_coefficients
 from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, VaeDtype, parse_blocks
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
@@ -34,7 +35,7 @@ from lynx_parallel.stages.prompt import encode_prompts, pad
 from lynx_parallel.stages.resume_state import ResumeState
 from lynx_parallel.subject.detection import FaceChoice
 from lynx_parallel.subject.person import FaceModels, Person, identify_person
-from lynx_parallel.subject.picture import read_embedding, read_picture
+from lynx_parallel.subject.picture import read_picture
 
 T = TypeVar("T")
 

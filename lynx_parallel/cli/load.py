@@ -47,13 +47,20 @@ def load(
         download: whether weights that are missing are downloaded from the hub. False asks no network.
 
     Raises:
-        InputErrors: all mistakes; weights that are missing and that nothing downloads, one line each.
+        InputErrors: all mistakes, one line each. Among them are embedding files that cannot be used, and weights that
+            are missing and that nothing downloads.
     """
     from lynx_parallel.inputs.base_configs import base_mistakes
     from lynx_parallel.inputs.load import load_campaign
     from lynx_parallel.inputs.records import find_record
     from lynx_parallel.inputs.weight_files import CONFIG_PATTERNS
-    from lynx_parallel.plan.checks import as_warnings, long_texts, unreadable_pictures, video_notices
+    from lynx_parallel.plan.checks import (
+        as_warnings,
+        embedding_mistakes,
+        long_texts,
+        unreadable_pictures,
+        video_notices,
+    )
     from lynx_parallel.plan.converted import with_converted
     from lynx_parallel.plan.digests import needs_face_models
     from lynx_parallel.plan.hashing import weight_digests
@@ -64,7 +71,7 @@ def load(
     campaign = load_campaign(manifest, set_ or (), only or ())
     model = campaign.pipeline.model
     present = find_present(model, campaign.pipeline.face if needs_face_models(campaign) else None)
-    if lines := _lines(present.missing, campaign, download):
+    if lines := [*embedding_mistakes(campaign), *_lines(present.missing, campaign, download)]:
         raise InputErrors(lines)
     weights, missing = present.weights, present.missing
     if download:

@@ -9,6 +9,7 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.base_configs import base_mistakes
 from lynx_parallel.inputs.cleaning import MAX_TOKENS
 from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
+from lynx_parallel.inputs.embedding_file import embedding_mistake
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.picture_file import HEIC_REMEDY, HeicUnreadable, OutsideLandmarks, picture_mistake
@@ -84,6 +85,16 @@ def unreadable_pictures(campaign: Campaign) -> tuple[dict[str, str], list[Notice
             message = "pictures cannot be read; the shots that need them are blocked"
             notices.append(Notice("picture-unreadable", message, reason))
     return wrong, notices
+
+
+def embedding_mistakes(campaign: Campaign) -> list[str]:
+    """Returns one line for each embedding file of a subject with shots that cannot be used."""
+    subjects = {shot.subject.id: shot.subject for shot in campaign.shots}.values()
+    lines = []
+    for path in dict.fromkeys(subject.embedding for subject in subjects if subject.embedding):
+        if mistake := embedding_mistake(path):
+            lines.append(mistake.replace(str(path), shown_path(path), 1))
+    return lines
 
 
 def long_texts(campaign: Campaign, base: Path) -> tuple[dict[str, Cut], list[Notice]]:

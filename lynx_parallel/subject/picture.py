@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from lynx_parallel.errors import SubjectError
 from lynx_parallel.inputs.picture_file import open_picture, outside_mistake
-from lynx_parallel.inputs.special import refuse_special
-from lynx_parallel.text import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,7 +26,6 @@ ARCFACE_TEMPLATE = np.array(
     dtype=np.float32,
 )
 ID_SIZE = 112
-EMBEDDING_KEY, EMBEDDING_SIZE = "face_embedding", 512
 
 
 def read_picture(path: Path | str) -> Picture:
@@ -160,55 +157,3 @@ def similarity(source: NDArray, target: NDArray) -> NDArray[np.float64]:
     matrix[:, 2] = target_mean - scale * (matrix[:, :2] @ source_mean)
     matrix[:, :2] *= scale
     return matrix
-
-
-def read_embedding(path: Path | str) -> NDArray[np.float32]:
-    """A face embedding of length 1: [512] from key ``face_embedding`` of a .safetensors file, or from a .npy.
-
-    A vector of another length than 1 is divided by it; one that has it to 1e-5 comes back bit for bit.
-
-    Raises:
-        SubjectError: unreadable, wrong shape or type, not finite, or all zero.
-    """
-    path = Path(path)
-    wanted = f"[{EMBEDDING_SIZE}] floats are needed"
-    refuse_special(path, SubjectError)
-    try:
-        value = _load_vector(path)
-    except SubjectError:
-        raise
-    except Exception as error:
-        raise SubjectError(f"{path}: cannot be read: {one_line(error)}") from error
-    if value.dtype.kind != "f":
-        raise SubjectError(f"{path}: dtype {one_line(value.dtype)}: {wanted}")
-    if value.shape != (EMBEDDING_SIZE,):
-        raise SubjectError(f"{path}: shape {list(value.shape)}: {wanted}")
-    if not np.isfinite(value).all():
-        raise SubjectError(f"{path}: holds NaN or infinity")
-    largest = float(np.abs(value).max())
-    if largest == 0.0:
-        raise SubjectError(f"{path}: all zero: no face has this embedding")
-    if not np.finfo(np.float32).tiny <= largest <= np.finfo(np.float32).max:  # its length would be 0, or infinite
-        raise SubjectError(f"{path}: numbers of size {largest:g}: not a face embedding")
-    length = float(np.linalg.norm(value.astype(np.float64)))
-    if abs(length - 1.0) <= 1e-5:
-        return value.astype(np.float32)
-    return (value.astype(np.float64) / length).astype(np.float32)
-
-
-def _load_vector(path: Path) -> NDArray:
-    if path.suffix == ".npy":
-        value = np.load(path, allow_pickle=False)  # an object array fails: nothing of the file is executed
-        if not isinstance(value, np.ndarray):
-            raise SubjectError(f"{path}: an archive of arrays (.npz), not a .npy file")
-        return value
-    if path.suffix != ".safetensors":
-        raise SubjectError(f"{path}: an embedding is a .safetensors or a .npy file")
-    from safetensors import safe_open
-
-    with safe_open(path, "numpy") as file:
-        keys = sorted(file.keys())
-        if EMBEDDING_KEY not in keys:
-            found = one_line(", ".join(keys[:5]) or "none at all")
-            raise SubjectError(f"{path}: no key {EMBEDDING_KEY}, but {found}")
-        return file.get_tensor(EMBEDDING_KEY)

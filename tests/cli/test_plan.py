@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
 from lynx_parallel.cli.load import load as load_all
 from tests.cli.test_cli import light, refused
@@ -318,3 +321,43 @@ def test_rates_that_ffmpeg_does_not_take(folder: Path, fps: str) -> None:
 def test_full_is_what_this_file_edits() -> None:
     assert "crf: 18" in FULL
     assert "image: ada.jpg" in MANIFEST
+
+
+# Embeddings
+
+
+def _npy(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=True)
+    return buffer.getvalue()
+
+
+GOOD = np.full(512, 0.5, np.float32)
+EMBEDDINGS = {
+    "shape": ("npy", _npy(GOOD[:511]), "shape [511]: [512] floats are needed"),
+    "dtype": ("npy", _npy(np.ones(512, np.int64)), "dtype int64: [512] floats are needed"),
+    "NaN": ("npy", _npy(np.where(np.arange(512) == 3, np.nan, GOOD)), "holds NaN or infinity"),
+    "zero": ("npy", _npy(0 * GOOD), "all zero: no face has this embedding"),
+    "pickle": ("npy", _npy(np.array([print], dtype=object)), "cannot be read: "),
+    "empty": ("npy", b"", "cannot be read: "),
+    "key": ("safetensors", save({"vector": GOOD}), "no key face_embedding, but vector"),
+    "cut": ("safetensors", save({"face_embedding": GOOD})[:-1], "cannot be read: "),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "render"])
+@pytest.mark.parametrize("damage", EMBEDDINGS)
+def test_an_embedding_that_cannot_be_used(folder: Path, command: str, damage: str) -> None:
+    """One line for each file, however many shots it has; before any work."""
+    kind, data, reason = EMBEDDINGS[damage]
+    edit(folder, "embedding: ada.npy", f"embedding: ada.{kind}")
+    (folder / f"ada.{kind}").write_bytes(data)
+    (line,) = refused_by(command, cwd=folder)
+    assert line.startswith(f"ada.{kind}: {reason}")
+
+
+def test_an_embedding_that_no_shot_needs(folder: Path) -> None:
+    (folder / "ada.npy").write_bytes(b"")
+    assert set(actions(planned(folder, "--only", "bob/*"))) == {"render"}
+    (folder / "ada.npy").write_bytes(_npy(GOOD))
+    assert len(planned(folder)["shots"]) == 4

@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from lynx_parallel.demo import faces
-from lynx_parallel.subject.picture import ARCFACE_TEMPLATE, read_embedding, read_picture, similarity
+from lynx_parallel.inputs.embedding_file import read_embedding
+from lynx_parallel.subject.picture import ARCFACE_TEMPLATE, read_picture, similarity
 
 COMMITTED = Path(__file__).resolve().parents[2] / "manifests" / "faces"
 

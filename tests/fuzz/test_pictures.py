@@ -21,9 +21,10 @@ from safetensors.numpy import save
 from lynx_parallel.demo.facepack import ensure_facepack
 from lynx_parallel.demo.places import RECOGNISER
 from lynx_parallel.errors import SubjectError
+from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.inputs.weight_files import FaceFiles
 from lynx_parallel.subject.person import FaceModels, identify_person
-from lynx_parallel.subject.picture import read_embedding, read_picture
+from lynx_parallel.subject.picture import read_picture
 from tests.conftest import REPOSITORY
 from tests.helpers.fuzzing import MARKER, Bomb, cuts, flips, join, limited, outcome, split
 

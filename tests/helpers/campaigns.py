@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from lynx_parallel.inputs.load import load_campaign
@@ -53,9 +54,9 @@ def write(folder: Path, manifest: str = MANIFEST) -> Path:
     """The manifest's path; everything it names lies beside it."""
     (folder / "full.yaml").write_text(FULL)
     (folder / "lite.yaml").write_text(LITE)
-    for name in ("ada", "bob"):
+    for number, name in enumerate(("ada", "bob"), start=1):
         (folder / f"{name}.jpg").write_bytes(f"picture of {name}".encode())
-        (folder / f"{name}.npy").write_bytes(f"embedding of {name}".encode())
+        np.save(folder / f"{name}.npy", np.arange(number, number + 512, dtype=np.float32))
     path = folder / "m.yaml"
     path.write_text(manifest)
     return path

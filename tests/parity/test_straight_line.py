@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lynx_parallel.demo.faces import LANDMARKS
+from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.model import block as block_module
 from lynx_parallel.model.adapters import IDProjection
@@ -16,7 +17,7 @@ from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Phase
 from lynx_parallel.stages.latents import decode
-from lynx_parallel.subject.picture import read_embedding, read_picture, ref_crop
+from lynx_parallel.subject.picture import read_picture, ref_crop
 from tests.conftest import REPOSITORY
 from tests.helpers.golden_cases import relative_error
 from tests.reference import lynx as reference

@@ -23,8 +23,15 @@ LANDMARKS = "landmarks: [[1, 2]"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write(tmp_path)
+    """The small campaign. Its embeddings hold the bytes that the recorded digests are of."""
+    write_recorded(tmp_path)
     return tmp_path
+
+
+def write_recorded(folder: Path) -> None:
+    write(folder)
+    for name in ("ada", "bob"):
+        (folder / f"{name}.npy").write_bytes(f"embedding of {name}".encode())
 
 
 def of(folder: Path, manifest: str = MANIFEST, *overrides: str, index: int = 0) -> ShotDigests:
@@ -166,7 +173,7 @@ def test_neither_version_nor_place_nor_licence_changes_anything(
     before = of(folder)
     monkeypatch.setattr(lynx_parallel, "__version__", "99.0")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write(elsewhere)
+    write_recorded(elsewhere)
     assert of(elsewhere) == before
     licensed = FULL.replace("ref: demo:full", "ref: {file: demo:full, license: CC-BY-NC-4.0}")
     assert licensed != FULL

@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from lynx_parallel.errors import SubjectError
+from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.subject import picture as subject
-from lynx_parallel.subject.picture import check_inside, id_crop, read_embedding, read_picture, ref_crop, similarity
+from lynx_parallel.subject.picture import check_inside, id_crop, read_picture, ref_crop, similarity
 from tests.helpers.golden_cases import GOLDEN, case_names, requires_golden
 
 FACE = np.array([[70, 80], [120, 76], [96, 108], [76, 132], [118, 129]], dtype=np.float32)
