@@ -6,13 +6,10 @@ all ranks call ``denoise`` on them.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,15 +17,15 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 
 from lynx_parallel.inputs.base_configs import check_base
 from lynx_parallel.inputs.embedding_file import read_embedding
-from lynx_parallel.inputs.guidance import BranchName, inside_window, sampling_coefficients
-from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, VaeDtype, parse_blocks
+from lynx_parallel.inputs.guidance import inside_window
+from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, VaeDtype
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.model.adapters import Resampler
-from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import load_resampler, load_scheduler_config, load_transformer, load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS, Fp32Precision, use_ieee
-from lynx_parallel.model.transformer import Branch, LynxTransformer
+from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.plan.weights import find_face_models, find_weights
+from lynx_parallel.stages.conditioning import ConditioningCache, ShotInputs, make_phase
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, make_scheduler
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
 from lynx_parallel.stages.prompt import encode_prompts, pad
@@ -36,31 +33,6 @@ from lynx_parallel.stages.resume_state import ResumeState
 from lynx_parallel.subject.detection import FaceChoice
 from lynx_parallel.subject.person import FaceModels, Person, identify_person
 from lynx_parallel.subject.picture import read_picture
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ShotInputs:
-    """All tensors a shot starts from; a gang's rank 0 makes them and broadcasts them.
-
-    Attributes:
-        noise: [1, 16, T, h, w] fp32.
-        prompt_embeds, negative_prompt_embeds: [1, 512, text_dim].
-        id_tokens, id_tokens_uncond: [1, 16, id_dim].
-        reference_prompt_embeds: [1, 512, text_dim]; this and the next two None without a reference
-            adapter.
-        reference_latents, reference_latents_uncond: [1, 16, 1, 32, 32] fp32.
-    """
-
-    noise: torch.Tensor
-    prompt_embeds: torch.Tensor
-    negative_prompt_embeds: torch.Tensor
-    id_tokens: torch.Tensor
-    id_tokens_uncond: torch.Tensor
-    reference_prompt_embeds: torch.Tensor | None = None
-    reference_latents: torch.Tensor | None = None
-    reference_latents_uncond: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,14 +52,11 @@ class LynxPipeline:
     """The model of Lynx, loaded once, called many times.
 
     Build it with ``from_pretrained``. Conditioning that does not change between calls (a subject's
-    reference features, a prompt's keys and values) is kept and reused, see ``conditioning_entries``.
+    reference features, a prompt's keys and values) is kept and reused, see ``ConditioningCache``.
 
     Building a pipeline makes fp32 arithmetic on CUDA true fp32 in the whole process. torch's default for convolutions
     is TF32. ``vae_dtype="tf32"`` uses TF32 in the VAE.
     """
-
-    conditioning_entries = 8
-    """How many static key/value sets are kept, least recently used first to go."""
 
     def __init__(
         self,
@@ -114,10 +83,8 @@ class LynxPipeline:
         self.vae_precision = vae_precision
         self.guidance = LocalGuidance()
         self.encoded_prompts: MutableMapping[str, torch.Tensor] = {}
-        self._static: OrderedDict[Hashable, Any] = OrderedDict()
+        self.conditioning = ConditioningCache()
         self._unconditional: dict[Hashable, torch.Tensor] = {}
-        self.counts: Counter[str] = Counter()
-        """What ``branches`` computed (``text``, ``identity``, ``reference``) and found kept (``… kept``)."""
 
     @classmethod
     def from_pretrained(
@@ -295,52 +262,9 @@ class LynxPipeline:
             precision=self.vae_precision,
         )  # fmt: skip
 
-    @torch.no_grad()
-    def reference_features(self, inputs: ShotInputs, *, unconditional: bool = False) -> list[torch.Tensor]:
-        """The reference pass's features, one [1, 256, C] a block.
-
-        Raises:
-            ValueError: these adapters have no reference branch.
-        """
-        latents = inputs.reference_latents_uncond if unconditional else inputs.reference_latents
-        if latents is None:
-            raise ValueError("these adapters have no reference branch")
-        return self._reference_features(inputs, latents)
-
-    def _reference_features(self, inputs: ShotInputs, latents: torch.Tensor) -> list[torch.Tensor]:
-        assert inputs.reference_prompt_embeds is not None
-        text = self._kept("text", inputs.reference_prompt_embeds, self.transformer.text_kv)
-        return self.transformer.reference_features(latents.to(self.dtype), text)
-
-    @torch.no_grad()
     def phase(self, inputs: ShotInputs, sampling: Sampling, *, inside: bool = True) -> Phase:
-        """Guidance inside or outside the identity window: coefficients, and the static keys and values of the branches
-        that this rank computes, from memory where kept."""
-        coefficients = sampling_coefficients(sampling, has_reference=self.transformer.has_reference, inside=inside)
-        branches: dict[BranchName, Branch] = {}
-        blocks = parse_blocks(sampling.ref_blocks)
-        for name in self.guidance.mine(list(coefficients)):
-            with_identity = name != "u"
-            embeds = inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds
-            text = self._kept("text", embeds, self.transformer.text_kv)
-            identity: list[KV | None] = [None] * len(text)
-            reference = identity
-            if inside and sampling.ip_scale:
-                tokens = inputs.id_tokens if with_identity else inputs.id_tokens_uncond
-                identity = self._kept("identity", tokens, self.transformer.identity_kv)
-            if inside and sampling.ref_scale and self.transformer.has_reference:
-                latents = inputs.reference_latents if with_identity else inputs.reference_latents_uncond
-                assert latents is not None
-                kept = self._kept("reference", latents, partial(self._reference_kv, inputs))
-                reference = [kv if blocks is None or i in blocks else None for i, kv in enumerate(kept)]
-            branches[name] = [
-                BlockConditioning(*kv, sampling.ip_scale, sampling.ref_scale)
-                for kv in zip(text, identity, reference, strict=True)
-            ]
-        return Phase(coefficients, branches)
-
-    def _reference_kv(self, inputs: ShotInputs, latents: torch.Tensor) -> list[KV | None]:
-        return self.transformer.reference_kv(self._reference_features(inputs, latents))
+        """Returns the guidance inside or outside the identity window, see ``make_phase``."""
+        return make_phase(self.transformer, inputs, sampling, self.guidance, self.conditioning, inside=inside)
 
     def make_scheduler(self, sampling: Sampling) -> UniPCMultistepScheduler:
         """The base's scheduler with these settings' timesteps."""
@@ -381,15 +305,3 @@ class LynxPipeline:
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Final latents → uint8 frames [F, H, W, 3]."""
         return to_frames(decode(self.vae, latents, precision=self.vae_precision))
-
-    def _kept(self, kind: str, source: torch.Tensor, make: Callable[[torch.Tensor], T]) -> T:
-        """``make(source)``, remembered by the source's content."""
-        key = kind, hashlib.sha256(source.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
-        found = key in self._static
-        self.counts[f"{kind} kept" if found else kind] += 1
-        if not found:
-            self._static[key] = make(source)
-        self._static.move_to_end(key)
-        while len(self._static) > self.conditioning_entries:
-            self._static.popitem(last=False)
-        return self._static[key]

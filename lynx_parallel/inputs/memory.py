@@ -20,8 +20,8 @@ DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 KEPT_FP32 = frozenset({"rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 """Modules that diffusers keeps in fp32 (``WanTransformer3DModel._keep_in_fp32_modules``)."""
 TEXT_TOKENS, ID_TOKENS, REF_TOKENS = 512, 16, 256
-KEPT_SETS = 8
-"""Equals ``LynxPipeline.conditioning_entries``, which cannot be read without importing torch."""
+CONDITIONING_ENTRIES = 8
+"""Sets of static keys and values that a pipeline keeps from shot to shot, see ``ConditioningCache``."""
 ALLOWANCE_BYTES = 1_500_000_000
 """Estimate: the CUDA context (0.5 GB), the face models (0.2 GB), the workspaces of cuBLAS and cuDNN, the rounding of
 the allocator, and small tensors (latents, the scheduler's state)."""
@@ -195,7 +195,7 @@ def kept_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> 
     """
     sets, (texts, people) = _static_sets(shapes, dtype_bytes), _sets_in_use(branches)
     used = texts + people * sum(sets[kind] > 0 for kind in ("identity", "reference"))
-    return max(KEPT_SETS - used, 0) * max(sets.values())
+    return max(CONDITIONING_ENTRIES - used, 0) * max(sets.values())
 
 
 def _sets_in_use(branches: Iterable[str]) -> tuple[int, int]:

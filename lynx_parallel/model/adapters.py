@@ -90,10 +90,6 @@ class Resampler(nn.Module):
             output_dim=shapes["proj_out.weight"][0],
         )
 
-    @property
-    def output_dim(self) -> int:
-        return self.proj_out.out_features
-
     def forward(self, embedding_BSE: torch.Tensor) -> torch.Tensor:
         latents = self.latents.expand(embedding_BSE.shape[0], -1, -1)
         x = self.proj_in(embedding_BSE)

@@ -18,7 +18,6 @@ from typing import Any
 
 from lynx_parallel.output.atomic import atomic_write, move, naming, part_path, publish
 from lynx_parallel.output.checksums import sha256_file
-from lynx_parallel.output.lock import Lock as Lock
 from lynx_parallel.output.prompt_files import PromptFiles
 from lynx_parallel.output.sidecar import SIDECAR_VERSION, SUFFIXES, encode_text, read_sidecar
 

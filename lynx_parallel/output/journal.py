@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lynx_parallel.output.lock import Lock as Lock
 from lynx_parallel.output.sidecar import encode_text
 
 

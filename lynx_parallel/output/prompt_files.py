@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lynx_parallel.output.checksums import digest
-from lynx_parallel.output.lock import Lock as Lock
 
 
 class PromptFiles(NamedTuple):

@@ -8,8 +8,6 @@ import re
 import stat
 from typing import Any
 
-from lynx_parallel.output.lock import Lock as Lock
-
 SIDECAR_VERSION = 1
 
 

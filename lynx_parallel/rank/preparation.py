@@ -12,6 +12,7 @@ from lynx_parallel.output.crops import Crops
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.subject.cache import SubjectCache
 from lynx_parallel.subject.person import Person
+from lynx_parallel.subject.stored_person import from_arrays, to_arrays
 
 
 class Preparation:
@@ -46,30 +47,22 @@ class Preparation:
         return pipeline.prepare(shot.text, shot.sampling, person, latents)
 
     def _person(self, pipeline: LynxPipeline, shot: Shot, key: str, output: Path) -> tuple[Person, torch.Tensor | None]:
-        """The subject's person and reference latents, the latter None for lite."""
-        subject = shot.subject
-        arrays = self._subjects.get(key)
-        self.from_cache = arrays is not None
-        if arrays is not None:
+        """Returns the subject's person, and its reference latents or None for lite."""
+        subject, arrays = shot.subject, self._subjects.get(key)
+        stored = None if arrays is None else from_arrays(arrays)
+        self.from_cache = stored is not None
+        if stored is not None:
             self._subjects.refer(key, subject=subject.id, output=output)
-            latents = arrays.pop("reference_latents", None)
-            person = Person(**arrays)  # type: ignore[arg-type]
+            person, latents = stored
             return person, None if latents is None else torch.from_numpy(latents)
         person = pipeline.identify(
             shot.sampling, image=subject.image, landmarks=subject.landmarks, embedding=subject.embedding,
             face=subject.face,  # type: ignore[arg-type]
         )  # fmt: skip
-        if person.warning:
-            self.warnings.append(f"{subject.id}: {person.warning}")
         encoded = None if person.ref_crop is None else pipeline.reference_latents(shot.sampling, person).cpu()
-        made = {
-            "embedding": person.embedding,
-            "landmarks": person.landmarks,
-            "id_crop": person.id_crop,
-            "ref_crop": person.ref_crop,
-            "reference_latents": None if encoded is None else encoded.numpy(),
-        }
-        if person.warning is None:  # a guess is made, and told, anew in every run
-            found = {name: array for name, array in made.items() if array is not None}
+        if person.warning:  # not cached, so that every run repeats the warning
+            self.warnings.append(f"{subject.id}: {person.warning}")
+        else:
+            found = to_arrays(person, None if encoded is None else encoded.numpy())
             self._subjects.put(key, found, subject=subject.id, output=output)
         return person, encoded

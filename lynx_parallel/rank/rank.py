@@ -279,7 +279,7 @@ class Rank:
         assert self.pipeline is not None
         shot, sampling = order.shot, order.shot.sampling
         with logged_to(order.log(self.rank)):
-            self.pipeline.counts.clear()
+            self.pipeline.conditioning.counts.clear()
             began = time.perf_counter()
             inputs, self._inputs = self._inputs, None
             damaged = functools.partial(self._damaged, "the resume state is damaged; the shot begins at its first step")
@@ -319,7 +319,10 @@ class Rank:
                 how,
                 latents_metadata(order.digest, order.settings),
             )
-            conditioning = {**self.pipeline.counts, "subject kept" if self._preparation.from_cache else "subject": 1}
+            conditioning = {
+                **self.pipeline.conditioning.counts,
+                "subject kept" if self._preparation.from_cache else "subject": 1,
+            }
             warnings, self._unsaid = (*self._preparation.warnings, *self._unsaid), ()
             return replace(made, conditioning=conditioning, warnings=warnings)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
+from lynx_parallel.stages.conditioning import reference_features
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.latents import decode
 from lynx_parallel.subject.picture import id_crop, read_picture, ref_crop
@@ -74,7 +75,9 @@ def run_case(case: Case, **loading: Any) -> dict[str, torch.Tensor]:
     }
     if pipeline.transformer.has_reference:
         for name, unconditional in (("ref_features", False), ("ref_features_uncond", True)):
-            features = pipeline.reference_features(inputs, unconditional=unconditional)
+            features = reference_features(
+                pipeline.transformer, inputs, pipeline.conditioning, unconditional=unconditional
+            )
             made |= {f"{name}.{i}": feature for i, feature in enumerate(features)}
     steps: list[Step] = []
     made["final_latents"] = pipeline.denoise(inputs, sampling, steps.append)

@@ -22,9 +22,9 @@ from lynx_parallel.inputs.decode_memory import VideoSize, decode_bytes
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.memory import (
     ALLOWANCE_BYTES,
+    CONDITIONING_ENTRIES,
     GROUP_BYTES,
     KEPT_FP32,
-    KEPT_SETS,
     TEXT_ACTIVATION_BYTES,
     Prediction,
     activation_bytes,
@@ -40,7 +40,7 @@ from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.checkpoints import build_transformer, load_resampler, load_transformer, loaded_dtype
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.parallel.vae import split_decoder
-from lynx_parallel.pipeline import LynxPipeline
+from lynx_parallel.stages.conditioning import ConditioningCache
 from lynx_parallel.stages.latents import latent_shape
 from tests.helpers.live import LiveBytes
 from tests.helpers.processes import run_gang
@@ -199,7 +199,12 @@ def test_the_guidance_axis_counts_its_fullest_rank() -> None:
 
 
 def test_the_pipeline_keeps_as_many_sets_as_are_counted() -> None:
-    assert LynxPipeline.conditioning_entries == KEPT_SETS
+    cache = ConditioningCache()
+    for number in range(2 * CONDITIONING_ENTRIES):
+        cache.get("text", torch.tensor([number]), lambda source: source)
+    cache.get("text", torch.tensor([CONDITIONING_ENTRIES]), lambda source: source)
+    cache.get("text", torch.tensor([0]), lambda source: source)
+    assert cache.counts == {"text": 2 * CONDITIONING_ENTRIES + 1, "text kept": 1}
     shapes = model_shapes(WAN_14B)
     text = 40 * 2 * 512 * 5120 * 2
     assert kept_kv_bytes(shapes, "ciu", 2) == 2 * text  # six in use: two texts, two people's identity and reference

@@ -11,6 +11,7 @@ import torch
 
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
+from lynx_parallel.stages.conditioning import reference_features
 from tests.distributed.test_render import load, prepare
 
 SMALL: dict[str, Any] = {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": 4}
@@ -23,14 +24,14 @@ def pipeline(demo: Path) -> LynxPipeline:
 
 def run(pipeline: LynxPipeline, **changes: Any) -> tuple[torch.Tensor, list[int], Counter[str]]:
     """Final latents, branches run in each step, and what was projected."""
-    pipeline._static.clear()
-    pipeline.counts.clear()
+    pipeline.conditioning.clear()
+    pipeline.conditioning.counts.clear()
     sampling = Sampling(**(SMALL | changes))
     branches: list[int] = []
     latents = pipeline.denoise(
         prepare(pipeline, sampling), sampling, lambda step: branches.append(len(step.velocities))
     )
-    return latents, branches, Counter(pipeline.counts)
+    return latents, branches, Counter(pipeline.conditioning.counts)
 
 
 def test_outside_the_window_two_branches_and_no_identity(pipeline: LynxPipeline) -> None:
@@ -76,4 +77,6 @@ def test_reference_size(pipeline: LynxPipeline) -> None:
     inputs = prepare(pipeline, sampling)
     assert inputs.reference_latents is not None
     assert inputs.reference_latents.shape == (1, 16, 1, 48, 48)
-    assert {feature.shape[1] for feature in pipeline.reference_features(inputs)} == {24 * 24}
+    assert {
+        feature.shape[1] for feature in reference_features(pipeline.transformer, inputs, pipeline.conditioning)
+    } == {24 * 24}

@@ -88,6 +88,17 @@ def test_the_cache_gives_the_same_latents(load: RankConfig, shots: tuple[Shot, .
     assert first.outputs["latents"]["sha256"] == second.outputs["latents"]["sha256"]
 
 
+def test_a_cached_person_of_another_schema_is_made_again(
+    load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = replace(order_of(shots[0], tmp_path), subject_key="5" * 64)
+    rank = make_rank(load, shots)
+    for schema, kept in ((1, False), (1, True), (2, False), (2, True)):
+        monkeypatch.setattr("lynx_parallel.subject.stored_person.SCHEMA", schema)
+        rank.prepare(order)
+        assert rank._preparation.from_cache == kept
+
+
 def test_tiled_decode_says_so(load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path) -> None:
     large = replace(shots[0], sampling=shots[0].sampling.model_copy(update={"width": 320, "num_frames": 1}))
     plain = render(make_rank(load, shots), large, tmp_path / "plain")
@@ -155,7 +166,7 @@ def test_a_picture_without_a_face(load: RankConfig, shots: tuple[Shot, ...], tmp
     shot = replace(shots[0], subject=replace(shots[0].subject, image=picture))
     rank = make_rank(load, shots)
     with pytest.raises(SubjectError, match=r"black\.png: no face .*use a picture of one face"):
-        rank.prepare(order_of(shot, tmp_path))
+        rank.prepare(replace(order_of(shot, tmp_path), subject_key="f" * 64))
     assert rank.render(order_of(shot, tmp_path)) is None
     assert not (tmp_path / "video.part").exists()
     render(rank, shots[0], tmp_path / "next")
@@ -257,7 +268,7 @@ def test_prompts_that_one_rank_encoded_are_read_by_another(
 
     files.path(texts[0]).write_bytes(b"damaged")  # counts as missing
     with pytest.raises(Loaded):
-        other.prepare(order_of(shots[0], tmp_path / "other"))
+        other.prepare(replace(order_of(shots[0], tmp_path / "other"), subject_key="0" * 64))
 
 
 def test_prompts_that_cannot_be_written_stay_in_memory(
