@@ -7,6 +7,11 @@ under ``--debug``. Nothing here imports torch or Ray.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
+
+Kind = Literal["subject", "died", "raised", "hung", "memory", "disk"]
+"""Of a failed attempt: a subject that cannot be used; a rank that died, raised, hung, or ran out of memory; a full
+disk."""
 
 
 class LynxError(Exception):
@@ -63,7 +68,7 @@ class RenderError(LynxError):
         kind: of the failure: a rank ``raised``, ``died``, ``hung``, or ran out of ``memory``.
     """
 
-    def __init__(self, message: str, kind: str = "raised"):
+    def __init__(self, message: str, kind: Kind = "raised"):
         super().__init__(message, kind)
         self.kind = kind
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from lynx_parallel.errors import RenderError
-from lynx_parallel.text import first_line
-
-Kind = Literal["subject", "died", "raised", "hung", "memory", "disk"]
-"""Of a failed attempt: a subject that cannot be used; a rank that died, raised, hung, or ran out of memory; a full
-disk."""
+from lynx_parallel.errors import Kind, LynxError, RenderError, SubjectError
+from lynx_parallel.text import first_line, in_words, shown_path
 
 _MEMORY = re.compile(
     "|".join(
@@ -31,6 +29,51 @@ _MEMORY = re.compile(
     re.IGNORECASE,
 )
 """Matches what libraries report when host or GPU memory is full. Most raise a plain RuntimeError."""
+
+
+SHARED_KINDS: tuple[Kind, ...] = ("raised", "died")
+"""Kinds that a GPU, a machine or a fault of all shots can cause. Subjects, full disks and memory have rules of their
+own."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed attempt.
+
+    Attributes:
+        reason: type and first line of the error, for the user.
+        place: GPU or machine where it failed, as ``Hello.place``; empty for the driver.
+        logs: folder of the attempt's logs; None if they would not help.
+    """
+
+    kind: Kind
+    reason: str
+    place: str = ""
+    logs: Path | None = None
+
+    @classmethod
+    def of(cls, error: LynxError | OSError, logs: Path) -> Failure:
+        """Returns the failure that an error of an attempt stands for."""
+        kind: Kind = "raised"
+        if isinstance(error, SubjectError):
+            kind = "subject"
+        elif isinstance(error, RenderError):
+            kind = error.kind
+        elif isinstance(error, OSError):  # of the driver
+            kind = "disk" if disk_is_full(error) else "raised"
+        place = error.place if isinstance(error, LynxError) else ""
+        return cls(kind, in_words(error), place, None if kind == "subject" else logs)
+
+    def __str__(self) -> str:
+        return self.reason if self.logs is None else f"{self.reason} (logs: {shown_path(self.logs)})"
+
+    def signature(self, shot: str) -> str:
+        """Returns the reason without names and numbers: equal failures of different shots have equal signatures.
+
+        Args:
+            shot: name of the shot, which paths in the reason may contain.
+        """
+        return re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", self.reason.replace(shot, "<shot>"))
 
 
 def kind_of(error: Exception) -> Literal["disk", "memory", "raised"]:

@@ -248,8 +248,8 @@ class Driver:
         device, machines = available(self.cluster.device)
         if device == "cpu" and self.cluster.attention in CUDA_ONLY:
             raise ClusterError(f"--attention {self.cluster.attention}: runs on CUDA only. The ranks run on the CPU.")
-        terms = StartOptions(device, cluster.local, machines, hung_after=self.cluster.hung_after)
-        supervisor = Supervisor(run, todo, terms)
+        options = StartOptions(device, cluster.local, machines, hung_after=self.cluster.hung_after)
+        supervisor = Supervisor(run, todo, options)
         work = asyncio.ensure_future(supervisor.make_all())
         loop = asyncio.get_running_loop()
 
@@ -261,7 +261,7 @@ class Driver:
             self._stopped_by(number, why)
             # Who sends SIGUSR1 does so in time.
             within = None if number == signal.SIGUSR1 else STOP_WITHIN_S
-            self._stopping = loop.create_task(supervisor.put_aside(work, within))
+            self._stopping = loop.create_task(supervisor.save_and_stop(work, within))
 
         for number in signals():
             loop.add_signal_handler(number, stop, number)

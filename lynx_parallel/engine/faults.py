@@ -5,15 +5,11 @@ A *place* is where a rank runs: one GPU, or a whole machine for ranks on the CPU
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from lynx_parallel.failures import Kind
 from lynx_parallel.inputs.manifest import Shot
 
-SHARED_KINDS: tuple[Kind, ...] = ("raised", "died")
-"""Kinds of failure that a place can cause. The policy has separate rules for subjects, full disks and memory."""
 CONFIRMED_BY = 2
 """Different sources whose shots must fail in the same way before the cause is sought outside them."""
 DRIVER = ""
@@ -62,7 +58,7 @@ class Faults:
 
         Args:
             source: from ``source_of``.
-            failure: from ``signature``.
+            failure: from ``Failure.signature``.
             given_up: whether the shot's retries are spent.
             elsewhere: whether another gang works or starts without this failure, or other room was never tried.
         """
@@ -105,13 +101,3 @@ def source_of(shots: Iterable[Shot]) -> Callable[[Shot], str]:
 def machine_of(place: str) -> str:
     """Returns the machine of a place."""
     return place.partition("/")[0]
-
-
-def signature(reason: str, shot: str) -> str:
-    """Returns a reason without names and numbers, so that equal failures of different shots have equal signatures.
-
-    Args:
-        reason: type and first line of an error.
-        shot: name of the shot, which paths in the reason may contain.
-    """
-    return re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", reason.replace(shot, "<shot>"))

@@ -68,7 +68,7 @@ class Gang:
         size: int,
         config: RankConfig,
         prompts: list[str],
-        terms: StartOptions,
+        options: StartOptions,
         output: Output,
         needed: Sequence[Path] = (),
     ) -> Self:
@@ -86,10 +86,10 @@ class Gang:
             RenderError: a rank died or hung.
             LynxError: what a rank raised while loading.
         """
-        terms.tell(WAITING)
-        bundle, (group, sharing) = bundle_of(terms.device), await place(size, terms)
-        terms.tell(STARTING)
-        gang = cls([], group, terms.hung_after)
+        options.report(WAITING)
+        bundle, (group, sharing) = bundle_of(options.device), await place(size, options)
+        options.report(STARTING)
+        gang = cls([], group, options.hung_after)
         try:
             actor = ray.remote(
                 num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0, max_task_retries=0,
@@ -97,20 +97,20 @@ class Gang:
             )(RankActor)  # fmt: skip
             for index in range(size):
                 environment = rank_environment(
-                    terms.device,
-                    threads_here(sharing[index]) if terms.local else None,
-                    os.environ if terms.local else {},
+                    options.device,
+                    threads_here(sharing[index]) if options.local else None,
+                    os.environ if options.local else {},
                 )
                 rank = actor.options(
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
                     runtime_env={"env_vars": environment},
                 )
-                gang.ranks.append(rank.remote(terms.device, sharing[index], config))
-            await gang._meet(START_S * terms.hung_after)
-            terms.tell(CHECKING)
+                gang.ranks.append(rank.remote(options.device, sharing[index], config))
+            await gang._meet(START_S * options.hung_after)
+            options.report(CHECKING)
             await gang._check_files(output, needed)
             await gang._check_ranks(output)
-            terms.tell(LOADING)
+            options.report(LOADING)
             encoded = [gang.ranks[0].encode_prompts.remote(prompts)] if prompts else []
             await gang._done([rank.load.remote() for rank in gang.ranks], first=encoded)
         except BaseException:

@@ -25,7 +25,7 @@ class Machines:
     """The machines of one run. For *place*, see ``gang.faults``.
 
     Attributes:
-        terms: on which gangs are started; ``terms.excluded`` grows.
+        options: on which gangs are started; ``options.excluded`` grows.
         left_out: a line for each machine or GPU that was left out.
         full: whether a gang found no room although places were left out.
 
@@ -33,8 +33,8 @@ class Machines:
         hold: as ``placement.hold_gpu``.
     """
 
-    def __init__(self, terms: StartOptions, hold: HoldGpu = hold_gpu):
-        self.terms = terms
+    def __init__(self, options: StartOptions, hold: HoldGpu = hold_gpu):
+        self.options = options
         self.left_out: list[str] = []
         self.full = False
         self._hold = hold
@@ -43,13 +43,13 @@ class Machines:
         self._faults = Faults()
         self._known: set[str] = set()
         self._unfit: dict[str, tuple[int, float]] = {}
-        self._hosts = {machine.node: machine.address for machine in terms.machines}
+        self._hosts = {machine.node: machine.address for machine in options.machines}
 
     @property
     def ranks(self) -> int:
         """Number of ranks that the remaining machines and GPUs can hold."""
-        held = sum(machine_of(place) not in self.terms.excluded for place in self._held)
-        return sum(machine.ranks for machine in self.terms.usable) - held
+        held = sum(machine_of(place) not in self.options.excluded for place in self._held)
+        return sum(machine.ranks for machine in self.options.usable) - held
 
     def met(self, hellos: Sequence[Hello]) -> None:
         """Records where the ranks of a new gang run."""
@@ -66,17 +66,17 @@ class Machines:
 
     def only(self, place: str) -> bool:
         """Returns whether no rank can run anywhere else."""
-        usable = [machine.node for machine in self.terms.usable]
-        return usable == [machine_of(place)] and (self.terms.device == "cpu" or self.ranks <= 1)
+        usable = [machine.node for machine in self.options.usable]
+        return usable == [machine_of(place)] and (self.options.device == "cpu" or self.ranks <= 1)
 
     @property
     def untried(self) -> bool:
         """Whether there seems to be room where no rank has run yet."""
         if self.full:
             return False
-        new = {machine.node for machine in self.terms.usable} - {machine_of(place) for place in self._known}
-        usable = {place for place in self._known - self._held.keys() if machine_of(place) not in self.terms.excluded}
-        return bool(new) or (self.terms.device == "cuda" and self.ranks > len(usable))
+        new = {machine.node for machine in self.options.usable} - {machine_of(place) for place in self._known}
+        usable = {place for place in self._known - self._held.keys() if machine_of(place) not in self.options.excluded}
+        return bool(new) or (self.options.device == "cuda" and self.ranks > len(usable))
 
     async def failed(
         self, place: str, source: str, failure: str, reason: str, *, given_up: bool, elsewhere: bool
@@ -120,10 +120,10 @@ class Machines:
         """Keeps later gangs off a GPU or a machine. Returns False if the GPU did not become free in time."""
         machine, _, gpu = place.partition("/")
         async with self._holding[machine]:  # two at once would wait for each other's GPU
-            if place in self._held or machine in self.terms.excluded:
+            if place in self._held or machine in self.options.excluded:
                 return True
             if not gpu:
-                self.terms = replace(self.terms, excluded=self.terms.excluded | {machine})
+                self.options = replace(self.options, excluded=self.options.excluded | {machine})
             elif (holder := await self._hold(machine, gpu)) is not None:
                 self._held[place] = holder
             else:

@@ -73,7 +73,7 @@ class StartOptions:
         gangs: that share a machine's cores.
         hung_after: seconds without an answer after which a rank hangs, and the least limit of a step.
         room_within: seconds that ranks may wait for their places.
-        tell: takes what a starting gang does: ``WAITING``, ``STARTING``, ``CHECKING``, ``LOADING``.
+        report: takes what a starting gang does: ``WAITING``, ``STARTING``, ``CHECKING``, ``LOADING``.
     """
 
     device: str
@@ -83,7 +83,7 @@ class StartOptions:
     gangs: int = 1
     hung_after: float = HUNG_AFTER_S
     room_within: float = 120.0
-    tell: Callable[[str], None] = field(default=lambda doing: None, compare=False)
+    report: Callable[[str], None] = field(default=lambda doing: None, compare=False)
 
     @property
     def usable(self) -> tuple[Machine, ...]:
@@ -123,38 +123,38 @@ def bundle_of(device: str) -> dict[str, float]:
     return {"CPU": CPUS_OF_A_CPU_RANK} if device == "cpu" else {"CPU": 1, "GPU": 1}
 
 
-async def place(size: int, terms: StartOptions) -> Placement:
+async def place(size: int, options: StartOptions) -> Placement:
     """Reserves room for ``size`` ranks: on one machine if possible, else on several.
 
     Raises:
-        NoRoom: the cluster has no room, or none within ``terms.room_within``.
+        NoRoom: the cluster has no room, or none within ``options.room_within``.
     """
-    bundle = bundle_of(terms.device)
-    selector = {_NODE_LABEL: f"!in({','.join(sorted(terms.excluded))})"} if terms.excluded else None
-    for strategy, within in _strategies(size, terms):
+    bundle = bundle_of(options.device)
+    selector = {_NODE_LABEL: f"!in({','.join(sorted(options.excluded))})"} if options.excluded else None
+    for strategy, within in _strategies(size, options):
         group = placement_group(
             [bundle] * size, strategy=strategy, bundle_label_selector=None if selector is None else [selector] * size
         )
         try:
             await asyncio.wait_for(answer(group.ready()), within)
-            return Placement(group, _sharing(size, terms, _nodes(group)))
+            return Placement(group, _sharing(size, options, _nodes(group)))
         except (TimeoutError, GetTimeoutError):
             remove_placement_group(group)
         except BaseException:
             remove_placement_group(group)
             raise
-    raise NoRoom(f"the cluster has no room: asked for {size} × {bundle}, it has {_resources(terms)}")
+    raise NoRoom(f"the cluster has no room: asked for {size} × {bundle}, it has {_resources(options)}")
 
 
-def _strategies(size: int, terms: StartOptions) -> list[tuple[str, float]]:
+def _strategies(size: int, options: StartOptions) -> list[tuple[str, float]]:
     """Returns Ray's strategies in the order in which they are tried, each with its seconds."""
-    fits_one = any(machine.ranks >= size for machine in terms.usable)
-    if terms.local or (fits_one and len(terms.usable) == 1):
-        return [("STRICT_PACK", terms.room_within)]
+    fits_one = any(machine.ranks >= size for machine in options.usable)
+    if options.local or (fits_one and len(options.usable) == 1):
+        return [("STRICT_PACK", options.room_within)]
     if not fits_one:
-        return [("PACK", terms.room_within)]
-    first = min(ONE_MACHINE_WITHIN_S, terms.room_within)
-    return [("STRICT_PACK", first), ("PACK", terms.room_within - first)]
+        return [("PACK", options.room_within)]
+    first = min(ONE_MACHINE_WITHIN_S, options.room_within)
+    return [("STRICT_PACK", first), ("PACK", options.room_within - first)]
 
 
 def _nodes(group: PlacementGroup) -> list[str]:
@@ -163,20 +163,20 @@ def _nodes(group: PlacementGroup) -> list[str]:
     return [nodes[index] for index in sorted(nodes)]
 
 
-def _sharing(size: int, terms: StartOptions, nodes: Sequence[str]) -> list[int]:
+def _sharing(size: int, options: StartOptions, nodes: Sequence[str]) -> list[int]:
     """Returns for each bundle how many ranks share the cores of its machine, those of other gangs included."""
     here = Counter(nodes)
-    if terms.device == "cuda":  # any GPU may get a rank later
-        gpus = {machine.node: machine.ranks for machine in terms.machines}
+    if options.device == "cuda":  # any GPU may get a rank later
+        gpus = {machine.node: machine.ranks for machine in options.machines}
         return [max(gpus.get(node, 0), here[node]) for node in nodes]
-    everywhere = ceil(size * terms.gangs / max(1, len(terms.usable)))
+    everywhere = ceil(size * options.gangs / max(1, len(options.usable)))
     return [max(here[node], everywhere) for node in nodes]
 
 
-def _resources(terms: StartOptions) -> str:
+def _resources(options: StartOptions) -> str:
     found = ray.cluster_resources()
     total = ", ".join(f"{kind} {found.get(kind, 0):g}" for kind in ("CPU", "GPU"))
-    return f"{total}, without {len(terms.excluded)} excluded machines" if terms.excluded else total
+    return f"{total}, without {len(options.excluded)} excluded machines" if options.excluded else total
 
 
 class _Holder:

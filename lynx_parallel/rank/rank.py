@@ -355,5 +355,5 @@ class Rank:
         due = step.index + 1 < step.total and self._saver.due()
         saved = (self._stop or due) and self._saver.save(step)
         if self._stop:
-            what = f"put aside after step {step.index + 1} of {step.total}"
+            what = f"saved and stopped after step {step.index + 1} of {step.total}"
             raise Stopped(what if saved else f"{what}, which could not be saved")

@@ -32,7 +32,7 @@ class Endless:
     async def make_all(self) -> None:
         await asyncio.sleep(600)
 
-    async def put_aside(self, work: asyncio.Future[None], within: float | None) -> None:
+    async def save_and_stop(self, work: asyncio.Future[None], within: float | None) -> None:
         work.cancel()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lynx_parallel.engine.faults import DRIVER, Faults, Verdict, machine_of, signature, source_of
+from lynx_parallel.engine.faults import DRIVER, Faults, Verdict, machine_of, source_of
+from lynx_parallel.failures import Failure
 from tests.helpers.campaigns import load, write
 
 R, OTHER = "RuntimeError: Found no NVIDIA driver", "ValueError: something else"
@@ -15,6 +16,10 @@ def failed(
     faults: Faults, place: str, shot: str, *, failure: str = R, spent: bool = False, elsewhere: bool = False
 ) -> Verdict | None:
     return faults.failed(place, shot, failure, given_up=spent, elsewhere=elsewhere)
+
+
+def signature(reason: str, shot: str) -> str:
+    return Failure("raised", reason).signature(shot)
 
 
 def test_two_shots_at_the_only_place_end_the_run_after_their_retries() -> None:

@@ -41,10 +41,10 @@ A, B = Machine("a", "10.0.0.1", 4), Machine("b", "10.0.0.2", 4)
 def test_one_machine_comes_first(
     size: int, local: bool, machines: tuple[Machine, ...], excluded: tuple[str, ...], expected: list[str]
 ) -> None:
-    terms = StartOptions("cuda", local, machines, frozenset(excluded))
-    tried = _strategies(size, terms)
+    options = StartOptions("cuda", local, machines, frozenset(excluded))
+    tried = _strategies(size, options)
     assert [strategy for strategy, _ in tried] == expected
-    assert sum(within for _, within in tried) == terms.room_within
+    assert sum(within for _, within in tried) == options.room_within
 
 
 def test_ranks_share_the_cores_of_their_own_machine() -> None:
@@ -77,11 +77,11 @@ def cluster() -> Iterator[tuple[Machine, ...]]:
     os.environ |= before
 
 
-def nodes_of(size: int, terms: StartOptions) -> Counter[str]:
+def nodes_of(size: int, options: StartOptions) -> Counter[str]:
     """How many of a gang's bundles each machine holds; the room is given back."""
 
     async def placed() -> Counter[str]:
-        group, sharing = await place(size, terms)
+        group, sharing = await place(size, options)
         try:
             assert sharing == [3] * size
             return Counter(_nodes(group))
@@ -92,18 +92,18 @@ def nodes_of(size: int, terms: StartOptions) -> Counter[str]:
 
 
 def test_a_gang_goes_on_one_machine_if_it_can(cluster: tuple[Machine, ...]) -> None:
-    terms = StartOptions("cuda", False, cluster)
+    options = StartOptions("cuda", False, cluster)
     assert [machine.ranks for machine in cluster] == [3, 3]
-    assert list(nodes_of(3, terms).values()) == [3]
-    assert sorted(nodes_of(4, terms).values()) in ([1, 3], [2, 2])
+    assert list(nodes_of(3, options).values()) == [3]
+    assert sorted(nodes_of(4, options).values()) in ([1, 3], [2, 2])
 
 
 def test_an_excluded_machine_gets_no_rank(cluster: tuple[Machine, ...]) -> None:
     bad, good = cluster
-    terms = StartOptions("cuda", False, cluster, frozenset({bad.node}), room_within=5.0)
-    assert nodes_of(3, terms) == {good.node: 3}
+    options = StartOptions("cuda", False, cluster, frozenset({bad.node}), room_within=5.0)
+    assert nodes_of(3, options) == {good.node: 3}
     with pytest.raises(NoRoom, match=r"asked for 4 × .*GPU 6, without 1 excluded machines"):
-        nodes_of(4, terms)
+        nodes_of(4, options)
 
 
 def test_a_held_gpu_goes_to_nobody_else(cluster: tuple[Machine, ...]) -> None:

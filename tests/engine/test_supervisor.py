@@ -115,7 +115,7 @@ class World:
         size: int,
         load: RankConfig,
         prompts: list[str],
-        terms: StartOptions,
+        options: StartOptions,
         output: Output,
         needed: Sequence[Path],
     ) -> FakeGang:
@@ -123,7 +123,7 @@ class World:
         if self.ranks + size > RANKS:
             raise AssertionError(f"{self.ranks} ranks live, {size} more started")
         each = RANKS // len(self.machines)
-        usable = [name for name in self.machines if name not in terms.excluded]
+        usable = [name for name in self.machines if name not in options.excluded]
         machine = next((name for name in usable if len(self.on[name]) + size <= each), None)
         if machine is None:
             raise NoRoom("no room")
@@ -136,7 +136,7 @@ class World:
             self.on[machine].difference_update(gpus)
             raise
         self.ranks += size
-        return FakeGang(self, load, prompts, machine, gpus, terms.device)
+        return FakeGang(self, load, prompts, machine, gpus, options.device)
 
     def _check_start(self, machine: str, gpus: list[str]) -> None:
         match self.next():
@@ -272,13 +272,13 @@ def supervise(
 
     async def go() -> None:
         machines = tuple(Machine(name, "127.0.0.1", RANKS // len(world.machines)) for name in world.machines)
-        terms = StartOptions(device, True, machines)
-        supervisor = Supervisor(run, todo, terms, partial(world.start), world.hold)  # type: ignore[arg-type]
+        options = StartOptions(device, True, machines)
+        supervisor = Supervisor(run, todo, options, partial(world.start), world.hold)  # type: ignore[arg-type]
         work = asyncio.ensure_future(supervisor.make_all())
         if stop_after is not None:
             await asyncio.sleep(stop_after)
             run.summary.stopped_by = 15
-            await supervisor.put_aside(work)
+            await supervisor.save_and_stop(work)
         with contextlib.suppress(asyncio.CancelledError):
             await work
         assert stop_after is None or asyncio.get_running_loop().time() < stop_after + 12

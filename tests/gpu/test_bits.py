@@ -27,7 +27,7 @@ def sampling() -> Sampling:
 def test_two_runs_are_equal(pipeline: LynxPipeline) -> None:
     made = []
     for _ in range(2):
-        pipeline._static.clear()
+        pipeline.conditioning.clear()
         pipeline.encoded_prompts.clear()
         inputs = prepare(pipeline, sampling())
         latents = pipeline.denoise(inputs, sampling())

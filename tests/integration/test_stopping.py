@@ -95,7 +95,7 @@ def test_put_aside_and_gone_on_with(start: Start, campaign: Path, tmp_path: Path
     printed, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 75, printed
     done = steps(output, 1)[-1]
-    assert f"put aside after step {done} of 200" in printed
+    assert f"saved and stopped after step {done} of 200" in printed
     assert "SIGUSR1: stopping; finished shots stay, run again to resume" in printed
     assert re.search(r"^0 rendered, .* 0 blocked, 1 left in \d+ s: .*; run again to resume$", printed, re.M)
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1

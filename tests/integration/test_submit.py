@@ -192,7 +192,7 @@ def test_a_stopped_job_is_gone_on_with(head: Head, campaign: Path, tmp_path: Pat
     assert not alive
     printed, _ = submitter.communicate(timeout=PATIENCE_S)
     done = steps(output, 1)[-1]
-    assert f"put aside after step {done} of 200" in printed
+    assert f"saved and stopped after step {done} of 200" in printed
     assert submitter.returncode == 0  # Ray's submitter calls a stopped job no failure
     assert not (output / ".lynx" / "lock").exists()
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1

@@ -13,14 +13,14 @@ from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.rank.messages import Hello
 
 
-class Shape:
-    """The shape of a run's gangs. It changes when memory runs out or machines are lost.
+class GangSizes:
+    """Number and size of a run's gangs. They change when memory runs out or machines are lost.
 
     Attributes:
         footprint: of every gang from now on.
         size: ranks of a gang: as many as any shot's layout needs.
         gangs: how many there are.
-        most: ranks of all gangs together at most.
+        most: maximum number of ranks of all gangs together.
 
     Args:
         available: ranks that the cluster can hold.

@@ -1,0 +1,121 @@
+"""What the gangs of one run share: shots, slots, machines, prompts, and the state of the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from lynx_parallel.engine.attempt import Run
+from lynx_parallel.engine.gang_sizes import GangSizes
+from lynx_parallel.engine.machines import HoldGpu, Machines
+from lynx_parallel.engine.placement import StartOptions
+from lynx_parallel.engine.policy import Footprint
+from lynx_parallel.engine.prompt_texts import SharedTexts
+from lynx_parallel.engine.queue import Queue, Slot, Work
+from lynx_parallel.engine.run_state import RunState
+from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.plan.digests import prompt_salt
+from lynx_parallel.plan.plan import Item
+from lynx_parallel.text import counted
+
+
+class Board:
+    """Shared by the supervisor, the starter of gangs, and what follows an attempt.
+
+    Attributes:
+        denoise: whether new gangs load the transformer. A shot whose latents are damaged needs it after all.
+        running: shots that gangs make now.
+
+    Args:
+        options: for starting gangs.
+        hold: as ``placement.hold_gpu``.
+
+    Raises:
+        InputErrors, ClusterError: the options ask for more than the cluster can hold.
+    """
+
+    def __init__(self, run: Run, todo: Sequence[Item], options: StartOptions, hold: HoldGpu):
+        self.run = run
+        self.state = RunState(run.summary)
+        self.machines = Machines(options, hold)
+        self.shots: list[Shot] = [item.shot for item in todo]
+        self.sizes = GangSizes(run.layout_choice, run.cluster, self.shots, options.device, self.machines.ranks)
+        self.slots = [Slot() for _ in range(self.sizes.gangs)]
+        self.denoise = any(item.action == "render" for item in todo)  # any gang may take a retry
+        self.queue = Queue(Work(item) for item in todo)
+        self.running: set[Work] = set()
+        prompts = run.output.prompts(prompt_salt(run.weight_digests, run.campaign.pipeline.model.dtype, options.device))
+        self.texts = SharedTexts(prompts, self.shots if self.denoise else ())
+        self._total = len(todo)
+        self._warned: set[str] = set()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether any gang exists."""
+        return any(slot.gang is not None for slot in self.slots)
+
+    def is_open(self, slot: Slot) -> bool:
+        """Returns whether a slot makes further shots."""
+        if self.state.ends or slot.error is not None or slot.closed:
+            return False
+        # If gangs have become larger and fewer, slots without a gang close first.
+        others = [other for other in self.slots if other.error is None and not other.closed]
+        others.sort(key=lambda other: other.gang is None)
+        surplus = others.index(slot) >= self.sizes.gangs
+        return not surplus and bool(self.queue or self.running)
+
+    def has_room(self, slot: Slot) -> bool:
+        """Returns whether a slot has a gang, or room for one. After gangs have become larger, others must end first."""
+        others = sum(other.ranks for other in self.slots if other is not slot)
+        return slot.gang is not None or others + self.sizes.size <= self.sizes.most
+
+    def others(self, slot: Slot) -> list[Slot]:
+        """Returns the other open slots."""
+        return [other for other in self.slots if other is not slot and self.is_open(other)]
+
+    def count(self) -> str:
+        """Returns the number of finished shots and of all shots, as lines of progress begin: ``[3/8]``."""
+        return f"[{self.run.summary.finished}/{self._total}]"
+
+    def warn(self, lines: Iterable[str]) -> None:
+        """Prints each warning once, also if several gangs or shots report it."""
+        for line in dict.fromkeys(lines):
+            if line not in self._warned:
+                self.run.say(f"warning: {line}")
+            self._warned.add(line)
+
+    def fail(self, item: Item, reason: str) -> None:
+        """Records a failed shot. After ``--max-failures`` of them the run is given up."""
+        run = self.run
+        run.summary.failed.append((item.shot.name, reason))
+        run.journal.append("failed", name=item.shot.name, reason=reason)
+        run.say(f"{item.shot.name}: failed: {reason}")
+        if len(run.summary.failed) >= run.cluster.max_failures:
+            self.state.give_up(f"not tried: {counted(len(run.summary.failed), 'shot')} failed")
+
+    def end(self, fault: str) -> None:
+        """Ends the run for a fault that every shot shares."""
+        self.state.fault(fault)
+        self.run.journal.append("fault", reason=fault)
+
+    def report_left_out(self, reason: str) -> None:
+        """Reports machines and GPUs that were left out since the last call. Ends the run if no gang can form."""
+        run = self.run
+        new = self.machines.left_out[len(run.summary.left_out) :]
+        run.summary.left_out += new
+        for line in new:
+            run.journal.append("left out", reason=line)
+            run.say(f"left out of this run: {line}")
+        self.sizes.shrink(self.machines.ranks)
+        if self.sizes.gangs < 1:
+            self.end(f"no gang of {self.sizes.size} can form without what was left out: {reason}")
+
+    def change_footprint(self, footprint: Footprint) -> None:
+        """Makes gangs take less memory. Each gang is replaced before it takes its next shot."""
+        if self.sizes.take(footprint):
+            self.run.say(f"out of memory: from now on with {footprint}")
+
+
+def clock() -> float:
+    """Returns the seconds of the running loop's clock."""
+    return asyncio.get_running_loop().time()

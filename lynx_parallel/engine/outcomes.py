@@ -1,0 +1,141 @@
+"""What follows an attempt: the shot is done, tried again, rendered again, or failed, as the policy decides."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from lynx_parallel.engine.attempt import Attempt
+from lynx_parallel.engine.board import Board, clock
+from lynx_parallel.engine.faults import DRIVER, source_of
+from lynx_parallel.engine.policy import GiveUp, Retry, decide
+from lynx_parallel.engine.queue import Slot, Work
+from lynx_parallel.errors import DamagedError, LynxError
+from lynx_parallel.failures import SHARED_KINDS, Failure
+from lynx_parallel.output.waiting import find_latents, forget_waiting
+from lynx_parallel.rank.messages import Rendered
+from lynx_parallel.text import in_words, shown_path
+
+
+class Outcomes:
+    """Settles shots after their attempts.
+
+    Attributes:
+        quarantined: why a subject's shots are not tried, by the subject's id.
+    """
+
+    def __init__(self, board: Board):
+        self.quarantined: dict[str, str] = {}
+        self._board = board
+        self._source = source_of(board.shots)
+
+    def done(self, work: Work, rendered: Rendered, attempt: int, seconds: float) -> None:
+        """Records a finished shot.
+
+        Args:
+            seconds: of the attempt.
+        """
+        board, run = self._board, self._board.run
+        item, name = work.item, work.item.shot.name
+        run.journal.append("done", name=name, attempt=attempt, video=item.digests.video, seconds=round(seconds, 3))
+        with contextlib.suppress(OSError):  # the next run removes them
+            forget_waiting(run.output, name)
+            run.output.resume_state(item.digests.resume).unlink()
+        denoised = item.action == "render"
+        (run.summary.rendered if denoised else run.summary.encoded).append(name)
+        run.summary.conditioning.update(rendered.conditioning)
+        board.warn(rendered.warnings)
+        verb = "rendered" if denoised else "encoded"
+        run.say(f"{board.count()} {verb} in {seconds:.1f} s: {shown_path(run.output.path(name, 'video'))}")
+
+    def render_again(self, work: Work, attempt: Attempt, error: DamagedError) -> None:
+        """Queues a shot for rendering because its saved latents are damaged.
+
+        A gang that has loaded only the VAE is then replaced.
+        """
+        board, run = self._board, self._board.run
+        line, name = str(error), work.item.shot.name
+        try:
+            line += f"; moved to {shown_path(attempt.set_latents_aside())}"
+        except OSError as problem:
+            line += f"; {in_words(problem)}"
+        work.item = replace(work.item, action="render", latents=None, stale=run.output.has_files(name))
+        board.denoise = True
+        board.texts.add([work.item.shot])
+        board.queue.retry(work)
+        run.journal.append("damaged", name=name, attempt=attempt.number, reason=line)
+        run.say(f"{board.count()} {name}: {line}; to be rendered again")
+
+    async def failed(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
+        """Asks the policy what follows a failed attempt, and does it."""
+        board, run, name = self._board, self._board.run, work.item.shot.name
+        failure = Failure.of(error, attempt.logs)
+        self._use_finished_latents(work)
+        work.history.append(failure.kind)
+        sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
+        if failure.kind != "subject":
+            slot.end()  # its other ranks may wait for the one that failed
+        decision = decide(work.history, slot.footprint, ranks=sharing, most=board.sizes.grows_to)
+        at_once = False
+        if failure.kind in SHARED_KINDS:
+            decision, at_once = await self._find_culprit(slot, work, failure, decision)
+        if isinstance(decision, GiveUp):
+            if decision.quarantine:
+                self.quarantined[work.subject] = str(failure)
+            if decision.stop:
+                board.state.give_up(f"not tried: {failure}")
+            board.fail(work.item, str(failure))
+            return
+        if slot.footprint == board.sizes.footprint:  # otherwise another gang has changed it already
+            board.change_footprint(decision.footprint)
+        work.not_before, work.avoid = (0.0, None) if at_once else (clock() + decision.delay_s, slot)
+        board.queue.retry(work)
+        run.summary.retries += 1
+        run.journal.append("retry", name=name, attempt=attempt.number, kind=failure.kind, reason=str(failure))
+        run.say(f"{board.count()} {name}: {failure.kind}, to be tried again: {failure}")
+
+    def _use_finished_latents(self, work: Work) -> None:
+        """Makes the next attempt an encoding if the failed one has finished the latents."""
+        output, name = self._board.run.output, work.item.shot.name
+        # Without a sidecar, old files are missing or moved aside, and the attempt may have published its latents.
+        published = output.sidecar(name) is None
+        latents = find_latents(output, name, work.item.digests.latents_digests, published=published)
+        if work.item.action == "render" and latents is not None:
+            work.item = replace(work.item, action="encode", latents=latents)
+
+    async def _find_culprit(
+        self, slot: Slot, work: Work, failure: Failure, decision: Retry | GiveUp
+    ) -> tuple[Retry | GiveUp, bool]:
+        """Decides whether the GPU, the machine, or something that all shots share is at fault.
+
+        Returns:
+            What to do with the shot, and whether to retry it at once, before other shots that might fail too.
+        """
+        board, place = self._board, failure.place
+        shot, given_up = work.item.shot, isinstance(decision, GiveUp)
+        slot.failure = failure.signature(shot.name)
+        elsewhere = self._may_succeed_elsewhere(slot, place)
+        verdict = await board.machines.failed(
+            place, self._source(shot), slot.failure, failure.reason, given_up=given_up, elsewhere=elsewhere
+        )
+        if verdict == "end":
+            board.end(board.machines.explain(place, failure.reason))
+        elif verdict is not None:
+            work.history.clear()  # the shot was not at fault in those attempts
+            board.report_left_out(failure.reason)
+            return Retry(0.0, board.sizes.footprint), False
+        elif given_up and elsewhere and place != DRIVER and not work.reason and not board.machines.proven(place):
+            work.not_at, work.reason = place, str(failure)
+            return Retry(0.0, board.sizes.footprint), False
+        elif not given_up and any(place not in other.places for other in board.others(slot)):
+            work.not_at = place  # a place that fails fast must not take all retries while the others work
+        if given_up:
+            slot.shun = work.subject
+        return decision, not board.others(slot) and not elsewhere and not board.machines.proven(place)
+
+    def _may_succeed_elsewhere(self, slot: Slot, place: str) -> bool:
+        """Returns whether other gangs work without this slot's failure, or there is room that was never tried."""
+        if self._board.machines.only(place):
+            return False
+        others = [other for other in self._board.others(slot) if place not in other.places]
+        return self._board.machines.untried or any(other.failure != slot.failure for other in others)
