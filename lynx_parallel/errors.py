@@ -1,7 +1,7 @@
-"""Every error a user can meet: one tree, one line each, one exit code each.
+"""The tree of errors that are reported to the user: one line and one exit code each.
 
-The command line prints ``str(error)`` and leaves with ``error.exit_code``; a traceback appears only
-under ``--debug``. Nothing here imports torch or Ray.
+The command line prints ``str(error)`` and exits with ``error.exit_code``. Only ``--debug`` prints a traceback. Imports
+neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ disk."""
 
 
 class LynxError(Exception):
-    """Base of all errors a user can act on. ``str(error)`` is one line (several for InputErrors).
+    """Base of all errors that a user can act on. ``str(error)`` is one line, or several for InputErrors.
 
     Attributes:
-        place: where it happened, as ``Hello.place``; empty for the driver, or if unknown.
+        place: GPU or machine where it happened, as ``Hello.place``; empty for the driver, or if unknown.
         host: name of that machine.
     """
 
@@ -28,7 +28,7 @@ class LynxError(Exception):
 
 
 class InputErrors(LynxError):
-    """Everything wrong with the user's files and options, found before any work.
+    """All mistakes in the user's files and options, found before any work.
 
     Attributes:
         lines: one self-contained line per mistake: ``file:line: path: value: what is allowed``.
@@ -48,21 +48,21 @@ class ClusterError(LynxError):
 
 
 class CheckpointError(LynxError):
-    """A weights file does not fit: names file, key, expected and found."""
+    """A weights file does not fit. The message names file, key, expected and found value."""
 
     exit_code = 2
 
 
 class SubjectError(LynxError):
-    """One subject cannot be used; its shots fail alone."""
+    """One subject cannot be used. Only its own shots fail."""
 
 
 class DamagedError(LynxError):
-    """A file of ours holds other bytes than were written. What was to be made of it must wait for a new one."""
+    """A file in the output folder holds other bytes than were written. It must be made again first."""
 
 
 class RenderError(LynxError):
-    """One shot failed while rendering; others go on.
+    """One shot failed while rendering. Other shots are not affected.
 
     Attributes:
         kind: of the failure: a rank ``raised``, ``died``, ``hung``, or ran out of ``memory``.
@@ -77,6 +77,6 @@ class RenderError(LynxError):
 
 
 class Stopped(LynxError):
-    """A shot was put aside on request, its resume state saved."""
+    """A shot was stopped on request after its resume state was saved."""
 
     exit_code = 75

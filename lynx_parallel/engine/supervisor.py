@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from lynx_parallel.engine.attempt import Attempt, Run, next_attempt
 from lynx_parallel.engine.board import Board, clock
 from lynx_parallel.engine.faults import machine_of
-from lynx_parallel.engine.gang import Gang
-from lynx_parallel.engine.gang_starts import GangStarter, StartGang, as_fault
+from lynx_parallel.engine.gang_start import start_gang
 from lynx_parallel.engine.machines import HoldGpu
 from lynx_parallel.engine.outcomes import Outcomes
 from lynx_parallel.engine.placement import NoRoom, StartOptions, hold_gpu
 from lynx_parallel.engine.queue import Slot, Work
+from lynx_parallel.engine.starter import GangStarter, StartGang, as_fault
 from lynx_parallel.errors import DamagedError, LynxError, RenderError, Stopped
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import counted
@@ -31,7 +31,7 @@ class Supervisor:
     Args:
         todo: shots to render or encode.
         options: for starting gangs.
-        start: as ``Gang.start``.
+        start: as ``start_gang``.
         hold: as ``placement.hold_gpu``.
 
     Raises:
@@ -43,7 +43,7 @@ class Supervisor:
         run: Run,
         todo: Sequence[Item],
         options: StartOptions,
-        start: StartGang = Gang.start,
+        start: StartGang = start_gang,
         hold: HoldGpu = hold_gpu,
     ):
         self._board = Board(run, todo, options, hold)

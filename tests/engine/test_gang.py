@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 
 import lynx_parallel
 from lynx_parallel.engine.gang import Gang
+from lynx_parallel.engine.gang_start import check_files, meet
 from lynx_parallel.engine.ray_results import answer
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
 from lynx_parallel.failures import kind_of
@@ -42,22 +43,22 @@ def gang(*ranks: Any, hung_after: float = 60.0) -> Gang:
 
 def test_ranks_of_one_machine_lie_side_by_side() -> None:
     mixed = gang(rank("a0", "a"), rank("b0", "b"), rank("a1", "a"), rank("b1", "b"))
-    asyncio.run(mixed._meet(5))
+    asyncio.run(meet(mixed, 5))
     assert [one.name for one in mixed.ranks] == ["a0", "a1", "b0", "b1"]
     assert [hello.device for hello in mixed.hellos] == ["a0", "a1", "b0", "b1"]
 
 
 def test_another_version_is_refused() -> None:
     with pytest.raises(ClusterError, match=r"far runs lynx-parallel 0\.0\.9, this driver .*: install one version") as e:
-        asyncio.run(gang(rank("a"), rank("b", "far", "0.0.9"))._meet(5))
+        asyncio.run(meet(gang(rank("a"), rank("b", "far", "0.0.9")), 5))
     assert e.value.exit_code == 3
 
 
 def test_a_machine_that_does_not_see_the_folder_is_named(tmp_path: Path) -> None:
     async def check() -> None:
         one = gang(rank("a", misses=[]), rank("b", "far", misses=["/mnt/out, the output folder"]))
-        await one._meet(5)
-        await one._check_files(Output(tmp_path), [])
+        await meet(one, 5)
+        await check_files(one, Output(tmp_path), [])
 
     with pytest.raises(
         ClusterError, match=r"far: output: does not see /mnt/out, the output folder\. All machines must"
@@ -74,7 +75,7 @@ def test_a_silent_rank_fails_whatever_the_gang_is_at(monkeypatch: pytest.MonkeyP
 
     async def wait() -> None:
         stuck = gang(rank("a", load=never), rank("b", progress=never), hung_after=0.1)
-        await stuck._done([stuck.ranks[0].load.remote()])
+        await stuck.results([stuck.ranks[0].load.remote()])
 
     with pytest.raises(RenderError, match="rank 1 does not answer") as caught:
         asyncio.run(asyncio.wait_for(wait(), 10))
@@ -95,7 +96,7 @@ def test_work_without_steps_may_not_take_for_ever(monkeypatch: pytest.MonkeyPatc
 
     async def wait() -> None:
         stuck = gang(rank("a", load=never, progress=progress))
-        await stuck._done([stuck.ranks[0].load.remote()])
+        await stuck.results([stuck.ranks[0].load.remote()])
 
     with pytest.raises(RenderError, match="not done after") as caught:
         asyncio.run(asyncio.wait_for(wait(), 60))

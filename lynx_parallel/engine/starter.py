@@ -35,7 +35,7 @@ class GangStarter:
     """Starts gangs.
 
     Args:
-        start: as ``Gang.start``.
+        start: as ``start_gang``.
     """
 
     def __init__(self, board: Board, start: StartGang):
