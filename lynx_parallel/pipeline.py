@@ -1,7 +1,7 @@
-"""LynxPipeline: one subject, one prompt, one video, in this process. For notebooks, and for ranks.
+"""LynxPipeline: one subject, one prompt, one video, in this process. For notebooks and for ranks.
 
-A gang's ranks hold the same class with a parallelised transformer; rank 0 makes the ``ShotInputs``,
-all ranks call ``denoise`` on them.
+The ranks of a gang use the same class with a parallelised transformer. Rank 0 makes the ``ShotInputs``. All ranks call
+``denoise`` with them.
 """
 
 from __future__ import annotations
@@ -49,13 +49,11 @@ class LynxOutput:
 
 
 class LynxPipeline:
-    """The model of Lynx, loaded once, called many times.
+    """The Lynx model, loaded once and called many times. Build it with ``from_pretrained``.
 
-    Build it with ``from_pretrained``. Conditioning that does not change between calls (a subject's
-    reference features, a prompt's keys and values) is kept and reused, see ``ConditioningCache``.
-
-    Building a pipeline makes fp32 arithmetic on CUDA true fp32 in the whole process. torch's default for convolutions
-    is TF32. ``vae_dtype="tf32"`` uses TF32 in the VAE.
+    Conditioning that does not change between calls (a subject's reference features, a prompt's keys and values) is
+    kept, see ``ConditioningCache``. A pipeline switches TF32 off in the whole process. torch's default for
+    convolutions on CUDA is TF32. ``vae_dtype="tf32"`` uses it in the VAE.
     """
 
     def __init__(
@@ -104,7 +102,7 @@ class LynxPipeline:
             base: folder of Wan2.1-T2V in diffusers layout, or a hub id ``org/name[@revision]``.
             adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files in the
                 reference layout or the single-file one, or ``hub:org/repo/path``.
-            face: ``detector`` and ``recognizer``, as in a pipeline file; without, calls must give the
+            face: ``detector`` and ``recognizer``, as in a pipeline file. Without them, calls must give the
                 embedding and the landmarks.
             dtype: of the transformer, resampler and text encoder.
             vae_dtype: precision of the VAE, ``float32``, ``tf32`` or ``bfloat16``, as in a pipeline file.
@@ -135,7 +133,7 @@ class LynxPipeline:
         shard: Callable[[LynxTransformer], None] | None = None,
         keep_projections: bool = True,
     ) -> Self:
-        """``from_pretrained`` with the local files already found; ``shard`` as in ``load_transformer``."""
+        """As ``from_pretrained``, with local files. ``shard`` is that of ``load_transformer``."""
         check_base(weights.base)
         vae = VAE_PRECISIONS[vae_dtype]
         return cls(
@@ -167,9 +165,9 @@ class LynxPipeline:
 
         Args:
             image: uint8 RGB [H, W, 3] or a picture file; not needed for lite with an embedding.
-            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first. Found
-                in the picture where not given.
-            embedding: ArcFace vector [512] of the face, or a file of it; made from the picture where not given.
+            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first. By default they are
+                found in the picture.
+            embedding: ArcFace vector [512] of the face, or a file of it. By default it is made from the picture.
             face: which of several faces: ``largest``, ``only`` or the n-th from the left.
             on_step: called after each denoising step.
             sampling: any field of ``spec.pipeline.Sampling`` (width, height, num_frames, seed, …).
@@ -192,7 +190,7 @@ class LynxPipeline:
         embedding: np.ndarray | str | Path | None = None,
         face: FaceChoice = "largest",
     ) -> Person:
-        """What the model needs of a person. Arguments and errors as of ``__call__``."""
+        """Returns what the model needs of a person. Arguments and errors are those of ``__call__``."""
         size = sampling.reference_size if self.transformer.has_reference else None
         needs_picture = size is not None or embedding is None
         is_file = isinstance(image, str | Path)
@@ -207,11 +205,11 @@ class LynxPipeline:
         )
 
     def encode_prompts(self, prompts: list[str]) -> None:
-        """Makes the embeddings of these prompts ready; the text encoder is loaded for it and let go."""
+        """Makes the embeddings of these prompts. Loads the text encoder for it, and frees it afterwards."""
         encode_prompts(self.base, prompts, self.encoded_prompts, dtype=self.dtype, device=self.device)
 
     def prompt_embeds(self, prompt: str) -> torch.Tensor:
-        """[1, 512, text_dim] of a prompt, encoded now if it was not before."""
+        """Returns a prompt's embedding, [1, 512, text_dim]. Encodes it if that was not done before."""
         self.encode_prompts([prompt])
         return pad(self.encoded_prompts[prompt]).to(self.device)
 
@@ -219,10 +217,10 @@ class LynxPipeline:
     def prepare(
         self, prompt: str, sampling: Sampling, person: Person, reference_latents: torch.Tensor | None = None
     ) -> ShotInputs:
-        """Everything a shot starts from.
+        """Returns everything that a shot starts from.
 
         Args:
-            reference_latents: of ``reference_latents``, where they are at hand; encoded now otherwise.
+            reference_latents: as from ``reference_latents``; encoded now if None.
         """
         vector = torch.from_numpy(person.embedding).to(self.device, self.dtype).view(1, 1, -1)
         self.encode_prompts([prompt, sampling.negative_prompt])
@@ -231,7 +229,7 @@ class LynxPipeline:
             prompt_embeds=self.prompt_embeds(prompt),
             negative_prompt_embeds=self.prompt_embeds(sampling.negative_prompt),
             id_tokens=self.resampler(vector),
-            # The reference's unconditional identity is the resampler's answer to zeros, not zeros.
+            # Upstream's unconditional identity is the resampler's output for zeros, not zeros.
             id_tokens_uncond=self.resampler(torch.zeros_like(vector)),
         )
         if not self.transformer.has_reference:
@@ -245,12 +243,12 @@ class LynxPipeline:
         )
 
     def reference_latents(self, sampling: Sampling, person: Person) -> torch.Tensor:
-        """The person's reference crop as latents [1, 16, 1, size/8, size/8], fp32."""
+        """Returns the person's reference crop as latents [1, 16, 1, size/8, size/8], fp32."""
         assert person.ref_crop is not None
         return self._encode_reference(person.ref_crop, sampling)
 
     def _reference_latents_uncond(self, sampling: Sampling) -> torch.Tensor:
-        """Of the grey picture: one for all subjects (and, where the posterior is drawn, one a seed)."""
+        """Returns the latents of the grey picture, which all subjects share. A drawn posterior depends on the seed."""
         key = sampling.reference_size, sampling.seed if sampling.reference_latent == "sample" else None
         if key not in self._unconditional:
             self._unconditional = {key: self._encode_reference(None, sampling)}
@@ -267,7 +265,7 @@ class LynxPipeline:
         return make_phase(self.transformer, inputs, sampling, self.guidance, self.conditioning, inside=inside)
 
     def make_scheduler(self, sampling: Sampling) -> UniPCMultistepScheduler:
-        """The base's scheduler with these settings' timesteps."""
+        """Returns the base's scheduler with the timesteps of these settings."""
         return make_scheduler(
             self.scheduler_config,
             sampling.num_inference_steps,
@@ -283,11 +281,11 @@ class LynxPipeline:
         on_step: Callable[[Step], None] | None = None,
         start: ResumeState | None = None,
     ) -> torch.Tensor:
-        """Inputs → final latents [1, 16, T, h, w], fp32; alike on every rank of a gang.
+        """Returns the final latents [1, 16, T, h, w], fp32, identical on every rank of a gang.
 
         Args:
             on_step: called after each step; ``Step.state()`` is what ``start`` takes.
-            start: goes on from this state.
+            start: state from which to resume.
         """
         steps, window = sampling.num_inference_steps, sampling.identity_window
         inside = [inside_window(step, steps, window) for step in range(steps)]
@@ -303,5 +301,5 @@ class LynxPipeline:
         )
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Final latents → uint8 frames [F, H, W, 3]."""
+        """Decodes final latents to uint8 frames [F, H, W, 3]."""
         return to_frames(decode(self.vae, latents, precision=self.vae_precision))

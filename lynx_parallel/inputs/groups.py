@@ -9,11 +9,11 @@ from typing import Any
 from lynx_parallel.inputs.entries import ShotEntry, TableEntry
 from lynx_parallel.inputs.ids import earlier_prompt_ids
 from lynx_parallel.inputs.manifest import Prompt, ShotGroup, Subject
-from lynx_parallel.inputs.pipeline import resolve_file
 from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_key, shown_value
 from lynx_parallel.inputs.sources import is_file
 from lynx_parallel.inputs.table import Table
 from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.weight_names import resolve_file
 from lynx_parallel.inputs.yaml_lines import Document
 
 

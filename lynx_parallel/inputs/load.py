@@ -17,7 +17,7 @@ from lynx_parallel.inputs.lost_text import warn_of_lost_text
 from lynx_parallel.inputs.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes
 from lynx_parallel.inputs.names import pattern_mistake
 from lynx_parallel.inputs.overrides import Forced, read_overrides, select
-from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, Video, resolve_file, resolve_weights
+from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, Video
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
 from lynx_parallel.inputs.prompts_section import read_prompts
 from lynx_parallel.inputs.records import Record, find_record
@@ -26,6 +26,7 @@ from lynx_parallel.inputs.sources import is_file, reading
 from lynx_parallel.inputs.subject_entry import check_vars
 from lynx_parallel.inputs.subjects_section import face_gaps, read_subjects
 from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.weight_names import resolve_file, resolve_weights
 from lynx_parallel.inputs.yaml_lines import Document, read_yaml
 from lynx_parallel.text import shown_path
 

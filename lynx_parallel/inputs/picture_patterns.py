@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lynx_parallel.inputs.pipeline import resolve_file
 from lynx_parallel.inputs.problems import Problems
+from lynx_parallel.inputs.weight_names import resolve_file
 from lynx_parallel.text import shown_path
 
 SUFFIXES = frozenset(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.strict import Strict, Text, Version, must
-from lynx_parallel.inputs.yaml_lines import Document
 
 MAX_SEED = 2**63 - 1
 REFERENCE_PROMPT = "image of a face"
@@ -261,84 +257,3 @@ BUFFALO_L = "buffalo_l"
 """insightface's pack where insightface itself keeps it, ``~/.insightface/models/buffalo_l``."""
 ARCFACE = "arcface_ir_se50"
 """facexlib's recognition_arcface_ir_se50.pth in lynx-parallel's cache folder."""
-_DEMO = re.compile(r"demo:[a-z0-9-]+", re.ASCII)
-_HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*"
-_HUB_ID = re.compile(_HUB_NAME + r"(@[A-Za-z0-9][A-Za-z0-9_./-]*)?", re.ASCII)
-_HUB_FILE = re.compile(r"hub:" + _HUB_NAME + r"(@[A-Za-z0-9][A-Za-z0-9_.-]*)?((/[^/\s\\]+)+)", re.ASCII)
-_BASE = "must be a hub id (org/name or org/name@revision), a folder or demo:tiny"
-_FILE = "must be a .safetensors file, hub:org/repo/path/in/repo or demo:name"
-
-
-def resolve_file(folder: Path, text: str) -> Path:
-    """Absolute path of what a file in ``folder`` calls ``text``; ``~`` is the home folder.
-
-    Folders are resolved as the system would, but the last name is kept, even of a link: its suffix counts.
-    """
-    joined = os.path.join(os.path.abspath(folder), os.path.expanduser(text))
-    head, tail = os.path.split(joined.rstrip("/") or "/")
-    return Path(os.path.realpath(head)) / tail
-
-
-def _find_base(text: str, folder: Path) -> tuple[str, str | None]:
-    """(resolved, what is wrong)."""
-    if text.startswith("demo:"):
-        return text, None if _DEMO.fullmatch(text) else _BASE
-    path = resolve_file(folder, text)
-    if os.path.isdir(path):
-        return str(path), None
-    if text.startswith((".", "/", "~")):
-        return text, "not a folder" if os.path.exists(path) else f"missing folder {path}"
-    return text, None if _HUB_ID.fullmatch(text) else _BASE
-
-
-def _find_adapter(text: str, folder: Path) -> tuple[str, str | None]:
-    """(resolved, what is wrong)."""
-    if text.startswith("demo:"):
-        return text, None if _DEMO.fullmatch(text) else _FILE
-    if text.startswith("hub:"):
-        found = _HUB_FILE.fullmatch(text)
-        plain = found is not None and not {".", ".."} & set(found[2].split("/"))
-        return text, None if plain else _FILE
-    path = resolve_file(folder, text)
-    if os.path.isfile(path):
-        return str(path), None
-    if os.path.exists(path):
-        return text, "not a regular file"
-    if text.startswith((".", "/", "~")) or text.endswith(".safetensors"):
-        return text, f"missing file {path}"
-    return text, _FILE
-
-
-def resolve_weights(spec: PipelineSpec, document: Document, problems: Problems) -> PipelineSpec:
-    """The spec with local weights as absolute paths; records missing files. The hub is not asked."""
-    folder = document.file.parent
-    base, wrong = _find_base(spec.model.base, folder)
-    if wrong:
-        document.blame(problems, ("model", "base"), f"{shown_value(spec.model.base)}: {wrong}")
-    files: dict[str, AdapterFile] = {}
-    for name in Adapters.model_fields:
-        adapter: AdapterFile | None = getattr(spec.model.adapters, name)
-        if adapter is None:
-            continue
-        found, wrong = _find_adapter(adapter.file, folder)
-        if wrong:
-            at = document.standing(("model", "adapters", name, "file"))
-            document.blame(problems, at, f"{shown_value(adapter.file)}: {wrong}")
-        files[name] = adapter.model_copy(update={"file": found})
-    adapters = spec.model.adapters.model_copy(update=files)
-    if spec.face is not None:
-        spec = spec.model_copy(update={"face": _resolve_face(spec.face, document, problems)})
-    return spec.model_copy(update={"model": spec.model.model_copy(update={"base": base, "adapters": adapters})})
-
-
-def _resolve_face(face: FaceSpec, document: Document, problems: Problems) -> FaceSpec:
-    update: dict[str, str] = {}
-    for name in ("detector", "recognizer"):
-        text: str = getattr(face, name)
-        if text in (DEMO_FACES, BUFFALO_L if name == "detector" else ARCFACE):
-            continue
-        path = resolve_file(document.file.parent, text)
-        if not os.path.exists(path):
-            document.blame(problems, ("face", name), f"{shown_value(text)}: missing {path}")
-        update[name] = str(path)
-    return face.model_copy(update=update)

@@ -6,12 +6,12 @@ from typing import Any
 
 from lynx_parallel.inputs.entries import PromptEntry
 from lynx_parallel.inputs.manifest import Prompt
-from lynx_parallel.inputs.pipeline import resolve_file
 from lynx_parallel.inputs.problems import KeyPath, Problems, shown_value
 from lynx_parallel.inputs.sections import section_ids
 from lynx_parallel.inputs.template import template_mistake
 from lynx_parallel.inputs.text_files import Unreadable, read_text
 from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.weight_names import resolve_file
 from lynx_parallel.inputs.yaml_lines import Document
 
 MAX_PROMPT_BYTES = 2**20

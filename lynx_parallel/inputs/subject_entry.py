@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lynx_parallel.inputs.entries import VAR, ConsentEntry, SubjectEntry
 from lynx_parallel.inputs.manifest import Consent, Subject
-from lynx_parallel.inputs.pipeline import resolve_file
 from lynx_parallel.inputs.problems import KeyPath, shown_value
+from lynx_parallel.inputs.weight_names import resolve_file
 
 Blame = Callable[[KeyPath, str], None]
 """Records a mistake at a key path inside the entry."""

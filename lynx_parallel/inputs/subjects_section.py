@@ -9,13 +9,14 @@ from lynx_parallel.inputs.entries import SubjectEntry, SubjectsFrom
 from lynx_parallel.inputs.manifest import Subject
 from lynx_parallel.inputs.people import id_of_file, read_people
 from lynx_parallel.inputs.picture_patterns import find_pictures
-from lynx_parallel.inputs.pipeline import PipelineSpec, resolve_file
+from lynx_parallel.inputs.pipeline import PipelineSpec
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.sections import section_ids
 from lynx_parallel.inputs.sheet import is_table
 from lynx_parallel.inputs.sources import is_file
 from lynx_parallel.inputs.subject_entry import Blame, as_consent, check_vars, make_subject
 from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.weight_names import resolve_file
 from lynx_parallel.inputs.yaml_lines import Document
 from lynx_parallel.text import shown_path
 

@@ -12,18 +12,18 @@ from lynx_parallel.errors import RenderError
 from lynx_parallel.failures import disk_is_full
 
 ROOM_WITHIN_S = 600.0
-"""So long a finished shot waits for room on a full disk."""
+"""Seconds that a finished shot waits for room on a full disk."""
 
 
 def when_room(write: Callable[[], None], path: Path, waits: Callable[[str], None]) -> None:
-    """Writes, again and again while the disk is full: what is written took longer to make than making room does.
+    """Writes a file, and tries again while the disk is full, because making the content took minutes.
 
     Args:
         write: writes the whole of ``path``.
-        waits: is told what is waited for, about once a second, and ``""`` at the end.
+        waits: called about once a second with what is waited for, and with ``""`` at the end.
 
     Raises:
-        RenderError: ``path`` cannot be written; of kind ``disk`` when the disk is still full after a while.
+        RenderError: ``path`` cannot be written; of kind ``disk`` if the disk is still full after ``ROOM_WITHIN_S``.
     """
     deadline = time.monotonic() + ROOM_WITHIN_S
     try:

@@ -1,4 +1,4 @@
-"""What a rank writes: its log, and files for which there may be no room for a while."""
+"""The log of a rank: everything that its process prints during a shot."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lynx_parallel.failures import disk_is_full
 
 
 def write_log(line: str) -> None:
-    """Prints a line; a full disk costs the line, not the shot."""
+    """Prints a line. On a full disk the line is lost, and the shot continues."""
     with suppress(OSError):
         print(line, flush=True)
 
 
 @contextmanager
 def logged_to(log: Path) -> Iterator[None]:
-    """All this process prints, C libraries included, goes to a file meanwhile; nowhere, where the disk is full."""
+    """Sends everything that this process and its C libraries print to a file; on a full disk, to ``/dev/null``."""
     saved = os.dup(1), os.dup(2)
     with _opened(log) as file:
         _flush()

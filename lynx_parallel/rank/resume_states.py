@@ -11,16 +11,16 @@ from lynx_parallel.rank.logs import write_log
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.resume_state import save_resume_state
 
-PARTIAL_SHARE = 0.02
-"""Saving resume states takes at most this share of the time."""
+SAVING_SHARE = 0.02
+"""Largest share of a shot's time that saving takes."""
 
 
 class StateSaver:
-    """Saves the resume state of the shot at hand, now and then; on a gang's rank 0.
+    """Saves the resume state of the current shot at intervals, on a gang's rank 0.
 
     Args:
         digest: the shot's latents digest.
-        every: seconds between two of them, or more where saving takes long.
+        every: least seconds between two saves. If saving takes long, more time passes.
     """
 
     def __init__(self, path: Path, digest: str, every: float):
@@ -30,11 +30,11 @@ class StateSaver:
         self._saved, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
-        return time.monotonic() - self._saved >= max(self.every, self._took / PARTIAL_SHARE)
+        """Returns whether it is time to save."""
+        return time.monotonic() - self._saved >= max(self.every, self._took / SAVING_SHARE)
 
     def save(self, step: Step) -> bool:
-        """Saves it; a full disk costs the state, not the shot."""
+        """Saves the state after a step. Returns False if it cannot be written; the shot continues."""
         began = time.monotonic()
         try:
             save_resume_state(self.path, step.state(), self.digest)

@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lynx_parallel.failures import remedy_for
 from lynx_parallel.inputs.pipeline import Video
-from lynx_parallel.model.attention import Attention
+from lynx_parallel.model.attention import Attention, Kernel
 from lynx_parallel.output.atomic import try_publishing
-from lynx_parallel.rank.messages import Check
+from lynx_parallel.rank.messages import Check, RankConfig
 from lynx_parallel.stages.video import encode_video
 from lynx_parallel.text import first_line
 
@@ -50,6 +50,22 @@ class _Wrong(Exception):
     def __init__(self, what: str, remedy: str):
         super().__init__(what)
         self.remedy = remedy
+
+
+def check_all(config: RankConfig, device: torch.device, kernel: Callable[[], Kernel], output: Path) -> list[Check]:
+    """Returns the checks of a rank and of the encoder, with the settings of the run.
+
+    Args:
+        kernel: returns the attention kernel.
+        output: output folder.
+    """
+    try:
+        name, attention, _ = kernel()
+    except Exception as error:
+        remedy = remedy_for(f"{type(error).__name__}: {error}", host=socket.gethostname())
+        return [Check("attention", False, 0.0, first_line(error), remedy)]
+    checks = check_rank(device, getattr(torch, config.dtype), name, attention, output)
+    return [*checks, *(check_encoder(config.video, *size, output / ".lynx") for size in config.formats)]
 
 
 def check_rank(

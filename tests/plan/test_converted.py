@@ -260,4 +260,4 @@ def test_a_rank_does_not_use_a_damaged_copy(
     rank = Rank("cpu", 1, RankConfig(weights, "bfloat16", denoise=True))
     rank.load()
     assert built == [converted.weights]
-    assert [line for line in rank._unsaid if "part-0.safetensors: damaged" in line]
+    assert [line for line in rank._warnings if "part-0.safetensors: damaged" in line]

@@ -143,7 +143,7 @@ def test_folders_that_a_machine_does_not_see(load: RankConfig, tmp_path: Path, m
     with output.probe() as probe:
         assert rank.misses(probe, [tmp_path]) == []
         assert rank.misses(probe, [tmp_path, tmp_path / "weights"]) == [str(tmp_path / "weights")]
-    monkeypatch.setattr("lynx_parallel.rank.rank.PROBE_WITHIN_S", 0.3)
+    monkeypatch.setattr("lynx_parallel.rank.visibility.PROBE_WITHIN_S", 0.3)
     assert rank.misses(probe, []) == [f"{tmp_path / 'out'}, the output folder"]
     monkeypatch.undo()
     threading.Timer(0.1, probe.touch).start()  # a shared folder takes a moment

@@ -331,10 +331,10 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from lynx_parallel.subject import cache as subjects
+from lynx_parallel.subject import cache, cache_folder
 def killed(*_): os._exit(9)
-subjects.publish = lambda part, path: killed() if path.suffix == sys.argv[2] else os.replace(part, path)
-subjects.SubjectCache(Path(sys.argv[1])).put("a" * 64, {"x": np.zeros(9)}, subject="ada", output=Path("/nowhere/out"))
+cache_folder.publish = lambda part, path: killed() if path.suffix == sys.argv[2] else os.replace(part, path)
+cache.SubjectCache(Path(sys.argv[1])).put("a" * 64, {"x": np.zeros(9)}, subject="ada", output=Path("/nowhere/out"))
 """
 
 
@@ -418,7 +418,7 @@ def test_something_else_in_an_entrys_place(cache: SubjectCache, warnings: list[s
     elsewhere.write_bytes(b"kept")
     PLACES[kind](entry(cache))
     assert cache.get(A) is None
-    assert warnings == [f"{entry(cache)}: no plain file, or too large; removed, to be computed anew"]
+    assert warnings == [f"{entry(cache)}: not a plain file, or too large; removed, to be computed again"]
     assert elsewhere.read_bytes() == b"kept"
     cache.put(A, SMALL, subject="ada", output=OUT)
     assert same(cache.get(A), SMALL) or kind == "folder"

@@ -1,0 +1,57 @@
+"""How far a rank is, and how long ago it last heard from the driver."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from lynx_parallel.errors import RenderError
+from lynx_parallel.rank.messages import Progress
+
+LEASE_FACTOR = 1.5
+"""A rank ends its shot after this many times ``hung_after`` without a call from the driver."""
+
+
+class Pulse:
+    """Answers the driver's progress calls, and ends the shot if they stop.
+
+    Args:
+        hung_after: seconds, as in ``RankConfig``.
+    """
+
+    def __init__(self, hung_after: float):
+        self._hung_after = hung_after
+        self._progress = Progress(0, 0, 0.0)
+        self._stepped = self._heard = time.monotonic()
+        self._waits_for = ""
+
+    def progress(self) -> Progress:
+        """Returns the progress of the current shot. Each call also tells the rank that the driver is alive."""
+        self._heard = time.monotonic()
+        return replace(self._progress, age=time.monotonic() - self._stepped, waits_for=self._waits_for)
+
+    def prepare(self, done: int, total: int) -> None:
+        """Records a prepared shot of which ``done`` of ``total`` steps are done."""
+        self._stepped, self._progress = time.monotonic(), Progress(done, total, 0.0)
+
+    def begin(self, done: int, total: int) -> None:
+        """Records that the shot begins."""
+        self.prepare(done, total)
+        self._heard = time.monotonic()
+
+    def step(self, done: int, total: int) -> None:
+        """Records a finished step.
+
+        Raises:
+            RenderError: the driver has been silent for too long. It counts this rank as hung and has the shot made
+                by another gang.
+        """
+        self._stepped = time.monotonic()
+        if (silent := self._stepped - self._heard) > LEASE_FACTOR * self._hung_after:
+            raise RenderError(f"no word from the driver for {silent:.0f} s", "hung")
+        self._progress = Progress(done, total, 0.0)
+
+    def wait_for(self, reason: str) -> None:
+        """Records what the rank waits for, or nothing if empty. A rank that waits does not hang."""
+        self._waits_for = reason
+        self._stepped = time.monotonic()
