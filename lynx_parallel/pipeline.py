@@ -267,12 +267,9 @@ class LynxPipeline:
     def make_scheduler(self, sampling: Sampling) -> UniPCMultistepScheduler:
         """Returns the base's scheduler with the timesteps of these settings."""
         return make_scheduler(
-            self.scheduler_config,
-            sampling.num_inference_steps,
-            flow_shift=sampling.flow_shift,
-            sigma_schedule=sampling.sigma_schedule,
-            device=self.device,
-        )
+            self.scheduler_config, sampling.num_inference_steps, flow_shift=sampling.flow_shift,
+            sigma_schedule=sampling.sigma_schedule, device=self.device,
+        )  # fmt: skip
 
     def denoise(
         self,
@@ -291,14 +288,9 @@ class LynxPipeline:
         inside = [inside_window(step, steps, window) for step in range(steps)]
         phases = {now: self.phase(inputs, sampling, inside=now) for now in sorted(set(inside), reverse=True)}
         return denoise(
-            self.transformer,
-            self.make_scheduler(sampling),
-            inputs.noise,
-            lambda step: phases[inside[step]],
-            on_step,
-            self.guidance,
-            start,
-        )
+            self.transformer, self.make_scheduler(sampling), inputs.noise, lambda step: phases[inside[step]], on_step,
+            self.guidance, start,
+        )  # fmt: skip
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Decodes final latents to uint8 frames [F, H, W, 3]."""
