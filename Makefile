@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: install demo test gpu chaos check format wheel clean
+.PHONY: install demo quick test gpu chaos check format wheel clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -20,8 +20,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/lynx-render manifests/demo.yaml
 
+# Everything that starts neither Ray nor several processes, in about a minute.
+quick: install
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not ray and not gang and not slow and not gpu"
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 # Tests and benchmark of one GPU. The budget is 10 minutes, without the installation. REAL=1 uses the published weights,
 # which must be installed, and adds a contact sheet. The device is looked for before the installation, because that

@@ -1,8 +1,12 @@
-"""Fixtures for all tests: a cache folder of the tests' own, the demo checkpoint, a copy of the demo campaign."""
+"""Fixtures and settings of all tests: an environment of their own, the demo checkpoint, a copy of the demo campaign.
+
+The folder of a test decides its markers, see ``MARKERS``. ``make quick`` runs the tests without a marker.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,48 +17,100 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.helpers.repository import REPOSITORY
 
-# A shell ignores SIGINT for what it starts in the background, and nohup ignores SIGHUP. Children inherit that, and
-# tests send these signals to their children.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+MARKERS = {
+    "benchmarks": ("slow",),
+    "chaos": ("ray", "slow"),
+    "cli": ("slow",),
+    "cluster": ("slow",),
+    "distributed": ("gang",),
+    "doctor": ("slow",),
+    "fuzz": ("slow",),
+    "golden": ("slow",),
+    "gpu": ("gpu",),
+    "gpu_dry_run": ("slow",),
+    "integration": ("ray",),
+    "parity": ("slow",),
+    "upstream": ("slow",),
+}
+"""Markers of the tests in a folder. A folder that is not listed has none."""
+FIRST = ("integration", "chaos")
+"""Folders whose tests take longest. They start first, so that both workers end at about the same time."""
 
+
+def _set_environment() -> None:
+    """Gives tests and their children signals, limits and variables that do not depend on who started pytest.
+
+    A shell ignores SIGINT for processes in the background, nohup ignores SIGHUP, and children inherit that. Tests send
+    these signals to their children.
+    """
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1})
+    os.umask(0o022)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard >= 0 else 4096, hard))
+    own = ("LYNX_", "RAY_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "XDG_", "IMAGEIO_", "NCCL_", "GLOO_", "TORCH")
+    for name in [name for name in os.environ if name.startswith(own)]:
+        if name != "LYNX_GPU_DRY_RUN":
+            del os.environ[name]
+    for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "PYTHONSAFEPATH", "LC_ALL"):
+        os.environ.pop(name, None)
+    os.environ |= {"LANG": "C.UTF-8", "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    os.environ.setdefault("PATH", os.defpath)
+
+
+_set_environment()
 settings.register_profile("patient", deadline=None)
+settings.register_profile("full", deadline=None, max_examples=400)
 settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long way round goes first."""
-    order = {"integration": 0, "chaos": 1}
-    items.sort(key=lambda item: order.get(item.path.relative_to(REPOSITORY / "tests").parts[0], 2))
+    """Adds the markers of each folder, and moves the longest tests to the front."""
+    for item in items:
+        for marker in MARKERS.get(_folder(item), ()):
+            item.add_marker(getattr(pytest.mark, marker))
+    items.sort(key=lambda item: FIRST.index(_folder(item)) if _folder(item) in FIRST else len(FIRST))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(REPOSITORY / "tests").parts[0]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """For ``pytest -n 2``: the whole command on one worker, one run after the other; every other file on the next."""
+    """For ``pytest -n 2``: every file is one unit of work."""
     config.option.loadscopereorder = False
-    return OneGroupAWorker(config, log)
+    return OneFileAWorker(config, log)
 
 
-class OneGroupAWorker(LoadScopeScheduling):
+class OneFileAWorker(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        return "integration" if "/integration/" in path else path
+        return nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """``LYNX_CACHE`` for this process and its children; the user's own cache is left alone."""
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``LYNX_CACHE`` and the home folder of this process and its children. The user's own are not touched."""
     folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("LYNX_CACHE")
     os.environ["LYNX_CACHE"] = str(folder)
-    # A cluster the developer happens to be on must not be used by tests.
-    address = os.environ.pop("RAY_ADDRESS", None)
-    yield folder
-    os.environ.pop("LYNX_CACHE")
-    os.environ |= {"LYNX_CACHE": before} if before else {}
-    os.environ |= {"RAY_ADDRESS": address} if address else {}
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_ray_in_quick_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test without the marker ``ray`` that has started Ray."""
+    yield
+    if request.node.get_closest_marker("ray") is None:
+        import sys
+
+        ray = sys.modules.get("ray")
+        assert ray is None or not getattr(ray, "is_initialized", bool)(), "this test belongs into tests/integration"
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +123,6 @@ def demo(cache: Path) -> Path:
 
 @pytest.fixture
 def campaign(tmp_path: Path, demo: Path) -> Path:
-    """A copy of the demo campaign in a folder of its own; renders go to ``tmp_path / "renders" / "demo"``."""
+    """A copy of the demo campaign in a folder of its own. Renders go to ``tmp_path / "renders" / "demo"``."""
     shutil.copytree(REPOSITORY / "manifests", tmp_path / "manifests")
     return tmp_path / "manifests" / "demo.yaml"

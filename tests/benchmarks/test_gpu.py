@@ -23,7 +23,7 @@ from benchmarks.gpu_model import FULL, KERNELS, TINY, predicted_bytes, random_te
 from benchmarks.gpu_parts import Bench, forwards, prepare, shot
 from benchmarks.gpu_report import describe_gpu, report, slug
 from lynx_parallel.inputs.decode_memory import VideoSize
-from tests.conftest import REPOSITORY
+from tests.helpers.repository import REPOSITORY
 
 CPU = torch.device("cpu")
 PARTS = ("matmul", "forward 480p", "forward 720p", "decode 480p", "decode 720p", "prepare", "shot")

@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 
 from lynx_parallel.stages.video import probe
 from tests.chaos.faults import FAULTS, MEMORY_MONITOR, Target, watch_memory
-from tests.conftest import REPOSITORY
 from tests.helpers.command import COMMAND, environment
+from tests.helpers.repository import REPOSITORY
 
 DISK_BYTES = 32 * 2**20
 GONE_WITHIN_S = 20.0

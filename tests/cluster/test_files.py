@@ -20,7 +20,7 @@ import typer.main
 import yaml
 
 from lynx_parallel.cli import app
-from tests.conftest import REPOSITORY
+from tests.helpers.repository import REPOSITORY
 
 CLUSTER = REPOSITORY / "cluster"
 SLURM = CLUSTER / "slurm.sh"

@@ -18,9 +18,9 @@ from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, denoise, make_scheduler
 from lynx_parallel.stages.latents import initial_noise
-from tests.conftest import REPOSITORY
 from tests.helpers.golden_cases import relative_error
 from tests.helpers.processes import run_gang
+from tests.helpers.repository import REPOSITORY
 
 FACES = REPOSITORY / "manifests" / "faces"
 SIZES = {27: (48, 48, 9), 30: (80, 48, 5), 36: (64, 48, 9), 45: (80, 48, 9)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers.repository import REPOSITORY
 
 MARK = "import os; open(os.environ['MARKER'], 'a').write(__name__ + ' '); raise ImportError('a client file')\n"
 SHADOWS = ("typing", "statistics", "yaml", "psutil", "typer", "__future__")

@@ -40,7 +40,7 @@ from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Plan, make_plan
 from lynx_parallel.plan.weights import find_weights
 from lynx_parallel.rank.messages import Check, Hello, RankConfig, Rendered, RenderOrder
-from tests.conftest import REPOSITORY
+from tests.helpers.repository import REPOSITORY
 
 OUTCOMES = ["done", "died", "hung", "raised", "memory", "disk", "subject", "no room", "died starting"]
 RANKS = 4

@@ -25,8 +25,8 @@ from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.inputs.weight_files import FaceFiles
 from lynx_parallel.subject.person import FaceModels, identify_person
 from lynx_parallel.subject.picture import read_picture
-from tests.conftest import REPOSITORY
 from tests.helpers.fuzzing import MARKER, Bomb, cuts, flips, join, limited, outcome, split
+from tests.helpers.repository import REPOSITORY
 
 FACES = REPOSITORY / "manifests" / "faces"
 LANDMARKS = [[20, 20], [40, 20], [30, 32], [22, 42], [38, 42]]

@@ -16,13 +16,6 @@ from lynx_parallel.pipeline import LynxPipeline
 DRY_RUN = "LYNX_GPU_DRY_RUN"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test of this folder ``gpu``."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.gpu)
-
-
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """The CUDA device, or the CPU in a dry run."""

@@ -7,7 +7,6 @@ import torch
 
 from tests.golden.test_pipeline import run_case
 from tests.helpers.golden_cases import case_names, load_case, relative_error, requires_golden
-from tests.reference import lynx as reference
 
 pytestmark = requires_golden
 
@@ -34,12 +33,12 @@ def test_every_recorded_tensor_in_fp32(name: str, device: torch.device) -> None:
 def test_bf16_is_no_noisier_than_the_reference_in_bf16(name: str, device: torch.device) -> None:
     """Noise: the relative error of a bf16 run, on its final latents, against the fp32 recordings.
 
-    The reference in bf16 is ``tests/reference`` on the CPU with the same types as the product's: text encoder,
+    The reference in bf16 is ``tests/upstream`` on the CPU with the same types as the product's: text encoder,
     transformer and adapters in bf16, the modules that diffusers keeps in fp32 in fp32, VAE and sampler in fp32.
     """
     case = load_case(name)
     recorded = case.expected["final_latents"]
-    line = reference.generate(
+    line = upstream.generate(
         case.base, case.adapters, **case.sampling, face_embedding=case.expected["face_embedding"],
         face_crop=case.crop, decode=False, dtype=torch.bfloat16,
     )  # fmt: skip

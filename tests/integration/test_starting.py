@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from lynx_parallel.engine.ray_folder import MAX_PARENT_BYTES
-from tests.conftest import REPOSITORY
 from tests.helpers.command import COMMAND, PATIENCE_S, environment, started, steps, wait_for
+from tests.helpers.repository import REPOSITORY
 
 MARK = "import os; open(os.environ['MARKER'], 'a').write(__name__ + ' ')\n"
 ONE = ("--only", "astronaut/beach")

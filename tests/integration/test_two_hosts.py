@@ -20,8 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from tests.conftest import REPOSITORY
 from tests.helpers.command import COMMAND, PATIENCE_S, environment, lynx_render, saved_steps, steps, wait_for
+from tests.helpers.repository import REPOSITORY
 
 PORT = 6379
 OBJECT_STORE_BYTES = 128 * 2**20

@@ -15,7 +15,7 @@ from lynx_parallel.inputs.pipeline import VaeDtype
 from lynx_parallel.model.precision import convolutions_in, use_ieee
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.subject.picture import read_picture
-from tests.conftest import REPOSITORY
+from tests.helpers.repository import REPOSITORY
 
 PICTURE = REPOSITORY / "manifests" / "faces" / "drawn.png"
 LANDMARKS = [[20, 20], [40, 20], [30, 32], [22, 42], [38, 42]]

@@ -18,9 +18,8 @@ from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Phase
 from lynx_parallel.stages.latents import decode
 from lynx_parallel.subject.picture import read_picture, ref_crop
-from tests.conftest import REPOSITORY
 from tests.helpers.golden_cases import relative_error
-from tests.reference import lynx as reference
+from tests.helpers.repository import REPOSITORY
 
 TOLERANCE = 1e-5
 """fp32 on both sides, summed in another order; what is measured is 1e-6 to 2e-6."""
@@ -76,7 +75,7 @@ def product(demo: Path, variant: str, settings: dict[str, Any]) -> dict[str, tor
 def straight_line(demo: Path, variant: str, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
     defaults = {"guidance_scale": 5.0, "guidance_scale_i": 2.0, "reference_latent": "mode"}
     crop = ref_crop(read_picture(FACES / "astronaut.jpg"), LANDMARKS["astronaut"])
-    return reference.generate(
+    return upstream.generate(
         demo / "wan",
         adapter_files(demo, variant),
         prompt=PROMPT,

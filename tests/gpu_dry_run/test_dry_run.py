@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.gpu.conftest import DRY_RUN
+from tests.helpers.repository import REPOSITORY
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from tests.helpers.golden_cases import relative_error
-from tests.reference import sampler
+from tests.upstream import sampler
 
 FLOW_SHIFT = 3.0
 

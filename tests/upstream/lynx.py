@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from tests.reference import sampler
-from tests.reference.wan import Identity, Wan, Weights, attend, forward, layer_norm, linear, load_wan, scope
+from tests.upstream import sampler
+from tests.upstream.wan import Identity, Wan, Weights, attend, forward, layer_norm, linear, load_wan, scope
 
 REFERENCE_TEXT = "image of a face"
 REFERENCE_TIMESTEP = 0

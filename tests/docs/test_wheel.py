@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lynx_parallel
-from tests.conftest import REPOSITORY
+from tests.helpers.repository import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.golden_cases import GOLDEN, Case, case_names, load_case, relative_error, requires_golden
-from tests.reference import lynx
+from tests.upstream import lynx
 
 pytestmark = requires_golden
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.golden_cases import case_names, load_case, relative_error, requires_golden
-from tests.reference import lynx, wan
+from tests.upstream import lynx, wan
 
 pytestmark = requires_golden
 
