@@ -9,7 +9,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,21 @@ MARKERS = {
     "chaos": ("ray", "slow"),
     "cli": ("slow",),
     "cluster": ("slow",),
+    "demo": ("slow",),
     "distributed": ("gang",),
     "doctor": ("slow",),
+    "fetch": ("slow",),
     "fuzz": ("slow",),
     "golden": ("slow",),
     "gpu": ("gpu",),
     "gpu_dry_run": ("slow",),
     "integration": ("ray",),
+    "parallel": ("slow",),
     "parity": ("slow",),
+    "rank": ("slow",),
     "upstream": ("slow",),
 }
-"""Markers of the tests in a folder. A folder that is not listed has none."""
+"""Markers of the tests in a folder. Within any other folder, tests in ``slow/`` are marked slow."""
 FIRST = ("integration", "chaos")
 """Folders whose tests take longest. They start first, so that both workers end at about the same time."""
 
@@ -72,7 +76,7 @@ settings.load_profile("patient")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Adds the markers of each folder, and moves the longest tests to the front."""
     for item in items:
-        for marker in MARKERS.get(_folder(item), ()):
+        for marker in (*MARKERS.get(_folder(item), ()), *(["slow"] if item.path.parent.name == "slow" else [])):
             item.add_marker(getattr(pytest.mark, marker))
     items.sort(key=lambda item: FIRST.index(_folder(item)) if _folder(item) in FIRST else len(FIRST))
 
@@ -126,3 +130,23 @@ def campaign(tmp_path: Path, demo: Path) -> Path:
     """A copy of the demo campaign in a folder of its own. Renders go to ``tmp_path / "renders" / "demo"``."""
     shutil.copytree(REPOSITORY / "manifests", tmp_path / "manifests")
     return tmp_path / "manifests" / "demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def campaign_of(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
+    """A function that loads the campaign of ``helpers.fake_gangs`` with another output folder."""
+    import numpy as np
+
+    from lynx_parallel.inputs.load import load_campaign
+    from tests.helpers.fake_gangs import MANIFEST
+
+    folder = tmp_path_factory.mktemp("campaign")
+    shutil.copytree(REPOSITORY / "manifests" / "faces", folder / "faces")
+
+    def load(output: Path) -> Any:
+        for number, subject in enumerate("ab", start=1):
+            np.save(folder / f"{subject}.npy", np.full(512, number, np.float32))
+        (folder / "manifest.yaml").write_text(MANIFEST.format(output=output))
+        return load_campaign(str(folder / "manifest.yaml"))
+
+    return load

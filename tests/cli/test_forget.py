@@ -18,8 +18,8 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.lock import Lock
 from lynx_parallel.subject.cache import SubjectCache, faces
-from tests.cli.test_cli import light, lynx_render, refused
 from tests.helpers.campaigns import MANIFEST, load, tree, write
+from tests.helpers.light_command import light, lynx_render, refused
 
 MINE, OTHERS = "1" * 64, "2" * 64
 

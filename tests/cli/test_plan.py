@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.numpy import save
 
 from lynx_parallel.cli.load import load as load_all
-from tests.cli.test_cli import light, refused
 from tests.helpers.campaigns import FULL, MANIFEST, draw, finish, tree, write
+from tests.helpers.light_command import light, refused
 
 LONG = "A {person} walks. " + " ".join(f"word{number}" for number in range(110))
 

@@ -24,8 +24,8 @@ from lynx_parallel.inputs.records import RUN_FILE, Request, find_record, read_re
 from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.changes import find_changes
-from tests.cli.test_cli import COMMAND, light
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, draw, finish, write
+from tests.helpers.light_command import COMMAND, light
 
 RUN = "2026-07-01T120000.000+0000"
 

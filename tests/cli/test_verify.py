@@ -25,7 +25,7 @@ from lynx_parallel.output.verify import verify
 from lynx_parallel.output.waiting import latents_metadata, waiting
 from lynx_parallel.stages.resume_state import save_resume_state
 from tests.helpers.campaigns import MANIFEST, edit_sidecar, finish, load, tree, write
-from tests.output.test_damaged import flip, state
+from tests.helpers.damage import flip, state
 
 ADA = "ada/walk-t01"
 RECORDED = Path(__file__).parents[1] / "recorded"

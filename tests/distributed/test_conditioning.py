@@ -12,9 +12,9 @@ from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from tests.distributed.test_render import FACES
-from tests.distributed.test_shard import files
 from tests.helpers.processes import run_gang
+from tests.helpers.small_renders import FACES
+from tests.helpers.weight_files import files
 
 PROMPTS = ["at a desk", "on a beach", "in the rain", "under a tree"]
 TAKES = 2

@@ -13,11 +13,11 @@ import torch
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from tests.distributed.test_render import load, prepare, sampling
-from tests.golden.test_pipeline import case_sampling, load_pipeline
-from tests.golden.test_pipeline import prepare as prepare_case
 from tests.helpers.golden_cases import case_names, load_case, relative_error, requires_golden
+from tests.helpers.golden_pipeline import case_sampling, load_pipeline
+from tests.helpers.golden_pipeline import prepare as prepare_case
 from tests.helpers.processes import run_gang
+from tests.helpers.small_renders import load, prepare, sampling
 
 PHASES: list[tuple[str, Layout]] = [
     ("4", Layout(1, 1, 4)),

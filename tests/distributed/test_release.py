@@ -12,8 +12,8 @@ import torch
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.rank.messages import RankConfig
 from lynx_parallel.rank.rank import Rank
-from tests.distributed.test_shard import files
 from tests.helpers.processes import run_gang
+from tests.helpers.weight_files import files
 
 
 def leave_and_join_again(rank: int, store: Any, demo: Path) -> list[tuple[int, int]]:

@@ -9,44 +9,16 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.inputs.guidance import guidance_coefficients
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.pipeline import LynxPipeline, ShotInputs
+from lynx_parallel.pipeline import ShotInputs
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, denoise, make_scheduler
 from lynx_parallel.stages.latents import initial_noise
 from tests.helpers.golden_cases import relative_error
 from tests.helpers.processes import run_gang
-from tests.helpers.repository import REPOSITORY
-
-FACES = REPOSITORY / "manifests" / "faces"
-SIZES = {27: (48, 48, 9), 30: (80, 48, 5), 36: (64, 48, 9), 45: (80, 48, 9)}
-"""Tokens → width, height, frames."""
-
-
-def sampling(tokens: int) -> Sampling:
-    width, height, frames = SIZES[tokens]
-    return Sampling(width=width, height=height, num_frames=frames, num_inference_steps=3)
-
-
-def load(demo: Path) -> LynxPipeline:
-    files = {"resampler": "resampler", "id": "ip_layers", "ref": "ref_layers"}
-    return LynxPipeline.from_pretrained(
-        demo / "wan", {name: demo / "full" / f"{stem}.safetensors" for name, stem in files.items()}, dtype=torch.float32
-    )
-
-
-def prepare(pipeline: LynxPipeline, settings: Sampling) -> ShotInputs:
-    person = pipeline.identify(
-        settings,
-        image=FACES / "astronaut.jpg",
-        landmarks=LANDMARKS["astronaut"],
-        embedding=FACES / "astronaut.safetensors",
-    )
-    return pipeline.prepare("A person at a desk", settings, person)
+from tests.helpers.small_renders import load, prepare, sampling
 
 
 def bare_model(heads: int) -> LynxTransformer:

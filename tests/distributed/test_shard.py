@@ -9,25 +9,15 @@ import pytest
 import torch
 
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
-from tests.distributed.test_render import load, prepare, sampling
 from tests.helpers.golden_cases import relative_error
 from tests.helpers.processes import run_gang
+from tests.helpers.small_renders import load, prepare, sampling
+from tests.helpers.weight_files import files
 
 LAYOUTS = [Layout(1, 1, 2), Layout(1, 2, 1), Layout(2, 1, 1), Layout(2, 1, 2), Layout(1, 1, 4)]
 WORLD = 4
 TOKENS = 45
-
-
-def files(demo: Path) -> WeightFiles:
-    full = demo / "full"
-    return WeightFiles(
-        demo / "wan",
-        full / "resampler.safetensors",
-        full / "ip_layers.safetensors",
-        full / "ref_layers.safetensors",
-    )
 
 
 def kept_bytes(transformer: torch.nn.Module) -> int:

@@ -20,8 +20,8 @@ from lynx_parallel.doctor.children import Answer
 from lynx_parallel.doctor.report import Gpu, Kernels, Report, text
 from lynx_parallel.doctor.weights import find_all
 from lynx_parallel.rank.messages import Check
-from tests.cli.test_cli import light
 from tests.helpers.campaigns import LITE
+from tests.helpers.light_command import light
 
 TOPOLOGY = """\
 \t\x1b[4mGPU0\tGPU1\tGPU2\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m

@@ -9,7 +9,7 @@ from typing import Any
 from lynx_parallel.engine.machines import APART_S, Machines
 from lynx_parallel.engine.placement import Machine, StartOptions
 from lynx_parallel.rank.messages import Hello
-from tests.engine.test_supervisor import VirtualTime
+from tests.helpers.fake_gangs import VirtualTime
 
 TWO = (Machine("bad", "10.0.0.1", 2), Machine("good", "10.0.0.2", 2))
 

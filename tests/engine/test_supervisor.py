@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import re
-import selectors
-import shutil
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,274 +19,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lynx_parallel.engine.attempt import Run
-from lynx_parallel.engine.placement import Machine, NoRoom, StartOptions, UnfitRank
+from lynx_parallel.engine.placement import NoRoom
 from lynx_parallel.engine.summary import Summary
-from lynx_parallel.engine.supervisor import Supervisor
-from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError, SubjectError
+from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError
 from lynx_parallel.inputs.cluster import ClusterSpec
-from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.folder import Output
-from lynx_parallel.output.journal import History, Journal
+from lynx_parallel.output.journal import History
 from lynx_parallel.plan.digests import crops_source, subject_key
-from lynx_parallel.plan.layout_choice import LayoutChoice
-from lynx_parallel.plan.plan import Plan, make_plan
-from lynx_parallel.plan.weights import find_weights
-from lynx_parallel.rank.messages import Check, Hello, RankConfig, Rendered, RenderOrder
-from tests.helpers.repository import REPOSITORY
-
-OUTCOMES = ["done", "died", "hung", "raised", "memory", "disk", "subject", "no room", "died starting"]
-RANKS = 4
-MANIFEST = """\
-version: 1
-pipeline: demo-tiny
-output: {output}
-subjects:
-  a: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [9, 1], [5, 5], [2, 8], [8, 8]], embedding: a.npy}}
-  b: {{image: faces/astronaut.jpg, landmarks: [[1, 1], [8, 1], [5, 5], [2, 8], [8, 8]], embedding: b.npy}}
-prompts: {{walk: A walk., talk: A talk., look: A look.}}
-shots:
-- {{subject: "*", prompt: "*", takes: 2}}
-- {{subject: b, prompt: walk, seeds: [7], priority: 5}}
-"""
-
-
-class VirtualTime(asyncio.SelectorEventLoop):
-    """A loop that never waits: its clock jumps to what comes next."""
-
-    def __init__(self) -> None:
-        super().__init__(_Jump(self))
-        self.now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-
-class _Jump(selectors.SelectSelector):
-    def __init__(self, loop: VirtualTime):
-        super().__init__()
-        self.loop = loop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None or self.get_map(), "blocked for ever"
-        self.loop.now += max(timeout or 0.0, 0.0)
-        assert self.loop.now < 100_000, "the run does not end"
-        return super().select(0)
-
-
-@dataclass
-class World:
-    """Outcomes to come, and what must hold of all gangs together at any time.
-
-    Attributes:
-        machines: names; each holds an equal part of the ranks.
-        faults: what every shot fails with, by place: a machine, or one of its GPUs.
-        unfit: GPUs that fail their self-check, by machine; empty for the machine itself.
-        held: GPUs that were taken out of the run.
-        partial: steps that the resume states have done, by shot.
-        on: GPUs in use, by machine; on the CPU, they only count the ranks.
-    """
-
-    outcomes: Iterator[str]
-    machines: tuple[str, ...] = ("here",)
-    faults: dict[str, str] = field(default_factory=dict)
-    unfit: dict[str, str] = field(default_factory=dict)
-    held: list[tuple[str, str]] = field(default_factory=list)
-    on: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    partial: dict[str, int] = field(default_factory=dict)
-    ranks: int = 0
-    at_work: set[str] = field(default_factory=set)
-    attempts: Counter[str] = field(default_factory=Counter)
-    made: Counter[str] = field(default_factory=Counter)
-    encoded: Counter[str] = field(default_factory=Counter)
-
-    def next(self) -> str:
-        return next(self.outcomes, "done")
-
-    async def start(
-        self,
-        size: int,
-        load: RankConfig,
-        prompts: list[str],
-        options: StartOptions,
-        output: Output,
-        needed: Sequence[Path],
-    ) -> FakeGang:
-        assert all(path.exists() for path in needed)
-        if self.ranks + size > RANKS:
-            raise AssertionError(f"{self.ranks} ranks live, {size} more started")
-        each = RANKS // len(self.machines)
-        usable = [name for name in self.machines if name not in options.excluded]
-        machine = next((name for name in usable if len(self.on[name]) + size <= each), None)
-        if machine is None:
-            raise NoRoom("no room")
-        gpus = [str(n) for n in range(each) if str(n) not in self.on[machine]][:size]
-        self.on[machine].update(gpus)
-        try:
-            await asyncio.sleep(5)
-            self._check_start(machine, gpus)
-        except BaseException:
-            self.on[machine].difference_update(gpus)
-            raise
-        self.ranks += size
-        return FakeGang(self, load, prompts, machine, gpus, options.device)
-
-    def _check_start(self, machine: str, gpus: list[str]) -> None:
-        match self.next():
-            case "no room":
-                raise NoRoom("no room")
-            case "died starting":
-                raise RenderError("a rank died.", "died")
-        if self.unfit.get(machine) in ["", *gpus]:
-            hello = Hello(1, machine, "H100", "flash3", "0", machine, self.unfit[machine])
-            raise UnfitRank(hello, Check("attention", False, 0.1, "wrong by 3e-01", "Leave it out."))
-
-    async def hold(self, machine: str, gpu: str) -> object:
-        assert gpu not in self.on[machine]
-        self.on[machine].add(gpu)
-        self.held.append((machine, gpu))
-        return object()
-
-
-class FakeGang:
-    """As ``Gang``, without ranks."""
-
-    def __init__(self, world: World, load: RankConfig, prompts: list[str], machine: str, gpus: list[str], device: str):
-        self.world, self.load = world, load
-        self._encode(prompts)
-        self.layout: Layout | None = None
-        self.ranks = [None] * len(gpus)
-        self.gpus = gpus
-        self.machine = machine
-        named = gpus if device == "cuda" else [""] * len(gpus)
-        self.hellos = [Hello(1, machine, device, "sdpa", "0", machine, gpu) for gpu in named]
-        self.breaks = ()
-
-    def kill(self) -> None:
-        self.world.ranks -= len(self.ranks)
-        self.world.on[self.machine].difference_update(self.gpus)
-
-    def _failure(self, reason: str, kind: str) -> RenderError:
-        error = RenderError(reason, kind)
-        error.place, error.host = self.hellos[0].place, self.machine
-        return error
-
-    def _encode(self, prompts: list[str]) -> None:
-        files = self.load.prompts
-        assert files is not None
-        self.world.encoded.update(prompts)
-        for prompt in prompts:
-            files.folder.mkdir(parents=True, exist_ok=True)
-            files.path(prompt).touch()
-
-    async def encode_prompts(self, prompts: list[str]) -> None:
-        await asyncio.sleep(5)
-        match self.world.next():
-            case "died" | "memory" as outcome:
-                raise RenderError(outcome, outcome)
-        self._encode(prompts)
-
-    async def stop(self) -> None:
-        """A rank that does not answer."""
-        await asyncio.sleep(1000)
-
-    async def form(self, layout: Layout) -> None:
-        assert layout.size <= len(self.ranks)
-        self.layout = layout
-
-    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
-        world, shot, parts = self.world, order.shot, order.parts
-        if steps_done := world.partial.get(shot.name):
-            resuming(steps_done)
-        assert shot.name not in world.at_work, "two gangs at one shot"
-        files = self.load.prompts
-        assert files is not None
-        assert not files.missing([shot.text, shot.sampling.negative_prompt]), "a prompt that was not encoded"
-        world.at_work.add(shot.name)
-        world.attempts[shot.name] += 1
-        order.logs.mkdir(parents=True)
-        try:
-            await asyncio.sleep(60)
-            if fault := world.faults.get(self.machine, world.faults.get(self.hellos[0].place)):
-                raise self._failure(fault, "raised")
-            match outcome := world.next():
-                case "subject":
-                    raise SubjectError("no face")
-                case "disk":
-                    raise OSError(28, "No space left on device", "somewhere")
-                case "died" | "hung" | "raised" | "memory":
-                    for part in parts.values():
-                        part.write_text("half")
-                    raise self._failure(outcome, outcome)
-        finally:
-            world.at_work.remove(shot.name)
-        for part in parts.values():
-            part.write_text("whole")
-        world.made[order.digest] += 1
-        return Rendered({kind: {"size": 5, "sha256": "0" * 64} for kind in parts}, {}, {})
-
-
-@pytest.fixture(scope="module")
-def campaign_of(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("campaign")
-    shutil.copytree(REPOSITORY / "manifests" / "faces", folder / "faces")
-
-    def load(output: Path) -> Campaign:
-        for number, subject in enumerate("ab", start=1):
-            np.save(folder / f"{subject}.npy", np.full(512, number, np.float32))
-        (folder / "manifest.yaml").write_text(MANIFEST.format(output=output))
-        return load_campaign(str(folder / "manifest.yaml"))
-
-    return load
-
-
-def supervise(
-    campaign: Campaign,
-    world: World,
-    cluster: ClusterSpec,
-    device: str = "cpu",
-    stop_after: float | None = None,
-    say: Callable[[str], object] = str,
-) -> tuple[Summary, Plan, str]:
-    """One run; how it ended, what was planned, and what ended it as a whole.
-
-    Args:
-        stop_after: seconds after which it is stopped; it must end within 12.
-        say: takes each line of progress.
-    """
-    weights = find_weights(campaign.pipeline.model)
-    output = Output(campaign.output)
-    plan = make_plan(campaign, {}, today=date.today())
-    todo = plan.of("render", "encode")
-    journal = Journal(output.journal)
-    layouts = LayoutChoice(cluster, weights)
-    run = Run(campaign, weights, None, {}, cluster, layouts, output, journal, Summary(), say)  # type: ignore[arg-type]
-    error = ""
-
-    async def go() -> None:
-        machines = tuple(Machine(name, "127.0.0.1", RANKS // len(world.machines)) for name in world.machines)
-        options = StartOptions(device, True, machines)
-        supervisor = Supervisor(run, todo, options, partial(world.start), world.hold)  # type: ignore[arg-type]
-        work = asyncio.ensure_future(supervisor.make_all())
-        if stop_after is not None:
-            await asyncio.sleep(stop_after)
-            run.summary.stopped_by = 15
-            await supervisor.save_and_stop(work)
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
-        assert stop_after is None or asyncio.get_running_loop().time() < stop_after + 12
-
-    with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        try:
-            if todo:
-                runner.run(go())
-        except LynxError as raised:
-            error = str(raised)
-    journal.close()
-    return run.summary, plan, error
+from lynx_parallel.plan.plan import make_plan
+from lynx_parallel.rank.messages import Hello, RankConfig, Rendered, RenderOrder
+from tests.helpers.fake_gangs import OUTCOMES, FakeGang, World, supervise
 
 
 @settings(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lynx_parallel.pipeline import LynxPipeline
-from tests.golden.test_pipeline import case_sampling, prepare
 from tests.helpers.golden_cases import load_case, relative_error, requires_golden
+from tests.helpers.golden_pipeline import case_sampling, prepare
 
 TOLERANCE = 5e-3
 """The adapters are rounded to fp16; measured: see the assertion's message when it fails."""

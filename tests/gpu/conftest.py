@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from lynx_parallel.pipeline import LynxPipeline
-
-DRY_RUN = "LYNX_GPU_DRY_RUN"
+from tests.helpers.dry_run import DRY_RUN
 
 
 @pytest.fixture(scope="session")

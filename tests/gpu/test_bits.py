@@ -11,7 +11,7 @@ from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.resume_state import load_resume_state, save_resume_state
-from tests.distributed.test_render import prepare
+from tests.helpers.small_renders import prepare
 
 STEPS = 6
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.golden.test_pipeline import run_case
 from tests.helpers.golden_cases import case_names, load_case, relative_error, requires_golden
+from tests.helpers.golden_pipeline import run_case
+from tests.upstream import lynx as upstream
 
 pytestmark = requires_golden
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.gpu.conftest import DRY_RUN
+from tests.helpers.dry_run import DRY_RUN
 from tests.helpers.repository import REPOSITORY
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,7 @@ import pytest
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
-
-LITE = """\
-version: 1
-model:
-  base: demo:tiny
-  adapters: {resampler: demo:lite, id: demo:lite}
-sampling: {width: 64, height: 48, num_frames: 9, guidance_scale_i: null}
-"""
+from tests.helpers.manifests import LITE, Complain, Load
 
 
 @pytest.fixture
@@ -31,22 +23,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (faces / f"{name}.jpg").write_bytes(b"jpg")
         (faces / f"{name}.npy").write_bytes(b"npy")
     return tmp_path
-
-
-HEAD = """\
-version: 1
-pipeline: lite.yaml
-output: out
-"""
-ADA = "subjects: {ada: {embedding: faces/ada.npy, vars: {person: woman}}}\n"
-BOTH = (
-    "subjects: {ada: {embedding: faces/ada.npy, vars: {person: woman}},"
-    " bob: {embedding: faces/bob.npy, vars: {person: man}}}\n"
-)
-PROMPTS = "prompts: {walk: 'A {person} walks.', run: 'A {person} runs.'}\n"
-
-Load = Callable[..., Campaign]
-Complain = Callable[..., list[str]]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.inputs import yaml_lines
-from tests.inputs.conftest import ADA, HEAD, LITE, Complain, Load
+from tests.helpers.manifests import ADA, HEAD, LITE, Complain, Load
 
 MESSAGE = "YAML dropped a part of an unquoted text; put the text in quotes"
 

@@ -13,8 +13,8 @@ from lynx_parallel.inputs import expand
 from lynx_parallel.inputs.load import load_campaign, schema
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
+from tests.helpers.manifests import ADA, BOTH, HEAD, PROMPTS, Complain, Load
 from tests.helpers.repository import REPOSITORY
-from tests.inputs.conftest import ADA, BOTH, HEAD, PROMPTS, Complain, Load
 
 ALLOWED_ID = "an id is a letter or digit, then up to 99 letters, digits, '.', '_' or '-' (ASCII)"
 

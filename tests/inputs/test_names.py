@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lynx_parallel.inputs.names import folder_clash, name_mistake, pattern_mistake
-from tests.inputs.conftest import BOTH, HEAD, Complain, Load
+from tests.helpers.manifests import BOTH, HEAD, Complain, Load
 
 PROMPTS = "prompts: {p: x, q: y}\n"
 

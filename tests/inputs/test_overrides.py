@@ -11,7 +11,7 @@ import pytest
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.cluster import ClusterSpec
-from tests.inputs.conftest import BOTH, HEAD, PROMPTS, Complain, Load
+from tests.helpers.manifests import BOTH, HEAD, PROMPTS, Complain, Load
 
 TEXT = HEAD + BOTH + PROMPTS
 

@@ -10,7 +10,7 @@ import pytest
 
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Consent
-from tests.inputs.conftest import HEAD, Complain, Load
+from tests.helpers.manifests import HEAD, Complain, Load
 
 PROMPTS = "prompts: {p: 'A {person|person} runs.'}\n"
 TEXT = HEAD + "subjects: {from: faces/people.csv}\n" + PROMPTS

@@ -14,7 +14,7 @@ from lynx_parallel.inputs import picture_patterns as pictures
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign, Consent
 from lynx_parallel.inputs.problems import Problems
-from tests.inputs.conftest import HEAD, Complain, Load
+from tests.helpers.manifests import HEAD, Complain, Load
 
 TINY = HEAD.replace("lite.yaml", "demo-tiny")
 NO_PICTURE = "subjects.from matches files that are no pictures; they were left out"

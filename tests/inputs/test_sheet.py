@@ -15,7 +15,7 @@ import openpyxl
 import pytest
 
 from lynx_parallel.inputs import excel, sheet
-from tests.inputs.conftest import BOTH, HEAD, PROMPTS, Complain, Load
+from tests.helpers.manifests import BOTH, HEAD, PROMPTS, Complain, Load
 
 TEXT = HEAD + BOTH + PROMPTS + "shots: {from: t.csv}\n"
 EXCEL = TEXT.replace("t.csv", "t.xlsx")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.inputs.conftest import BOTH, HEAD, PROMPTS, Complain, Load
+from tests.helpers.manifests import BOTH, HEAD, PROMPTS, Complain, Load
 
 TEXT = HEAD + BOTH + PROMPTS + "shots: {from: t.csv}\n"
 COLUMNS = (

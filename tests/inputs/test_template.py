@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.template import fill, template_mistake, template_words, unknown_vars
-from tests.inputs.conftest import ADA, BOTH, HEAD, Complain, Load
+from tests.helpers.manifests import ADA, BOTH, HEAD, Complain, Load
 
 
 @given(st.text("{}ab !:|.[]", max_size=12))

@@ -12,21 +12,12 @@ from safetensors.torch import load_file
 
 from lynx_parallel.stages.video import probe
 from tests.helpers.command import lynx_render
+from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.golden_cases import relative_error
-
-NAMES = {f"{subject}/{prompt}-t01" for subject in ("astronaut", "drawn") for prompt in ("pumpkin", "beach")}
 
 
 def sidecar(output: Path, name: str) -> dict[str, Any]:
     return json.loads((output / f"{name}.json").read_text())
-
-
-def digests(output: Path, suffix: str) -> dict[str, str]:
-    return {
-        str(path.relative_to(output)).removesuffix(suffix): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in output.rglob(f"*{suffix}")
-        if ".lynx" not in path.parts
-    }
 
 
 def journal(output: Path, event: str) -> list[dict[str, Any]]:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import signal
-import socket
 import stat
 from pathlib import Path
 
 import psutil
 
 from tests.helpers.command import PATIENCE_S, environment, started, steps, wait_for
-
-
-def listeners(process: psutil.Process) -> list[tuple[str, str]]:
-    """(process, address) of every socket that this process and its descendants take connections or datagrams on."""
-    found = []
-    for one in [process, *process.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # Ray ends workers that have nothing to do
-            for each in one.net_connections("inet"):
-                if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and not each.raddr):
-                    found.append((one.name(), each.laddr.ip))
-    return found
+from tests.helpers.listeners import is_loopback, listeners
 
 
 def authentication(process: psutil.Process) -> tuple[str, int] | None:
@@ -32,11 +20,6 @@ def authentication(process: psutil.Process) -> tuple[str, int] | None:
             environ = process.environ()
             return environ["RAY_AUTH_MODE"], stat.S_IMODE(Path(environ["RAY_AUTH_TOKEN_PATH"]).stat().st_mode)
     return None
-
-
-def is_loopback(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
 def test_nothing_listens_beyond_this_machine(campaign: Path, tmp_path: Path) -> None:

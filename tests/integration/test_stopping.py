@@ -87,7 +87,7 @@ def test_a_second_driver_is_refused(campaign: Path, tmp_path: Path) -> None:
 
 def test_put_aside_and_gone_on_with(start: Start, campaign: Path, tmp_path: Path) -> None:
     """SIGUSR1 ends with 75; the next run goes on after the saved step, and ends with the same bits."""
-    settings = ("--set", "sampling.num_inference_steps=200")
+    settings = ("--set", "sampling.num_inference_steps=80")
     output, whole = tmp_path / "renders" / "demo", tmp_path / "whole"
     driver = start(*settings)
     wait_for(lambda: len(steps(output, 1)) >= 5, "rendering")
@@ -95,14 +95,14 @@ def test_put_aside_and_gone_on_with(start: Start, campaign: Path, tmp_path: Path
     printed, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 75, printed
     done = steps(output, 1)[-1]
-    assert f"saved and stopped after step {done} of 200" in printed
+    assert f"saved and stopped after step {done} of 80" in printed
     assert "SIGUSR1: stopping; finished shots stay, run again to resume" in printed
     assert re.search(r"^0 rendered, .* 0 blocked, 1 left in \d+ s: .*; run again to resume$", printed, re.M)
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1
 
     resumed = lynx_render(campaign, "--only", "astronaut/beach", *settings, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout
-    assert f"[0/1] astronaut/beach-t01: resuming at step {done + 1} of 200" in resumed.stdout
+    assert f"[0/1] astronaut/beach-t01: resuming at step {done + 1} of 80" in resumed.stdout
     assert "left" not in resumed.stdout
     assert steps(output, 2) == list(range(done + 1, 201))
     assert not list((output / ".lynx" / "partial").iterdir())
@@ -117,7 +117,7 @@ def test_put_aside_and_gone_on_with(start: Start, campaign: Path, tmp_path: Path
 
 def test_a_killed_rank_costs_an_attempt_and_no_shot(start: Start, tmp_path: Path) -> None:
     output = tmp_path / "renders" / "demo"
-    driver = start("--set", "sampling.num_inference_steps=200")
+    driver = start("--set", "sampling.num_inference_steps=80")
     wait_for(lambda: len(steps(output, 1)) >= 3, "rendering")
     ranks = ranks_of(driver.pid)
     assert len(ranks) == 2
@@ -152,7 +152,7 @@ def test_killed_after_step_3_of_6_the_retry_makes_steps_4_to_6(start: Start, fas
 
 def test_a_hanging_rank_is_seen_and_the_shot_made_again(start: Start, tmp_path: Path) -> None:
     output = tmp_path / "renders" / "demo"
-    driver = start("--hung-after", "12s", "--set", "sampling.num_inference_steps=200")
+    driver = start("--hung-after", "12s", "--set", "sampling.num_inference_steps=80")
     wait_for(lambda: len(steps(output, 1)) >= 3, "rendering")
     stopped = ranks_of(driver.pid)[1]
     stopped.suspend()
@@ -165,7 +165,7 @@ def test_a_hanging_rank_is_seen_and_the_shot_made_again(start: Start, tmp_path: 
 def test_a_killed_driver_leaves_nothing_behind(start: Start, campaign: Path, tmp_path: Path, fast_disk: Path) -> None:
     """Neither a process, stopped ones included, nor Ray's folder; the next run goes on after the saved step."""
     output = fast_disk
-    settings = ("--save-every", "0s", "--set", "sampling.num_inference_steps=300", "--set", f"output={output}")
+    settings = ("--save-every", "0s", "--set", "sampling.num_inference_steps=120", "--set", f"output={output}")
     driver = start(*settings)
     wait_for(lambda: saved_steps(output) > 2, "rendering")
     family = psutil.Process(driver.pid).children(recursive=True)

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from tests.helpers.command import COMMAND, PATIENCE_S, environment, ranks_of, sidecars, steps, wait_for
-from tests.integration.test_demo import NAMES, digests
-from tests.integration.test_listening import is_loopback, listeners
+from tests.helpers.demo_output import NAMES, digests
+from tests.helpers.listeners import is_loopback, listeners
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -178,7 +178,7 @@ def test_bad_input_is_1_for_the_submitter_and_2_for_the_job(head: Head, tmp_path
 
 def test_a_stopped_job_is_gone_on_with(head: Head, campaign: Path, tmp_path: Path) -> None:
     output, working = tmp_path / "renders" / "demo", campaign.parent
-    settings = ("demo.yaml", "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=200")
+    settings = ("demo.yaml", "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=100")
     settings += ("--set", f"output={output}")
     submitter = head.start(*submission("stopped", *settings), cwd=working)
     wait_for(lambda: len(steps(output, 1)) >= 5, "rendering")
@@ -192,7 +192,7 @@ def test_a_stopped_job_is_gone_on_with(head: Head, campaign: Path, tmp_path: Pat
     assert not alive
     printed, _ = submitter.communicate(timeout=PATIENCE_S)
     done = steps(output, 1)[-1]
-    assert f"saved and stopped after step {done} of 200" in printed
+    assert f"saved and stopped after step {done} of 100" in printed
     assert submitter.returncode == 0  # Ray's submitter calls a stopped job no failure
     assert not (output / ".lynx" / "lock").exists()
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1

@@ -25,7 +25,7 @@ from tests.helpers.repository import REPOSITORY
 
 PORT = 6379
 OBJECT_STORE_BYTES = 128 * 2**20
-STEPS = 240
+STEPS = 80
 NAME = "astronaut/beach-t01"
 SHOT = (
     "--only", "astronaut/beach", "--save-every", "0s",

@@ -15,9 +15,9 @@ from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.checkpoints import load_transformer
 from lynx_parallel.model.projections import is_projection
 from lynx_parallel.parallel.shard import shard
-from tests.distributed.test_shard import files
 from tests.helpers.fake_gang import Collectives, fake_group
-from tests.inputs.test_memory import shapes_of
+from tests.helpers.shapes import shapes_of
+from tests.helpers.weight_files import files
 
 BF16 = torch.bfloat16
 PART = {"text": ".attn2.to_", "identity": ".id_adapter.", "reference": ".ref_adapter."}

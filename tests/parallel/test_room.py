@@ -12,7 +12,7 @@ from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.memory import Prediction, Task
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.parallel.room import MARGIN, fits, keeps_projections
-from tests.model.test_shapes_14b import RECORDED, Adapters, derived, recorded, write_adapters, write_base
+from tests.helpers.adapters_14b import RECORDED, Adapters, derived, recorded, write_adapters, write_base
 
 P480, P720 = VideoSize(832, 480, 81), VideoSize(1280, 720, 81)
 GB = 10**9

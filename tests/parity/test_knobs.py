@@ -12,7 +12,7 @@ import torch
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.conditioning import reference_features
-from tests.distributed.test_render import load, prepare
+from tests.helpers.small_renders import load, prepare
 
 SMALL: dict[str, Any] = {"width": 64, "height": 48, "num_frames": 5, "num_inference_steps": 4}
 

@@ -20,6 +20,7 @@ from lynx_parallel.stages.latents import decode
 from lynx_parallel.subject.picture import read_picture, ref_crop
 from tests.helpers.golden_cases import relative_error
 from tests.helpers.repository import REPOSITORY
+from tests.upstream import lynx as upstream
 
 TOLERANCE = 1e-5
 """fp32 on both sides, summed in another order; what is measured is 1e-6 to 2e-6."""

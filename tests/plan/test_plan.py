@@ -19,25 +19,15 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.atomic import part_path
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.digests import shot_digests
-from lynx_parallel.plan.plan import Known, Plan, in_order, make_plan
-from tests.helpers.campaigns import MANIFEST, WEIGHTS, edit_sidecar, finish, load, tree, write
-
-TODAY = date(2026, 7, 1)
-ADA = "ada/walk-t01"
+from lynx_parallel.plan.plan import Known, in_order, make_plan
+from tests.helpers.campaigns import MANIFEST, WEIGHTS, edit_sidecar, finish, load, write
+from tests.helpers.planned import ADA, TODAY, planned
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write(tmp_path)
     return tmp_path
-
-
-def planned(campaign: Campaign, **options: Any) -> Plan:
-    """The plan; making it must not write anything."""
-    before = tree(campaign.path.parent)
-    made = make_plan(campaign, options.pop("weights", WEIGHTS), today=options.pop("today", TODAY), **options)
-    assert tree(campaign.path.parent) == before
-    return made
 
 
 def ada(campaign: Campaign, **options: Any) -> tuple[str, str, bool]:

@@ -12,7 +12,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.changes import find_changes
 from lynx_parallel.plan.digests import changed, shot_digests
 from tests.helpers.campaigns import WEIGHTS, edit_sidecar, finish, load, write
-from tests.plan.test_plan import ADA, planned
+from tests.helpers.planned import ADA, planned
 
 MANIFEST = """\
 version: 1

@@ -29,7 +29,7 @@ from lynx_parallel.rank.messages import EncodeOrder, RenderOrder
 from lynx_parallel.rank.rank import Rank, RankConfig, Rendered
 from lynx_parallel.stages.resume_state import load_resume_state
 from lynx_parallel.stages.video import encode_video, probe
-from tests.distributed.test_render import FACES
+from tests.helpers.small_renders import FACES
 
 
 @pytest.fixture

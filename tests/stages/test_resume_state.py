@@ -11,7 +11,7 @@ from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.resume_state import ResumeState, load_resume_state, save_resume_state
-from tests.distributed.test_render import load, prepare
+from tests.helpers.small_renders import load, prepare
 
 STEPS = 6
 CPU = torch.device("cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,16 +24,9 @@ from lynx_parallel.rank.messages import EncodeOrder, RankConfig
 from lynx_parallel.rank.output_writer import OutputWriter
 from lynx_parallel.stages.prompt import PromptFolder
 from lynx_parallel.stages.resume_state import ResumeState, load_resume_state, save_resume_state
+from tests.helpers.damage import flip, state
 
 CPU = torch.device("cpu")
-
-
-def flip(path: Path, bit: int) -> None:
-    """Changes one bit and keeps size and mtime, as a disk that forgets does."""
-    status, data = path.stat(), bytearray(path.read_bytes())
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def bits(path: Path, count: int = 150) -> Iterator[int]:
@@ -44,11 +36,6 @@ def bits(path: Path, count: int = 150) -> Iterator[int]:
     chosen = random.Random(0)
     yield from (chosen.randrange(8 * header) for _ in range(count))
     yield from (chosen.randrange(8 * header, 8 * size) for _ in range(count))
-
-
-def state() -> ResumeState:
-    numbers = torch.arange(48, dtype=torch.float32).reshape(1, 2, 2, 3, 4)
-    return ResumeState(numbers, numbers + 1, torch.stack([numbers, numbers + 2]), torch.tensor([3, 2, 2]))
 
 
 def test_any_wrong_bit_of_a_resume_state(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ from lynx_parallel.rank.converted import checked
 from lynx_parallel.rank.messages import RankConfig
 from lynx_parallel.rank.rank import Rank
 from tests.helpers import campaigns as small
-from tests.output.test_damaged import flip
+from tests.helpers.damage import flip
+from tests.helpers.repository import REPOSITORY
 
-FACES = Path(__file__).resolve().parents[2] / "manifests" / "faces"
+FACES = REPOSITORY / "manifests" / "faces"
 FILE = "diffusion_pytorch_model.safetensors"
 
 

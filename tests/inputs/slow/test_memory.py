@@ -44,6 +44,7 @@ from lynx_parallel.stages.conditioning import ConditioningCache
 from lynx_parallel.stages.latents import latent_shape
 from tests.helpers.live import LiveBytes
 from tests.helpers.processes import run_gang
+from tests.helpers.shapes import shapes_of
 
 SMALL, P480, P720 = VideoSize(96, 96, 1), VideoSize(832, 480, 81), VideoSize(1280, 720, 81)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -58,10 +59,6 @@ def files(demo: Path, variant: str = "full") -> WeightFiles:
         folder / "ip_layers.safetensors",
         ref if ref.exists() else None,
     )
-
-
-def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 
 def bytes_here(module: torch.nn.Module) -> int:

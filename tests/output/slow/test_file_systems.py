@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,21 +21,11 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.plan.plan import make_plan
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, contents, finish, load, write
+from tests.helpers.repository import REPOSITORY
 
 ADA = "ada/walk-t01"
 ALL = ("video", "sidecar", "latents")
 TODAY = date(2026, 1, 1)
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another file system than ``tmp_path``."""
-    shm = Path("/dev/shm")
-    if not os.access(shm, os.W_OK) or shm.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no second file system at /dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

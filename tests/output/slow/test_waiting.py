@@ -29,11 +29,9 @@ from lynx_parallel.plan.digests import shot_digests
 from lynx_parallel.plan.plan import Item, Plan, make_plan
 from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
 from lynx_parallel.subject.forget import find
-from tests.engine.test_supervisor import FakeGang, World, campaign_of, supervise
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, finish, load, write
-from tests.output.test_file_systems import elsewhere
+from tests.helpers.fake_gangs import FakeGang, World, supervise
 
-__all__ = ["campaign_of", "elsewhere"]
 ADA = "ada/walk-t01"
 TODAY = date(2026, 1, 1)
 

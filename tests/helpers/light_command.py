@@ -1,0 +1,52 @@
+"""Runs commands that need neither Ray nor torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers.campaigns import tree
+
+COMMAND = [sys.executable, "-m", "lynx_parallel.cli"]
+
+
+# Runs the module as `python -m` does and says at the end which heavy packages it has imported.
+WATCHED = """\
+import atexit, runpy, sys
+heavy = ("torch", "ray", "diffusers", "transformers", "numpy")
+atexit.register(lambda: open("imported", "w").write(" ".join(m for m in heavy if m in sys.modules)))
+sys.path.insert(0, "")
+runpy.run_module("lynx_parallel.cli.__main__", run_name="__main__", alter_sys=True)
+"""
+
+
+def lynx_render(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs to the end; the result holds exit code, stdout and stderr."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def light(*arguments: str | Path, cwd: Path, allowed: str = "") -> subprocess.CompletedProcess[str]:
+    """``lynx_render``, and neither torch nor Ray may have been imported by its end. Embeddings are read with numpy."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *map(str, arguments)],
+        cwd=cwd, env=os.environ, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (cwd / "imported").read_text() in ("", "numpy" if any(cwd.rglob("*.npy")) else "", allowed)
+    (cwd / "imported").unlink()
+    return done
+
+
+def refused(*arguments: str | Path, cwd: Path) -> list[str]:
+    """Lines of a refusal: exit 2, nothing on stdout, no traceback, and no file made or changed."""
+    before = tree(cwd), sorted(cwd.rglob("*"))
+    run = light(*arguments, cwd=cwd)
+    assert run.returncode == 2, (run.stdout, run.stderr)
+    assert run.stdout == ""
+    assert "Traceback" not in run.stderr
+    assert (tree(cwd), sorted(cwd.rglob("*"))) == before
+    return run.stderr.splitlines()
