@@ -201,5 +201,5 @@ def test_a_stopped_job_is_gone_on_with(head: Head, campaign: Path, tmp_path: Pat
     code, printed = head.job(*submission("resumed", *settings), cwd=working)
     assert code == 0, printed
     assert "1 rendered" in printed
-    assert steps(output, 2) == list(range(done + 1, 201))
+    assert steps(output, 2) == list(range(done + 1, 101))
     assert not list((output / ".lynx" / "partial").iterdir())
