@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     except _UsageError as error:
         if hint := meant(error, words, commands):
             error.message += hint
-            error.possibilities = None  # options that only look alike
+            error.possibilities = None  # options with similar names
         error.show()
         return int(error.exit_code)
     except (LynxError, OSError) as error:

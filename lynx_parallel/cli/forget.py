@@ -106,7 +106,7 @@ def _as_json(found: Found, search: Search, used: Mapping[str, set[Path]]) -> dic
 
 
 def _lines(search: Search, yes: bool, named: bool) -> Iterator[str]:
-    """Yields what is told of a search, or of a removal."""
+    """Yields the lines about a search or a removal."""
     from lynx_parallel.inputs.problems import nearest
     from lynx_parallel.subject.forget import KINDS
 

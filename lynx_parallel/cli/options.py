@@ -29,18 +29,20 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 # Where and how long to render: of render and of plan, so that either takes the other's command line.
 Ulysses = Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, all-to-all over heads.")]
 Ring = Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, ring over tokens.")]
-Guidance = Annotated[int | None, typer.Option(metavar="N", help="Guidance branches side by side: 1 to 3.")]
-Gangs = Annotated[int | None, typer.Option(metavar="N", help="Shots rendered side by side.")]
-MaxGpus = Annotated[int | None, typer.Option(metavar="N", help="Use at most so many GPUs.")]
+Guidance = Annotated[int | None, typer.Option(metavar="N", help="Guidance branches computed at the same time: 1 to 3.")]
+Gangs = Annotated[int | None, typer.Option(metavar="N", help="Number of shots rendered at the same time.")]
+MaxGpus = Annotated[int | None, typer.Option(metavar="N", help="Maximum number of GPUs.")]
 ShardWeights = Annotated[bool, typer.Option("--shard-weights", help="Split the weights over a shot's ranks.")]
 Attention = Annotated[str, typer.Option(help="auto (the fastest that works here), flash3, flash, cudnn or sdpa.")]
 TiledDecode = Annotated[bool, typer.Option("--tiled-decode", help="Less memory, slightly other pixels.")]
 Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else local.")]
-StopAfter = Annotated[str | None, typer.Option(metavar="3h50m", help="Then put the shot aside; exit 75.")]
-MaxFailures = Annotated[int, typer.Option(metavar="N", help="End the run after so many failed shots.")]
-HungAfter = Annotated[str, typer.Option(metavar="60s", help="Give up a rank silent for so long.")]
-SaveEvery = Annotated[str, typer.Option(metavar="30s", help="Save a shot's state so often, at most.")]
+StopAfter = Annotated[
+    str | None, typer.Option(metavar="3h50m", help="Stop after this time, save the running shots, exit 75.")
+]
+MaxFailures = Annotated[int, typer.Option(metavar="N", help="Number of failed shots that ends the run.")]
+HungAfter = Annotated[str, typer.Option(metavar="60s", help="Treat a rank as hung after this long without an answer.")]
+SaveEvery = Annotated[str, typer.Option(metavar="30s", help="Least time between two resume states of a shot.")]
 
 
 def cluster_spec(*, stop_after: str | None, hung_after: str, save_every: str, **options: Any) -> ClusterSpec:
@@ -79,7 +81,7 @@ class Say:
 
 @contextlib.contextmanager
 def said_if_slow(say: Callable[[str], None], line: str, after: float = 0.6) -> Iterator[None]:
-    """Prints a line if the block takes more than so many seconds."""
+    """Prints a line if the block takes more than ``after`` seconds."""
     timer = threading.Timer(after, say, [line])
     timer.daemon = True
     timer.start()

@@ -42,7 +42,7 @@ def meant(error: Exception, arguments: Sequence[str], commands: Collection[str])
 
     Args:
         error: of typer's ``UsageError`` kind.
-        arguments: as of ``completed``, the command first.
+        arguments: the result of ``completed``, with the command first.
     """
     command, rest = arguments[0] if arguments else "", list(arguments[1:])
     if type(error).__name__ == "NoSuchOption":

@@ -31,7 +31,7 @@ TOLERANCE = 0.06  # mean difference of a cell, in [-1, 1]: re-encoding and scali
 SCORE = 0.9
 STRIDES, ANCHORS = (8, 16, 32), 2  # SCRFD's
 
-# Alternating, since the network's four stages are told by their change of width (see model.arcface).
+# Alternating, because a change of width marks the next stage of the network (see subject.arcface).
 WIDTHS = (16,) * 3 + (32,) * 4 + (16,) * 14 + (32,) * 3
 # As in demo.tiny: (pattern of the key, mean, spread). Gains that keep 24 blocks of random weights from fading.
 RULES = (
@@ -77,7 +77,7 @@ def _write_recogniser(path: Path) -> None:
     checkpoint.write_tensors(path, tensors | counters)
 
 
-# Grey levels of the 8 × 8 cells, as the network meets them; a test makes them anew from the pictures. Written
+# Grey levels of the 8 × 8 cells, as the network sees them; a test computes them again from the pictures. Written
 # down, since JPEG decoders differ in the last bit, and the file's bytes shall not.
 CELLS_OF = {
     "astronaut": (
@@ -106,7 +106,7 @@ CELLS_OF = {
 def detector_bytes() -> bytes:
     """The detector's ONNX file: SCRFD's nine outputs, for one size of input.
 
-    Each cell's mean (over the colours too, so that RGB and BGR are alike) is compared with each known
+    Each cell's mean (over the colours too, so that RGB and BGR give the same) is compared with each known
     picture's; ``known`` [2, 1] is 1 where they agree. The outputs are zero but for one anchor per picture,
     in the first cell of stride 32, whose centre is (0, 0): there stand the known points, in strides.
     """

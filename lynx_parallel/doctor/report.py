@@ -149,12 +149,12 @@ def _gpu_lines(report: Report) -> Iterator[str]:
 
 def _kernel_lines(kernels: list[Kernels]) -> Iterator[str]:
     """Yields one entry for all devices that have the same result."""
-    alike: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], list[str]] = {}
+    by_result: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], list[str]] = {}
     for one in kernels:
-        alike.setdefault((one.dtype, one.auto, tuple(one.found.items())), []).append(one.device)
-    if alike:
+        by_result.setdefault((one.dtype, one.auto, tuple(one.found.items())), []).append(one.device)
+    if by_result:
         yield from ("", "Attention kernels")
-    for (dtype, auto, found), devices in alike.items():
+    for (dtype, auto, found), devices in by_result.items():
         yield from _entry(dtype, f"auto takes {auto or 'none'} on {', '.join(devices)}")
         for name, result in found:
             yield from _entry("", f"{name}: {result}")

@@ -1,4 +1,4 @@
-"""One attempt at one shot: a gang makes its files, the driver publishes them."""
+"""One attempt at one shot: a gang makes the files, and the driver publishes them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ PROGRESS_EVERY_S = 15.0
 
 @dataclass(frozen=True)
 class Run:
-    """What all parts of one run share.
+    """The inputs and outputs of one run, which all its parts share.
 
     Attributes:
         weight_digests: by ``plan.hashing.weight_digests``.
         say: takes each line of progress.
-        name: of its record.
+        name: of the run's record.
     """
 
     campaign: Campaign
@@ -75,12 +75,12 @@ class Attempt:
         self.logs = run.output.logs(item.shot.name, number)
 
     async def make(self, gang: Gang, layout: Layout, footprint: Footprint) -> tuple[Rendered, float]:
-        """Has the gang make the shot, and publishes it; what was made, and in how many seconds.
+        """Makes the shot on the gang and publishes it. Returns what was rendered, and the seconds that it took.
 
         Raises:
-            SubjectError: its picture or embedding is another than the plan's, before or after.
+            SubjectError: its picture or embedding has changed since the plan.
             DamagedError: the latents to encode are damaged.
-            LynxError: as of ``Gang.render``. Nothing is published then but finished latents, and nothing half-written
+            LynxError: see ``Gang.render``. Then only finished latents are published, and nothing half-written
                 is left.
             OSError: the files could not be published.
         """
@@ -105,21 +105,23 @@ class Attempt:
         return made, time.monotonic() - began
 
     async def _check_folder(self, gang: Gang) -> None:
-        """Tries to publish where the shot's files belong: a subject's folder may be a link or a mount of its own.
+        """Tries to publish in the shot's folder, which may be a link or another mount.
 
-        A full disk is waited for once the shot is made.
+        A full disk is no error here: the rank waits for room when it writes.
         """
         output = self.run.output
         try:
             with output.probe_shot(self.item.shot.name, stale=self.item.stale) as probe:
-                if probe.stat().st_dev != output.private.stat().st_dev:  # the rank's self-check was of ``.lynx``
+                if (
+                    probe.stat().st_dev != output.private.stat().st_dev
+                ):  # the self-check of ranks has tried ``.lynx`` only
                     await gang.check_seen(probe)
         except OSError as error:
             if not disk_is_full(error):
                 raise
 
     def _check_subject(self) -> None:
-        """What was made of a subject that changed is forgotten: it may be of either picture."""
+        """Raises if the subject has changed. Its resume state and latents are removed: they may be of either picture."""
         run, item = self.run, self.item
         try:
             same = shot_digests(run.campaign, item.shot, run.weight_digests) == item.digests
@@ -131,14 +133,14 @@ class Attempt:
             raise SubjectError("its picture or embedding changed after the run began; run again")
 
     def _keep_latents(self) -> None:
-        """Publishes latents that are finished though the video is not. Where old files lie, they wait under ``.lynx``.
+        """Publishes latents that are finished without a video. If old files exist, they stay under ``.lynx``.
 
-        Without ``save_latents``, they wait as well. An encoding will check their content.
+        They also stay there without ``save_latents``. An encoding checks their content.
         """
         output, name = self.run.output, self.item.shot.name
         with contextlib.suppress(LynxError, OSError):
             if find_latents(output, name, self.item.digests.latents_digests, published=False) is None:
-                forget_waiting(output, name)  # what a killed rank has left
+                forget_waiting(output, name)  # files of a killed rank
                 return
             self._check_subject()
             if self.run.campaign.save_latents and not output.has_files(name):
@@ -189,7 +191,7 @@ class Attempt:
         return sidecar["outputs"].get("latents", {}).get("sha256") if sidecar else None
 
     def _ranks(self, gang: Gang, footprint: Footprint) -> dict[str, Any]:
-        """Returns who makes the shot, as arguments of ``made_by``."""
+        """Returns the ranks that make the shot, as arguments of ``made_by``."""
         layout = gang.layout or Layout()
         sharded = footprint.shard and layout.sequence > 1
         return {"layout": layout, "ranks": gang.hellos[: layout.size], "sharded": sharded}
@@ -226,15 +228,15 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def report_every(seconds: float, tell: Callable[[float], Awaitable[None]]) -> Iterator[None]:
-    """Has progress told during the block; ``tell`` gets the seconds since its beginning."""
+def report_every(seconds: float, report: Callable[[float], Awaitable[None]]) -> Iterator[None]:
+    """Calls ``report`` at intervals during the block, with the seconds since its beginning."""
 
-    async def telling() -> None:
+    async def reporting() -> None:
         for count in itertools.count(1):
             await asyncio.sleep(seconds)
-            await tell(count * seconds)
+            await report(count * seconds)
 
-    task = asyncio.ensure_future(telling())
+    task = asyncio.ensure_future(reporting())
     try:
         yield
     finally:
@@ -242,7 +244,7 @@ def report_every(seconds: float, tell: Callable[[float], Awaitable[None]]) -> It
 
 
 def next_attempt(output: Output, name: str, least: int) -> int:
-    """Number of a shot's next attempt: after all whose logs are there, and not less than ``least``."""
+    """Returns the number of a shot's next attempt: after all attempts with logs, and at least ``least``."""
     made = [least - 1]
     with contextlib.suppress(OSError):
         made += [int(path.name) for path in output.logs(name, 0).parent.iterdir() if path.name.isdecimal()]

@@ -50,7 +50,7 @@ class Held:
         """Enters the context.
 
         Raises:
-            NotInTime: it was not entered within so many seconds, and was given up.
+            NotInTime: it was not entered in time, and was abandoned.
             Interrupted: a signal came first, and it was given up.
             BaseException: what the context raised.
         """
@@ -67,7 +67,7 @@ class Held:
             raise self._error
 
     def leave(self, within: float) -> None:
-        """Leaves the context. Gives it up if this takes more than so many seconds.
+        """Leaves the context. Abandons it if this takes longer than ``within`` seconds.
 
         Raises:
             BaseException: what the context raised.

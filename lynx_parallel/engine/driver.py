@@ -99,9 +99,9 @@ class Driver:
             self.say(f"warning: {warning}")
         if todo:
             plan = self._start(plan)
-        elif self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._told())):
-            with self._locked() as (journal, told):
-                plan = self._settled(told, journal)
+        elif self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._history())):
+            with self._locked() as (journal, history):
+                plan = self._settled(history, journal)
         self.summary.skipped = [item.shot.name for item in plan.of("done")]
         self.summary.blocked = [(item.shot.name, item.reason) for item in plan.of("blocked")]
         self.summary.seconds = time.monotonic() - began
@@ -120,10 +120,10 @@ class Driver:
             with (
                 deferred_signals() as pending,
                 ray_cluster(address, self.output.private, log, pending, self.say) as cluster,
-                self._locked() as (journal, told),
+                self._locked() as (journal, history),
             ):
                 with interruptible(pending):
-                    plan = self._settled(told, journal)
+                    plan = self._settled(history, journal)
                 todo = plan.of("render", "encode")
                 self.summary.left = len(todo)
                 if todo:
@@ -136,9 +136,9 @@ class Driver:
                 self._stopped_by(stop.number)
         return plan
 
-    def _settled(self, told: History, journal: Journal) -> Plan:
+    def _settled(self, history: History, journal: Journal) -> Plan:
         plan = self.replan()  # another driver may have been at work until the lock was ours
-        self._settle(plan.of("done"), told, journal)
+        self._settle(plan.of("done"), history, journal)
         return plan
 
     @cached_property
@@ -152,15 +152,15 @@ class Driver:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[tuple[Journal, History]]:
         with self._lock:
-            told = self._told()
-            self.output.sweep(told.attempted)
+            history = self._history()
+            self.output.sweep(history.attempted)
             self._record()
             journal = Journal(self.output.private / "journal.jsonl")
             journal.append(
                 "run_started", run=self._name, manifest=str(self.campaign.path), version=lynx_parallel.__version__
             )
             try:
-                yield journal, told
+                yield journal, history
             except Interrupted as stop:
                 self._stopped_by(stop.number)
                 raise
@@ -187,26 +187,26 @@ class Driver:
                 f"warning: {shown_path(self.output.record(self._name))}: this run cannot be recorded: the disk is full"
             )
 
-    def _told(self) -> History:
+    def _history(self) -> History:
         return History.read(self.output.journal)
 
-    def _unsettled(self, done: list[Item], told: History) -> tuple[list[Item], set[Path]]:
+    def _unsettled(self, done: list[Item], history: History) -> tuple[list[Item], set[Path]]:
         """Returns what a killed driver had no time for: shots that the journal lacks, and files of no more use."""
-        of_no_use = self.output.resume_states()
-        if of_no_use:
-            of_no_use &= {self.output.resume_state(item.digests.resume) for item in done}
+        obsolete = self.output.resume_states()
+        if obsolete:
+            obsolete &= {self.output.resume_state(item.digests.resume) for item in done}
         if found := all_waiting(self.output):
-            of_no_use |= found & {path for item in done for path in waiting_files(self.output, item.shot.name)}
-        return [item for item in done if item.digests.video not in told.done], of_no_use
+            obsolete |= found & {path for item in done for path in waiting_files(self.output, item.shot.name)}
+        return [item for item in done if item.digests.video not in history.done], obsolete
 
-    def _settle(self, done: list[Item], told: History, journal: Journal) -> None:
-        """Sidecars are the truth, the journal is told of them."""
-        untold, of_no_use = self._unsettled(done, told)
+    def _settle(self, done: list[Item], history: History, journal: Journal) -> None:
+        """Adds finished shots that the journal lacks, because only the sidecar decides what is done."""
+        unrecorded, obsolete = self._unsettled(done, history)
         journal.extend(
             {"event": "done", "name": item.shot.name, "video": item.digests.video, "recovered": True}
-            for item in untold
+            for item in unrecorded
         )  # fmt: skip
-        for path in of_no_use:
+        for path in obsolete:
             path.unlink(missing_ok=True)
 
     def _check_output(self) -> None:

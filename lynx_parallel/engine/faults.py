@@ -77,10 +77,10 @@ class Faults:
             if len(by_place[place]) < CONFIRMED_BY:
                 return None
             return "exclude machine" if self._whole_machine(place, failure) else "exclude place"
-        alike = {p: sources for p, sources in by_place.items() if p not in self._proven}
-        if not given or elsewhere or len(set().union(*alike.values())) < CONFIRMED_BY:
+        equal = {p: sources for p, sources in by_place.items() if p not in self._proven}
+        if not given or elsewhere or len(set().union(*equal.values())) < CONFIRMED_BY:
             return None
-        return "end" if len(alike) > 1 or len(given) >= CONFIRMED_BY else None
+        return "end" if len(equal) > 1 or len(given) >= CONFIRMED_BY else None
 
     def _whole_machine(self, place: str, failure: str) -> bool:
         machine = machine_of(place)

@@ -1,4 +1,4 @@
-"""What to do after a failed attempt: retry, another footprint, give up, stop. Pure; imports neither torch nor Ray."""
+"""Decides what follows a failed attempt: retry, smaller footprint, give up, stop. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lynx_parallel.failures import Kind
 MAX_ATTEMPTS = {"died": 4, "hung": 3, "memory": 5, "raised": 2, "subject": 1, "disk": 3}
 BACKOFF_S = (1.0, 5.0, 30.0)
 DISK_AGAIN_S = 120.0
-"""Someone has to make room on a full disk."""
+"""Seconds until a retry after a full disk: somebody has to free space."""
 MEMORY_AGAIN_S = 30.0
-"""Where no footprint needs less: another process may have taken the memory for a while."""
+"""Seconds until a retry if no footprint needs less memory: another process may use it for a while."""
 HUNG_AFTER_S = 60.0
 FIRST_STEP = 10
 AFTER_STEPS = 30
@@ -21,12 +21,12 @@ AFTER_STEPS = 30
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a gang takes of its machines; each next one needs less memory on a rank.
+    """How a gang uses memory. Each further footprint needs less memory on a rank.
 
     Attributes:
-        shard: its sequence ranks share one copy of the transformer.
-        ranks: that a shot may have.
-        tiled_decode: decodes tile by tile; alone in this it changes pixels, so it comes last.
+        shard: whether the sequence ranks share one copy of the transformer.
+        ranks: maximum number of ranks of a shot.
+        tiled_decode: whether videos are decoded tile by tile. This changes pixels, so it comes last.
     """
 
     shard: bool = False
@@ -44,11 +44,11 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Retry:
-    """Try the shot again, never with another seed or setting.
+    """The shot is tried again, with the same seed and settings.
 
     Attributes:
-        delay_s: not before so many seconds.
-        footprint: of all gangs from now on.
+        delay_s: seconds to wait.
+        footprint: of all gangs that start from now on.
     """
 
     delay_s: float
@@ -60,8 +60,8 @@ class GiveUp:
     """The shot has failed.
 
     Attributes:
-        quarantine: all of its subject's shots with it.
-        stop: the whole run, as every other shot would fail in the same way.
+        quarantine: whether all shots of its subject fail with it.
+        stop: whether the run ends, because every other shot would fail in the same way.
     """
 
     quarantine: bool = False
@@ -69,19 +69,19 @@ class GiveUp:
 
 
 def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, most: int = 1) -> Retry | GiveUp:
-    """What follows the attempts of one shot.
+    """Returns what follows the failed attempts of one shot.
 
     Args:
-        history: how each attempt so far failed, oldest first; not empty.
-        footprint: of the last one.
-        ranks: that shared the shot's tokens; alone, a rank has no one to share its weights with.
-        most: ranks that a shot may get.
+        history: kind of each failed attempt, oldest first; not empty.
+        footprint: of the last attempt.
+        ranks: number of ranks that share the shot's tokens. Only several ranks can share weights.
+        most: maximum number of ranks of a shot.
     """
     kind = history[-1]
     if kind == "subject":
         return GiveUp(quarantine=True)
     if kind == "memory" and (less := lighter(footprint, ranks=ranks, most=most)):
-        return Retry(0.0, less)  # there are only so many
+        return Retry(0.0, less)  # the number of footprints is finite
     if history.count(kind) >= MAX_ATTEMPTS[kind] or len(history) >= max(MAX_ATTEMPTS.values()):
         return GiveUp(stop=kind == "disk")
     if kind in ("memory", "disk"):
@@ -90,7 +90,7 @@ def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, mos
 
 
 def lighter(footprint: Footprint, *, ranks: int, most: int) -> Footprint | None:
-    """The next footprint that needs less memory on a rank; None where there is none. Arguments as of ``decide``."""
+    """Returns the next footprint that needs less memory on a rank, or None. Arguments are those of ``decide``."""
     if ranks > 1 and not footprint.shard:
         return replace(footprint, shard=True)
     if 2 * footprint.ranks <= most:
@@ -99,14 +99,14 @@ def lighter(footprint: Footprint, *, ranks: int, most: int) -> Footprint | None:
 
 
 def hung_after(step: int, total: int, step_seconds: Sequence[float], base_s: float = HUNG_AFTER_S) -> float:
-    """Seconds without a step after which a shot hangs.
+    """Returns the seconds without a step after which a shot counts as hung.
 
-    The first step (kernels are chosen, buffers made) and what follows the last (decoding, encoding) have limits of
-    their own.
+    The first step, which chooses kernels and allocates buffers, and the work after the last step (decoding, encoding)
+    have longer limits.
 
     Args:
-        step_seconds: of the steps so far.
-        base_s: the least limit, of steps; ``--hung-after``.
+        step_seconds: durations of the steps so far.
+        base_s: least limit; ``--hung-after``.
     """
     if step >= total > 0:
         return AFTER_STEPS * base_s

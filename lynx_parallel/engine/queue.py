@@ -22,10 +22,10 @@ class Work:
 
     Attributes:
         history: how its attempts failed so far.
-        not_before: seconds of the loop's clock; a retry waits for its time …
-        avoid: … and for another slot than the one it failed in, if one comes free meanwhile.
-        not_at: a place that is not to try it again, as the place itself may be at fault; see ``gang.faults``.
-        reason: why it failed there, where its retries are spent.
+        not_before: earliest time of a retry, in seconds of the loop's clock.
+        avoid: slot in which it failed. Another free slot takes the retry first.
+        not_at: GPU or machine that must not try it again, because it may be at fault; see ``engine.faults``.
+        reason: why it failed there, once its retries are spent.
     """
 
     item: Item
@@ -42,18 +42,18 @@ class Work:
 
 @dataclass(eq=False)
 class Slot:
-    """Room for one gang: the gang at hand, if any, and the subject whose conditioning it holds.
+    """Room for one gang: the current gang, if there is one, and the subject whose conditioning it holds.
 
     Attributes:
-        footprint: with which the gang was started.
-        ranks: of the gang at hand, or being started.
+        footprint: of the gang when it was started.
+        ranks: of the current gang, or of the gang that starts.
         denoise: whether its gang can render, or only encode.
-        failed_starts: in a row.
-        error: for which it was given up.
-        failure: signature of its last failure; empty since it last made a shot.
-        shun: a subject whose shots must not come next, because the subject itself may be at fault.
-        closed: whether it makes no more shots.
-        doing: what its gang does while it starts, see ``placement``.
+        failed_starts: number of failed starts in a row.
+        error: why the slot was given up; None while it is used.
+        failure: signature of the last failure; empty after a finished shot.
+        shun: subject whose shots must not come next, because the subject may be at fault.
+        closed: whether it takes no more shots.
+        doing: what the starting gang does, see ``placement``.
     """
 
     gang: Gang | None = None
@@ -74,7 +74,7 @@ class Slot:
         return frozenset(hello.place for hello in self.gang.hellos) if self.gang is not None else frozenset()
 
     def end(self) -> None:
-        """Ends the gang, every rank of it."""
+        """Kills all ranks of the gang."""
         if self.gang is not None:
             self.gang.kill()
         self.gang = self.subject = None
@@ -82,9 +82,9 @@ class Slot:
 
 
 class Queue:
-    """Shots in the order given, pulled by the gangs: highest priority first, then subject by subject.
+    """Shots that gangs pull: highest priority first, then subject by subject, in the given order.
 
-    A pull costs no more for a long queue than for a short one.
+    The time of a pull does not grow with the length of the queue.
     """
 
     def __init__(self, works: Iterable[Work] = ()):
@@ -105,10 +105,10 @@ class Queue:
         self._retries.append(work)
 
     def pull(self, slot: Slot, taken: Collection[str | None], now: float) -> Work | None:
-        """What a free gang makes next, taken out; None where all that is left waits for its time.
+        """Removes and returns the next shot for a free gang, or None if all remaining shots wait for their retry.
 
-        Of one priority: a retry, then a shot of the gang's own subject, then one of a subject that no other gang
-        holds, then any.
+        Within one priority, a retry comes first, then a shot of the gang's own subject, then one of a subject that no
+        other gang holds, then any other.
 
         Args:
             taken: subjects that other gangs hold.
@@ -157,6 +157,6 @@ class Queue:
         return stranded
 
     def left(self) -> list[Work]:
-        """All that is still to be made."""
+        """Returns all shots that are not finished."""
         waiting = [work for level in self._levels.values() for works in level.values() for work in works]
         return [*self._retries, *waiting]

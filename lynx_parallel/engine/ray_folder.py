@@ -87,7 +87,7 @@ def make_token(folder: Path) -> None:
 
 
 def object_store_folder(folder: Path, private: Path, size: int) -> Path:
-    """Returns where the object store's file goes: shared memory if it has so many bytes, else a disk that has them."""
+    """Returns where the object store's file goes: shared memory if it is large enough, else a disk."""
     for place in (SHARED_MEMORY, folder, private):
         with contextlib.suppress(OSError):
             if os.access(place, os.W_OK) and shutil.disk_usage(place).free >= size:

@@ -51,7 +51,7 @@ def reaped(folder: Path) -> Iterator[None]:
 def reap(folder: Path) -> None:
     """Kills every process of the Ray whose session lies in ``folder``, and removes that.
 
-    Which they are is told by their open files, all of them log there; most have changed the arguments they show.
+    They are recognised by their open log files. Most of them have changed the arguments that they show.
     """
     for _ in range(ROUNDS):
         found = [process for process in psutil.process_iter() if _belongs(process, folder)]
@@ -89,7 +89,7 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
 def main(folder: Path) -> None:
     """Waits for the driver to end, or to close this process's standard input."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # whoever ends the driver's whole group: this is for afterwards
+        signal.signal(number, signal.SIG_IGN)  # a signal to the driver's process group must not end the reaper
     driver = os.getppid()
     again = sys.stdin.read()
     reap(folder)

@@ -39,7 +39,7 @@ ANY = Rule()
 
 
 def only(*values: Any, supported: str = "", required: bool = False) -> Rule:
-    """Returns a rule that accepts these values, told apart by type as well: 1 is not true."""
+    """Returns a rule that accepts these values. Types count too: 1 is not true."""
     known = [json.dumps(value) for value in values]
     return Rule(lambda value: json.dumps(value) in known, supported or " or ".join(known), required)
 

@@ -31,7 +31,7 @@ class ClusterSpec:
         attention: kernel on CUDA; ``auto`` takes the fastest that works on the GPU in the pipeline's dtype.
         tiled_decode: decode tile by tile: less memory, other pixels.
         stop_after: seconds after which the run puts its shot aside and ends.
-        max_failures: so many failed shots end the run.
+        max_failures: number of failed shots that ends the run.
         hung_after: seconds without an answer after which a rank is given up; steps get ten times their median.
         save_every: seconds between two resume states of a shot at least; saving never takes more than 2 % of the time.
         address: of a running Ray cluster (``auto`` or ``host:port``); None starts one on this machine.

@@ -86,7 +86,7 @@ class Expansion:
         """Settings by seed, at None those that the layers give.
 
         One object for all shots of the same settings: there may be a hundred thousand of those, and a few of these.
-        Layers are told apart by their text, since -0.0 equals 0.0 and is another setting.
+        Layers are compared by their text, because -0.0 equals 0.0 but is another setting.
         """
         key = tuple([repr(layer.given()) if layer.model_fields_set else "" for layer in layers])
         if key not in self._settings:

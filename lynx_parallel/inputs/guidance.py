@@ -10,7 +10,7 @@ from typing import Literal
 from lynx_parallel.inputs.pipeline import Sampling
 
 BranchName = Literal["c", "i", "u"]
-"""c: prompt and identity; i: negative prompt and identity; u: negative prompt, no one's identity."""
+"""c: prompt and identity; i: negative prompt and identity; u: negative prompt without identity."""
 
 
 def guidance_coefficients(

@@ -1,4 +1,4 @@
-"""Manifest and pipeline files to specs, or one InputErrors that tells every mistake with its line."""
+"""Reads manifest and pipeline files into specs, or raises one InputErrors with the line of every mistake."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def find_output(manifest: Path | str) -> Path:
     """Returns the output folder that a manifest names; nothing else of the manifest is checked.
 
     Args:
-        manifest: as of ``load_campaign``.
+        manifest: see ``load_campaign``.
 
     Raises:
         InputErrors: no such manifest, not valid YAML, or no usable ``output``.

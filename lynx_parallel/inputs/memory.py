@@ -116,7 +116,7 @@ def predict(
         size: of the video.
         heads: attention heads of the model.
         branches: guidance branches with a weight: c, i, u.
-        resampler: shapes of the resampler; None where there is none.
+        resampler: shapes of the resampler, or None.
         vae_bytes: of the VAE, which is fp32 and small (0.5 GB at 14B).
         text_encoder_bytes: of the text encoder.
         tiled_decode: decode by tiles, on rank 0.
@@ -182,7 +182,7 @@ def is_projection(key: str) -> bool:
 def static_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> int:
     """Returns the bytes of keys and values that these branches attend to beside the video; branches share them.
 
-    c sees the prompt's text, i and u the negative prompt's; c and i the subject's identity and reference, u no one's.
+    c attends to the prompt, i and u to the negative prompt. c and i attend to the subject's identity and reference.
     """
     sets, (texts, people) = _static_sets(shapes, dtype_bytes), _sets_in_use(branches)
     return texts * sets["text"] + people * (sets["identity"] + sets["reference"])

@@ -90,7 +90,7 @@ class Sampling(Strict):
         fps: frames per second of the video file.
         num_inference_steps: denoising steps.
         flow_shift: shift of the flow-matching sigmas.
-        sigma_schedule: ``lynx`` for the reference implementation's sigmas, ``diffusers`` for diffusers' own.
+        sigma_schedule: ``lynx`` for upstream's sigmas, ``diffusers`` for diffusers' own.
         guidance_scale: strength of the text.
         guidance_scale_i: strength of the identity; None runs two guidance branches instead of three.
         ip_scale, ref_scale: strength of the ID and the Ref adapter.
@@ -216,7 +216,7 @@ class FaceSpec(Strict):
             folder; or ``demo:faces``.
         recognizer_sha256: of another recognizer than facexlib's, on purpose.
         det_size: side of the square the detector sees, in pixels.
-        rgb_quirk: hand insightface RGB where it expects BGR, as the reference does.
+        rgb_quirk: pass RGB to insightface, which expects BGR, as upstream does.
     """
 
     detector: Text = Field(description="an insightface pack folder, a YuNet .onnx file or demo:faces")

@@ -1,4 +1,4 @@
-"""Mistakes in the user's files and options, collected so that all of them are told at once."""
+"""Collects mistakes in the user's files and options, so that all of them are reported at once."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def reading(copies: Mapping[Path, Path] | None = None) -> Iterator[Sources]:
     """Yields what is read during the block.
 
     Args:
-        copies: as of ``Sources``.
+        copies: see ``Sources``.
     """
     sources = Sources(copies or {})
     token = _AT_HAND.set(sources)

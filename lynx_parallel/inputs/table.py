@@ -171,7 +171,7 @@ class Table:
         return earlier if earlier in self.earlier_ids() else prompt_id(text)
 
     def _sampling(self, row: dict[str, str], line: int) -> SamplingOverrides:
-        """Settings of a row; rows where they are written alike share one object."""
+        """Settings of a row; rows with identical text share one object."""
         cells = tuple([cell for cell in row.items() if cell[0].startswith("sampling.")])
         if cells in self._read:
             return self._read[cells]

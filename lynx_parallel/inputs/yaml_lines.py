@@ -51,8 +51,8 @@ class Lost(NamedTuple):
 
     Attributes:
         line: where it stands.
-        mark: an anchor that no alias uses (``&Co``) or ``!``; empty where there is none.
-        comment: the comment behind the value, from its ``#``; empty where there is none.
+        mark: an anchor that no alias uses (``&Co``) or ``!``; empty if there is none.
+        comment: the comment behind the value, from its ``#``; empty if there is none.
         gap: characters of white space before the comment.
     """
 

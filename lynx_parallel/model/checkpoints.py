@@ -136,7 +136,7 @@ def loaded_dtype(target: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def load_resampler(path: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Resampler:
-    """The resampler, its sizes told from the file.
+    """Loads the resampler. Its sizes come from the file.
 
     Raises:
         CheckpointError: not a resampler, or unreadable.

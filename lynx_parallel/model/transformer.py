@@ -23,7 +23,7 @@ from lynx_parallel.model.block import KV, BlockConditioning, LynxBlock, Rotary
 from lynx_parallel.model.projections import KeptProjections
 
 Branch = list[BlockConditioning]
-"""What one guidance branch sees besides the latents, block by block."""
+"""The conditioning of one guidance branch, block by block."""
 
 
 class LynxTransformer(nn.Module):
@@ -77,12 +77,12 @@ class LynxTransformer(nn.Module):
         """One branch's velocity at one step.
 
         Args:
-            latents_BCThw: noisy latents, [B, 16, T, h, w], in the model's dtype, alike on every rank.
+            latents_BCThw: noisy latents, [B, 16, T, h, w], in the model's dtype, identical on every rank.
             timestep_B: [B], 0 … 999.
             branch: static keys and values, one entry a block.
 
         Returns:
-            Velocity [B, 16, T, h, w], alike on every rank.
+            Velocity [B, 16, T, h, w], identical on every rank.
         """
         x, rotary = self._embed(latents_BCThw)
         length = x.shape[1]

@@ -63,7 +63,7 @@ class Output:
         return self.private / "logs" / name / str(attempt)
 
     def sidecar(self, name: str) -> dict[str, Any] | None:
-        """A shot's sidecar, or None where there is none that can be read."""
+        """Returns a shot's sidecar, or None if it is missing or cannot be read."""
         return read_sidecar(self._at(name, "sidecar"))
 
     def intact(self, name: str, sidecar: Mapping[str, Any], kind: str, *, verify: bool = False) -> bool:
@@ -163,7 +163,7 @@ class Output:
         return os.path.join(self._root, name + SUFFIXES[kind])
 
     def parts(self, names: Set[str] = frozenset()) -> Iterator[tuple[Path, str]]:
-        """Yields each half-written file of a shot, and the shot's name. Other files may be named alike.
+        """Yields each half-written file of a shot, and the shot's name. Other files may have such names too.
 
         Args:
             names: as in ``files``.
@@ -220,7 +220,7 @@ class Output:
         """Publishes the ``.part`` files of an attempt that is finished, and then its sidecar.
 
         Args:
-            kinds: outputs that were written anew; any the sidecar's ``outputs`` names besides stay.
+            kinds: outputs that this attempt wrote. Other outputs that the sidecar lists stay.
             latents: where the latents are, if not in the attempt's ``.part`` file.
         """
         for kind in ("latents", "video"):

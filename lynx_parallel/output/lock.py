@@ -24,7 +24,7 @@ class Lock:
     Works on network file systems, where flock does not. A lock is stale when its process is dead, if that
     can be seen from here; else when its heartbeat stopped ``STALE_LOCK_S`` ago by the file system's clock.
 
-    A driver that was frozen for so long, and finds its lock taken or gone, gets a SIGTERM.
+    A driver that was frozen for longer, and finds its lock taken or gone, gets a SIGTERM.
 
     Raises:
         ClusterError: another driver holds the folder, or it cannot be written; at the end: its lock was lost meanwhile.

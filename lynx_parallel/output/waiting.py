@@ -60,7 +60,7 @@ def read_record(output: Output, name: str) -> dict[str, Any]:
 
 
 def forget_waiting(output: Output, name: str) -> None:
-    """Removes the waiting latents of a shot that is done, or must be made anew."""
+    """Removes the waiting latents of a shot that is done, or must be rendered again."""
     for path in waiting_files(output, name):
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What is checked of a campaign before any work, by ``plan`` and ``render`` alike. Imports neither torch nor Ray."""
+"""Checks that ``plan`` and ``render`` make before any work. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 

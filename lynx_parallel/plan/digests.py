@@ -134,7 +134,7 @@ def shot_digests(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> 
 class CampaignDigests:
     """CampaignDigests of many shots of one campaign, what they have in common made once.
 
-    A subject's files are looked at once, too: who asks whether they changed since asks ``identify``.
+    Each subject's files are read once. To find out whether they have changed since, call ``shot_digests``.
 
     Args:
         weights: of ``weights.weight_digests``.

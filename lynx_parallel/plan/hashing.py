@@ -68,7 +68,7 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 class Remembered:
-    """sha256 by (path, size, mtime), kept in the cache folder; a damaged cache file is as good as none."""
+    """Caches sha256 by (path, size, mtime) in the cache folder. A damaged cache file counts as empty."""
 
     def __init__(self) -> None:
         self.path = cache_root() / "digests.json"

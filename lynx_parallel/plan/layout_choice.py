@@ -123,7 +123,7 @@ class LayoutChoice:
         return 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
 
     def layout(self, shot: Shot, ranks: int, breaks: tuple[int, ...] = ()) -> Layout:
-        """Returns a shot's layout: the one asked for, else the best that fits of at most so many ranks.
+        """Returns a shot's layout: the requested one, else the best that fits into ``ranks`` ranks.
 
         Args:
             breaks: indexes of the ranks at which the next machine begins.

@@ -104,7 +104,7 @@ def make_plan(
     Args:
         known: digests by ``weights.weight_digests``, alone or with what else was found out.
         verify: read the content of finished files, not only their size and mtime.
-        whole: False where ``campaign`` is a part of its manifest (``--only``); orphans are not told then.
+        whole: False if ``campaign`` is a part of its manifest (``--only``). Orphans are then unknown.
 
     Raises:
         InputErrors: pictures or embeddings that cannot be read, one line each.

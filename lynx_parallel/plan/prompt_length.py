@@ -39,7 +39,7 @@ class Cut:
         return f"{self.tokens} tokens, the model reads {MAX_TOKENS}; lost: {self.lost!r}"
 
     def short(self, characters: int = 160) -> str:
-        """Returns the same with at most so many characters of the lost text."""
+        """Returns the line with at most ``characters`` characters of the lost text."""
         if len(self.lost) <= characters:
             return str(self)
         return str(Cut(self.tokens, f"{self.lost[:characters]}…"))
@@ -97,7 +97,7 @@ def _read_tokenizer(folder: Path) -> Any:
     path = folder / "tokenizer.json"
     try:
         text = path.read_text(encoding="utf-8")
-        if _is_t5(folder):  # transformers builds T5's tokenizer anew from the vocabulary, without fallback to bytes
+        if _is_t5(folder):  # transformers rebuilds T5's tokenizer from the vocabulary, without fallback to bytes
             text = re.sub(r'"byte_fallback":\s*true', '"byte_fallback": false', text)
         tokenizer = Tokenizer.from_str(text)
     except OSError as error:

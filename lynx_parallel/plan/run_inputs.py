@@ -45,7 +45,7 @@ OWN = Cause()
 
 
 class RunInputs:
-    """What one run was made of, read again as of today: the user's files of then, the installed package of now.
+    """The inputs of a recorded run: the user's files as recorded, with the package that is installed now.
 
     Attributes:
         key: equal for runs of the same inputs.

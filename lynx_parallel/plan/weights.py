@@ -82,7 +82,7 @@ def find_weights(model: ModelSpec) -> WeightFiles:
 def find_base(base: str, patterns: Sequence[str] = BASE_PATTERNS) -> Path:
     """Returns the folder of a base; builds ``demo:tiny`` and downloads from the hub where needed.
 
-    Errors as of ``find_weights``.
+    Raises the errors of ``find_weights``.
 
     Args:
         patterns: files that are downloaded; ``CONFIG_PATTERNS`` for a first look.

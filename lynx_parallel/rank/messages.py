@@ -1,4 +1,4 @@
-"""What driver and ranks tell each other. Imports neither torch nor Ray."""
+"""Messages between the driver and the ranks. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lynx_parallel.output.prompt_files import PromptFiles
 
 @dataclass(frozen=True)
 class Hello:
-    """What a rank says of itself.
+    """Description of a rank.
 
     Attributes:
         device: ``cpu`` or the name of the GPU.
@@ -69,12 +69,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a rank is with the shot at hand.
+    """Progress of a rank with its current shot.
 
     Attributes:
-        step, total: steps done and in all.
+        step, total: steps that are done, and all steps.
         age: seconds since the last step ended, or the shot began.
-        waits_for: what the rank waits for, in words, if it does.
+        waits_for: what the rank waits for, in words; empty if it does not wait.
     """
 
     step: int
@@ -133,12 +133,12 @@ class EncodeOrder:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What rank 0 made of a shot.
+    """What rank 0 has made of a shot.
 
     Attributes:
         outputs: size in bytes and sha256 of each ``.part`` file written, by kind.
         seconds: by stage.
-        exactness: what differs from the plain way of one rank.
+        exactness: how the shot differs from a render on one rank.
         conditioning: how often static keys and values were computed, and found kept, for this shot; whether the
             subject came from the cache.
         warnings: lines for the user.
@@ -153,7 +153,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class RankConfig:
-    """What ranks load, and how they run it; alike for all ranks of a gang.
+    """What ranks load and how they run it. All ranks of a gang get the same.
 
     Attributes:
         dtype: torch's name of the weights' dtype.
@@ -168,7 +168,7 @@ class RankConfig:
         video: how the videos are encoded.
         formats: width, height and frames per second of the videos to make.
         save_every: seconds between resume states at least.
-        hung_after: as of ``ClusterSpec``.
+        hung_after: seconds, see ``ClusterSpec``.
         tasks: sizes and layouts that the rank may have to render; empty if unknown.
     """
 

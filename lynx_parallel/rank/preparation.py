@@ -1,4 +1,4 @@
-"""What a shot starts from: its subject, from the cache or from its photograph, its prompt and its noise."""
+"""Prepares a shot: its subject, from the cache or from its photograph, its prompt and its noise."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Preparation:
         self._said: set[str] = set()
 
     def make(self, pipeline: LynxPipeline, shot: Shot, key: str, crops: Crops) -> ShotInputs:
-        """A shot's inputs; arguments and errors as of ``Rank.prepare``.
+        """Returns a shot's inputs. Raises the errors of ``Rank.prepare``.
 
-        The crops are shown before anything else can fail. Those of a subject that cannot be used are removed: they
-        would show an earlier picture.
+        Writes the crops first. If the subject cannot be used, its crops are removed, because they would show an earlier
+        picture.
         """
         self.warnings = []
         try:

@@ -1,4 +1,4 @@
-"""The denoising loop: schedule, guidance, steps. No I/O, no device moves, no progress bar."""
+"""The denoising loop: schedule, guidance, steps. It does no I/O, moves nothing between devices, and shows nothing."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from lynx_parallel.stages.resume_state import ResumeState, capture, restore
 
 
 class LocalGuidance:
-    """All guidance branches on this rank; ``parallel.xdit.SplitGuidance`` spreads them over a gang."""
+    """Computes all guidance branches on this rank. ``parallel.xdit.SplitGuidance`` splits them over a gang."""
 
     def mine(self, names: Sequence[BranchName]) -> list[BranchName]:
-        """The branches that this rank computes."""
+        """Returns the branches that this rank computes."""
         return list(names)
 
     def share(
         self, velocities: dict[BranchName, torch.Tensor], names: Sequence[BranchName], like: torch.Tensor
     ) -> dict[BranchName, torch.Tensor]:
-        """This rank's branches → all of ``names``, on every rank; ``like``: a tensor of a velocity's shape and type."""
+        """Exchanges this rank's velocities for those of all ``names``, on every rank.
+
+        Args:
+            like: a tensor of a velocity's shape and type.
+        """
         return velocities
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each step; tensors are alike on every rank."""
+    """The state after a step, for callbacks. Tensors are identical on every rank."""
 
     index: int
     total: int
@@ -40,7 +44,7 @@ class Step:
     scheduler: UniPCMultistepScheduler
 
     def state(self) -> ResumeState:
-        """All it takes to go on from here."""
+        """Returns the state from which the shot can resume."""
         return capture(self.scheduler, self.latents)
 
 
@@ -52,10 +56,10 @@ def make_scheduler(
     sigma_schedule: Literal["lynx", "diffusers"],
     device: torch.device | str = "cpu",
 ) -> UniPCMultistepScheduler:
-    """UniPC with its timesteps set.
+    """Returns UniPC with its timesteps set.
 
-    ``lynx`` gives the sigmas of the reference's diffusers 0.33.1 (first timestep 999), ``diffusers``
-    those of today's; the difference moves final latents by 2–4 %.
+    ``lynx`` gives the sigmas of diffusers 0.33.1, which upstream uses (first timestep 999). ``diffusers`` gives those
+    of the installed version. The difference changes final latents by 2 to 4 %.
     """
     scheduler = UniPCMultistepScheduler.from_config({**config, "flow_shift": flow_shift})
     sigmas = None
@@ -63,13 +67,13 @@ def make_scheduler(
         alphas = np.linspace(1, 1 / scheduler.config.num_train_timesteps, num_inference_steps + 1)
         sigmas = np.flip(1 - alphas)[:num_inference_steps].copy()
     scheduler.set_timesteps(num_inference_steps, device=device, sigmas=sigmas)
-    # Left to itself, UniPC looks for the first timestep, and skips a step where two round to the same number.
+    # By default, UniPC searches for the first timestep, and skips a step if two of them round to the same number.
     scheduler.set_begin_index(0)
     return scheduler
 
 
 class Phase(NamedTuple):
-    """Guidance over a run of steps.
+    """Guidance for a range of steps.
 
     Attributes:
         coefficients: of the branches, in summing order.
@@ -90,14 +94,14 @@ def denoise(
     guidance: LocalGuidance | None = None,
     start: ResumeState | None = None,
 ) -> torch.Tensor:
-    """Noise [1, 16, T, h, w] fp32 → final latents, fp32, alike on every rank.
+    """Denoises [1, 16, T, h, w] fp32 noise to final latents, fp32, identical on every rank.
 
     Args:
-        scheduler: fresh from ``make_scheduler``; it is advanced.
+        scheduler: from ``make_scheduler``; it is changed.
         phase_of: guidance of each step, by its number from 0.
-        on_step: called after every step; an exception it raises ends the loop.
-        guidance: how the branches lie over ranks.
-        start: goes on from this state instead of the noise.
+        on_step: called after every step. An exception ends the loop.
+        guidance: how the branches are split over ranks.
+        start: state from which to resume; None starts from the noise.
     """
     latents, first = latents_BCThw, 0
     if start is not None and start.latents is not None:

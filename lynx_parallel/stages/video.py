@@ -1,7 +1,7 @@
 """Frames to a video file and back, through the ffmpeg that imageio-ffmpeg brings. numpy only.
 
 The same frames and settings give the same bytes, run after run: no dates or library versions are written,
-the number of encoder threads is fixed, and x264 is told not to choose by CPU type.
+the number of encoder threads is fixed, and x264 does not choose by CPU type.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def to_input(crop_HW3: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def load_arcface(path: Path | str, *, device: torch.device | str = "cpu", sha256: str | None = KNOWN_SHA256) -> ArcFace:
-    """The network, in fp32, its widths told from the file.
+    """Loads the network in fp32. Its widths come from the file.
 
     Args:
         path: ``.safetensors``, or what ``torch.save`` wrote of a state dict.

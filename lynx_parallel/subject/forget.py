@@ -175,7 +175,7 @@ def forget(search: Search, warn: Callable[[str], None]) -> None:
         cache.forget(search.wanted)
         for found in search.subjects.values():
             for path in found.left:
-                if path in by_cache:  # told
+                if path in by_cache:  # reported by the cache
                     continue
                 try:
                     remove(path)

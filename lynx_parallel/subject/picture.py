@@ -128,7 +128,7 @@ def check_landmarks(landmarks: ArrayLike) -> NDArray[np.float64]:
         raise SubjectError(f"landmarks: shape {list(points.shape)}: five [x, y] pairs are needed")
     if not np.isfinite(points).all():
         raise SubjectError("landmarks: not finite: five [x, y] pairs in pixels are needed")
-    # A face spreads in both directions; on a line, or in one spot, no rotation and scale can be told from it.
+    # Points on a line, or in one spot, define no rotation and scale.
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
     if spread[0] < 1e-3 or spread[1] < 0.02 * spread[0]:
         raise SubjectError(
