@@ -133,7 +133,7 @@ class LynxPipeline:
         shard: Callable[[LynxTransformer], None] | None = None,
         keep_projections: bool = True,
     ) -> Self:
-        """As ``from_pretrained``, with local files. ``shard`` is that of ``load_transformer``."""
+        """Loads as ``from_pretrained`` does, from local files. ``shard`` is that of ``load_transformer``."""
         check_base(weights.base)
         vae = VAE_PRECISIONS[vae_dtype]
         return cls(

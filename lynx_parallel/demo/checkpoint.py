@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def ensure_demo(root: Path | None = None) -> Path:
-    """Build the demo unless it is there, and return its folder.
+    """Builds the demo if it is missing, and returns its folder.
 
     Built in a folder beside it, then renamed: at no moment does an unfinished one have the name. Several
     processes may call this at once; the first to finish wins and the others drop theirs.
@@ -50,7 +50,7 @@ def ensure_demo(root: Path | None = None) -> Path:
 
 
 def ensure_built(root: Path, build: Callable[[Path], None], what: str) -> Path:
-    """``ensure_demo`` for any part of the demo: ``build`` fills a folder and writes its inventory last."""
+    """Builds a part of the demo as ``ensure_demo`` does: ``build`` fills a folder and writes its inventory last."""
     if is_built(root):
         return root
     scratch = root.parent / f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}"
@@ -85,7 +85,7 @@ def _move_into_place(scratch: Path, root: Path) -> None:
 
 
 def build(root: Path) -> None:
-    """Write all files of the demo into the folder ``root``."""
+    """Writes all files of the demo into the folder ``root``."""
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
@@ -128,7 +128,7 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 def fill(
     part: str, shapes: Mapping[str, tuple[int, ...]], rules: tuple[tuple[str, float, str], ...]
 ) -> dict[str, Tensor]:
-    """A tensor for each key: uniform, its mean and standard deviation from the first matching rule."""
+    """Returns a uniform tensor for each key. The first matching rule gives mean and standard deviation."""
     import torch
 
     tensors = {}
@@ -143,7 +143,7 @@ def fill(
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """ASCII characters as pieces, all else byte by byte: no prompt is unknown, no two are the same."""
+    """Writes a tokenizer of ASCII characters and bytes: no prompt is unknown, and no two are the same."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     printable = sorted(set(string.printable) - set(string.whitespace))

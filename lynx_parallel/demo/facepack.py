@@ -44,7 +44,7 @@ RULES = (
 
 
 def ensure_facepack(root: Path | None = None) -> Path:
-    """Build the face models unless they are there, and return their folder, an insightface pack.
+    """Builds the face models if they are missing, and returns their folder, an insightface pack.
 
     As ``ensure_demo``: at no moment does an unfinished folder have the name, and several processes may call
     this at once.
@@ -57,7 +57,7 @@ def ensure_facepack(root: Path | None = None) -> Path:
 
 
 def build(root: Path) -> None:
-    """Write all files into the folder ``root``."""
+    """Writes all files into the folder ``root``."""
     (root / DETECTOR).write_bytes(detector_bytes())
     _write_recogniser(root / RECOGNISER)
     files = sorted(path for path in root.iterdir() if path.is_file())
@@ -104,7 +104,7 @@ CELLS_OF = {
 
 
 def detector_bytes() -> bytes:
-    """The detector's ONNX file: SCRFD's nine outputs, for one size of input.
+    """Returns the detector's ONNX file: SCRFD's nine outputs, for one size of input.
 
     Each cell's mean (over the colours too, so that RGB and BGR give the same) is compared with each known
     picture's; ``known`` [2, 1] is 1 where they agree. The outputs are zero but for one anchor per picture,
@@ -161,7 +161,7 @@ def detector_bytes() -> bytes:
 
 
 def _box_around(points: NDArray) -> tuple[float, float, float, float]:
-    """A face's box from its points: eyes to mouth is about 0.4 of its height. Left, top, right, bottom."""
+    """Returns a face's box (left, top, right, bottom) from its points: eyes to mouth is about 0.4 of its height."""
     (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     width, height = right - left, bottom - top
     return left - 0.5 * width, top - 0.9 * height, right + 0.5 * width, bottom + 0.6 * height

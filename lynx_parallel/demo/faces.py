@@ -34,7 +34,7 @@ FILES = {"astronaut": "astronaut.jpg", "drawn": "drawn.png"}
 
 
 def astronaut() -> Image:
-    """The portrait, 512 × 512. Needs scikit-image, which insightface brings; reads no network."""
+    """Returns the portrait, 512 × 512. Needs scikit-image, and no network."""
     from PIL import Image
     from skimage import data
 
@@ -42,7 +42,7 @@ def astronaut() -> Image:
 
 
 def drawn() -> Image:
-    """A friendly face on a plain wall, 512 × 512, drawn at four times the size and averaged down."""
+    """Draws a friendly face on a plain wall, 512 × 512, at four times the size, and averages it down."""
     from PIL import Image, ImageDraw
 
     scale = 4
@@ -84,7 +84,7 @@ def drawn() -> Image:
 
 
 def _oval(x: float, y: float, rx: float, ry: float) -> list[tuple[float, float]]:
-    """An ellipse whose lower half narrows towards a chin."""
+    """Returns an ellipse whose lower half narrows towards a chin."""
     outline = []
     for step in range(180):
         angle = step * math.tau / 180
@@ -94,7 +94,7 @@ def _oval(x: float, y: float, rx: float, ry: float) -> list[tuple[float, float]]
 
 
 def _fringe() -> list[tuple[float, float]]:
-    """Hair over the forehead, parted to one side."""
+    """Returns hair over the forehead, parted to one side."""
     top = [(256 + 112 * math.cos(a), 215 + 112 * math.sin(a)) for a in _angles(math.pi, math.tau)]
     part = (300, 138)
     right = [(part[0] + (366 - part[0]) * t, part[1] + 88 * t * t) for t in _angles(1, 0)]
@@ -108,7 +108,7 @@ def _arc(x: float, y: float, half: float, rise: float, thick: float) -> list[tup
 
 
 def _smile(y: float, half: float, upper: float, lower: float) -> list[tuple[float, float]]:
-    """Between two curves that meet in the corners (256 ± half, y)."""
+    """Returns the area between two curves that meet in the corners (256 ± half, y)."""
     above = [(256 + half * t, y + upper * (1 - t * t)) for t in _angles(-1, 1)]
     return above + [(256 + half * t, y + lower * (1 - t * t)) for t in _angles(1, -1)]
 
@@ -118,7 +118,7 @@ def _angles(start: float, end: float, steps: int = 48) -> list[float]:
 
 
 def embedding(name: str) -> np.ndarray:
-    """A stand-in for ArcFace's output: the same unit vector for the same name everywhere. [512] float32
+    """Returns a unit vector [512] float32 that stands in for ArcFace's output. It depends on the name alone.
 
     From the standard library's generator, whose ``random()`` is fixed across versions and machines.
     """
@@ -130,7 +130,7 @@ def embedding(name: str) -> np.ndarray:
 
 
 def picture_bytes(name: str) -> bytes:
-    """The encoded picture of ``name``, a key of FILES."""
+    """Returns the encoded picture of ``name``, a key of FILES."""
     buffer = io.BytesIO()
     if name == "astronaut":
         astronaut().save(buffer, "JPEG", quality=90)
@@ -140,7 +140,7 @@ def picture_bytes(name: str) -> bytes:
 
 
 def write_faces(folder: Path) -> list[Path]:
-    """Write both pictures and both embeddings into ``folder``; return the paths."""
+    """Writes both pictures and both embeddings into ``folder``. Returns the paths."""
     from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ class Attempt:
                 raise
 
     def _check_subject(self) -> None:
-        """Raises if the subject has changed. Its resume state and latents are removed: they may be of either picture."""
+        """Raises if the subject has changed. Removes its state and latents then: they may be of either picture."""
         run, item = self.run, self.item
         try:
             same = shot_digests(run.campaign, item.shot, run.weight_digests) == item.digests

@@ -79,7 +79,7 @@ class Cluster:
 
     @property
     def local(self) -> bool:
-        """Whether it was started for this run."""
+        """Whether Ray was started for this run."""
         return self.address.value == "local"
 
     async def watch(self) -> None:
@@ -122,7 +122,7 @@ def _ended() -> str:
 def ray_cluster(
     address: Address, private: Path, log: Path, pending: list[int], say: Callable[[str], None]
 ) -> Iterator[Cluster]:
-    """Ray for the time of the block, joined at an address or started here.
+    """Joins Ray at an address, or starts it here, for the time of the block.
 
     What Ray and other libraries print goes to ``log``, from here to the end of this process.
 

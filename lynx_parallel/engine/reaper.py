@@ -27,7 +27,7 @@ LOOK_EVERY_S = 0.02
 
 @contextlib.contextmanager
 def reaped(folder: Path) -> Iterator[None]:
-    """After the block, or this process's death in it, no process of the Ray in this folder is left, nor the folder.
+    """Ends all processes of the Ray in this folder, and removes it, after the block or after this process has died.
 
     If a thread was given up in the block, it may start another process. Such a process ends soon after this one.
     """
@@ -70,7 +70,7 @@ def reap(folder: Path) -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whether a process has not ended. A dead one stays listed until its parent asks, which may be busy."""
+    """Returns whether a process has not ended. A dead one stays listed until its parent collects it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

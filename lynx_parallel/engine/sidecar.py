@@ -45,7 +45,7 @@ def make_sidecar(
     before: Mapping[str, Any] | None = None,
     run: str = "",
 ) -> dict[str, Any]:
-    """Everything a sidecar holds but its version, which ``Output.commit`` adds with the outputs' times.
+    """Returns the content of a sidecar without its version, which ``Output.commit`` adds with the outputs' times.
 
     Args:
         outputs: file, size and sha256 by kind.

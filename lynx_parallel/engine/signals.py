@@ -21,7 +21,7 @@ class Interrupted(Exception):
 
 
 def signals() -> list[int]:
-    """Those that end a run; a SIGHUP that ``nohup`` has us ignore does not."""
+    """Returns the signals that end a run. SIGHUP is left out if it is ignored, as under ``nohup``."""
     ending = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
     return [int(n) for n in ending if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 

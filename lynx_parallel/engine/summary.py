@@ -38,7 +38,7 @@ class Summary:
 
     @property
     def finished(self) -> int:
-        """How many shots of this run need no more work: rendered, encoded or given up."""
+        """Number of shots of this run that need no more work: rendered, encoded or failed."""
         return len(self.rendered) + len(self.encoded) + len(self.failed)
 
     @property

@@ -188,7 +188,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _is_null(value: Any) -> bool:
-    """Whether a key that nobody knows is unset; diffusers writes its defaults as null."""
+    """Returns whether an unknown key is unset. diffusers writes its defaults as null."""
     return value is None
 
 

@@ -9,7 +9,7 @@ from lynx_parallel.errors import ClusterError
 
 
 def cache_root() -> Path:
-    """The user's cache folder: ``$LYNX_CACHE``, else ``$XDG_CACHE_HOME/lynx-parallel``, else ``~/.cache/…``.
+    """Returns the cache folder: ``$LYNX_CACHE``, ``$XDG_CACHE_HOME/lynx-parallel`` or ``~/.cache/lynx-parallel``.
 
     It may not exist yet. An empty variable counts as unset, as the XDG specification asks; so does a
     relative ``$XDG_CACHE_HOME``.

@@ -43,7 +43,7 @@ class Expansion:
     _settings: dict[tuple[str, ...], dict[int | None, Sampling]] = field(default_factory=dict)
 
     def shots(self, groups: Sequence[ShotGroup]) -> tuple[Shot, ...]:
-        """All shots in the manifest's order; empty when something was wrong."""
+        """Returns all shots in the manifest's order; none if there was a mistake."""
         before = len(self.problems)
         if not self._few_enough(groups):
             return ()
@@ -94,7 +94,7 @@ class Expansion:
         return self._settings[key]
 
     def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, seed: int) -> int | None:
-        """Number of the next take of this pair; None when the pair has this seed already."""
+        """Returns the number of the next take of this pair, or None if the pair has this seed already."""
         key = (subject.id, prompt.id, seed)
         earlier = self._given.get(key)
         if earlier is None:
@@ -109,7 +109,7 @@ class Expansion:
         return None
 
     def _text(self, group: ShotGroup, subject: Subject, prompt: Prompt) -> str | None:
-        """The prompt with the subject's vars; None (and recorded, once per pair) when that fails."""
+        """Returns the prompt with the subject's vars, or None if that fails, which is recorded once per pair."""
         pair = (subject.id, prompt.id)
         if pair not in self._texts:
             self._texts[pair] = None
@@ -146,7 +146,7 @@ class Expansion:
             self.problems.add(group.file, group.line, f"{group.where}: {message}")
 
     def _names(self, shots: Sequence[Shot]) -> None:
-        """Every name possible, and no file of one shot where another's file or folder must be."""
+        """Checks that every name is possible, and that no two shots need the same file or folder."""
         seen: dict[str, int] = {}
         for index, shot in enumerate(shots):
             wrong = name_mistake(shot.name)

@@ -37,7 +37,7 @@ def guidance_coefficients(
 
 
 def sampling_coefficients(sampling: Sampling, *, has_reference: bool, inside: bool = True) -> dict[BranchName, float]:
-    """The branches of a shot's steps inside or outside its identity window.
+    """Returns the coefficients of a shot's branches inside or outside its identity window.
 
     Args:
         has_reference: False for lite, which has no branch i: the reference ignores ``guidance_scale_i`` there.
@@ -48,5 +48,5 @@ def sampling_coefficients(sampling: Sampling, *, has_reference: bool, inside: bo
 
 
 def inside_window(step: int, steps: int, window: tuple[float, float]) -> bool:
-    """Whether identity acts in step ``step`` (from 0) of ``steps``."""
+    """Returns whether identity acts in step ``step`` (from 0) of ``steps``."""
     return window[0] <= step / steps < window[1]

@@ -28,7 +28,7 @@ def digits(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text with letters in their ASCII form, where they have one."""
+    """Returns the text with letters in their ASCII form, if they have one."""
     if text.isascii():
         return text
     decomposed = unicodedata.normalize("NFKD", text.translate(_LETTERS))

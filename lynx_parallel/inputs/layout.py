@@ -64,7 +64,7 @@ class Layout:
         return any(rank % self.ulysses for rank in breaks if rank < self.size)
 
     def check(self, needs: Needs) -> None:
-        """Whether a shot can run in this layout.
+        """Checks that a shot can run in this layout.
 
         Raises:
             InputErrors: one line saying what does not fit and what would.

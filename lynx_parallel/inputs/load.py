@@ -160,7 +160,7 @@ def load_pipeline(path: Path | str, *, resolve: bool = True) -> PipelineSpec:
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of a manifest, for editors; the checks that need files or other entries are not in it."""
+    """Returns the JSON schema of a manifest, for editors. It lacks checks that need files or other entries."""
     models: list[Any] = [(m, "validation") for m in (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, ShotEntry)]
     references, definitions = models_json_schema(models)
     top = definitions["$defs"].pop("ManifestFile")
@@ -173,7 +173,7 @@ def _is_bare(name: str) -> bool:
 
 
 def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | None, Path | None]:
-    """(file, output folder that replaces the manifest's own). Problems when a bare name is not shipped."""
+    """Returns the file, and the output folder that replaces the manifest's own. Records an unknown bare name."""
     name = str(manifest)
     if not _is_bare(name) or os.path.isfile(name):
         if not os.path.lexists(name):
@@ -189,7 +189,7 @@ def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | Non
 
 
 def _pipeline(document: Document, problems: Problems) -> tuple[Path, PipelineSpec | None]:
-    """The manifest's pipeline file and what it says; None when something was wrong."""
+    """Returns the manifest's pipeline file and its content, or None if there was a mistake."""
     name = document.data.get("pipeline")
     if not isinstance(name, str) or not name.strip():
         return Path(), None  # read_model has said so
@@ -218,7 +218,7 @@ def _read_pipeline(path: Path, problems: Problems, resolve: bool = True) -> Pipe
 
 
 def _pattern(document: Document, problems: Problems) -> str | None:
-    """The pattern of output names; None when it is wrong."""
+    """Returns the pattern of output names, or None if it is wrong."""
     pattern = document.data.get("name", DEFAULT_NAME)
     if not isinstance(pattern, str):
         return None  # read_model has said so
@@ -229,13 +229,13 @@ def _pattern(document: Document, problems: Problems) -> str | None:
 
 
 def _video(pipeline: PipelineSpec, top: ManifestFile, forced: Forced) -> Video:
-    """The pipeline's settings of the video file, with those that the manifest and ``--set`` give."""
+    """Returns the pipeline's video settings, with those of the manifest and of ``--set``."""
     given = {name: getattr(top.video, name) for name in top.video.model_fields_set}
     return pipeline.video.model_copy(update={**given, **forced.video})
 
 
 def _output(document: Document, forced: str | None, instead: Path | None, problems: Problems) -> Path:
-    """Absolute output folder: ``--set output``, else the place of a shipped manifest, else the manifest's."""
+    """Returns the absolute output folder: of ``--set output``, else of a shipped manifest, else of the manifest."""
     text = document.data.get("output")
     if forced is not None:
         place = os.path.realpath(os.path.expanduser(forced))
@@ -261,7 +261,7 @@ def _check_faces(
     pipeline: PipelineSpec,
     problems: Problems,
 ) -> None:
-    """Each subject with a shot has what the pipeline's adapters need."""
+    """Checks that each subject with a shot has what the pipeline's adapters need."""
     used = {name for group in groups for name in group.subjects}
     for name, subject in subjects.items():
         if subject is not None and name in used and (gap := face_gaps(subject, pipeline)):

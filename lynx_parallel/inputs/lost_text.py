@@ -42,7 +42,7 @@ def _lost_words(path: KeyPath, lost: Lost) -> list[str]:
 
 
 def _is_free_text(path: KeyPath) -> bool:
-    """True for prompts, negative prompts, vars, labels and consent: any words may stand there."""
+    """Returns whether any words may stand there: in prompts, negative prompts, vars, labels and consent."""
     if path[-1] == "negative_prompt" or (len(path) > 1 and path[-2] in _HELD):
         return True
     return path[0] == "prompts" and (len(path) == 2 or (len(path) == 3 and path[2] == "text"))

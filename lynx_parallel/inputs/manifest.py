@@ -77,7 +77,7 @@ class Shot:
 
     @property
     def seed(self) -> int:
-        """Of the initial noise."""
+        """Seed of the initial noise."""
         return self.sampling.seed
 
     @property

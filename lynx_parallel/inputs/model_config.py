@@ -22,7 +22,7 @@ _TRANSFORMER_SIZES = {
 
 
 def transformer_config(weights: WeightFiles) -> dict[str, Any]:
-    """diffusers' configuration of the base's transformer.
+    """Returns diffusers' configuration of the base's transformer.
 
     Raises:
         CheckpointError: missing, not JSON, or without the sizes that a Wan transformer has.
@@ -47,7 +47,7 @@ def transformer_config(weights: WeightFiles) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Returns the JSON object in a file.
 
     Raises:
         CheckpointError: missing, unreadable, or other JSON.
@@ -63,7 +63,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_sizes(path: Path, config: Mapping[str, Any], largest: Mapping[str, int], *, required: bool = True) -> None:
-    """Whether these keys of a configuration are whole numbers from 1 up to the given.
+    """Checks that these keys of a configuration are whole numbers from 1 to the given maximum.
 
     Raises:
         CheckpointError: one is not; names it.

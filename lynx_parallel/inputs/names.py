@@ -16,7 +16,7 @@ _MAX_TOTAL = 1000
 
 
 def pattern_mistake(pattern: str) -> str | None:
-    """What is wrong with a ``name:`` pattern, or None."""
+    """Returns what is wrong with a ``name:`` pattern, or None."""
     try:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
@@ -33,7 +33,7 @@ def pattern_mistake(pattern: str) -> str | None:
 
 
 def name_mistake(name: str) -> str | None:
-    """What is wrong with an output name (POSIX, without suffix), or None.
+    """Returns what is wrong with an output name (POSIX, without suffix), or None.
 
     A right name stays inside the output folder, never meets the renderer's own files there (``.lynx/``,
     temporaries ``.part``), and leaves room for suffixes.
@@ -59,12 +59,12 @@ def name_mistake(name: str) -> str | None:
 
 
 def fold(name: str) -> str:
-    """Equal for names that some file system takes for the same."""
+    """Returns the same text for names that some file system treats as equal."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def folder_clash(folded: str, names: dict[str, int]) -> int | None:
-    """Index of the shot one of whose files would stand where this name needs a folder, or None."""
+    """Returns the index of the shot that has a file where this name needs a folder, or None."""
     end = folded.find("/")
     while end >= 0:
         folder = folded[:end]

@@ -39,7 +39,7 @@ def _known(name: str) -> bool:
 
 
 def _allowed(name: str) -> list[str]:
-    """The columns; vars and labels with the name that an unknown column may have meant."""
+    """Returns the columns, with vars and labels named as an unknown column may have meant them."""
     rest = name.rpartition(".")[2].strip() or "name"
     var = re.sub(r"\W+", "_", rest, flags=re.ASCII)
     return [*COLUMNS[:5], f"vars.{var if VAR.fullmatch(var) else 'name'}", f"labels.{rest}", *COLUMNS[5:]]

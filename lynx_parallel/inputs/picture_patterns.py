@@ -80,7 +80,7 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """``top`` and all folders inside it, through links too, each once; hidden ones are skipped."""
+    """Yields ``top`` and each folder inside it once, also through links. Hidden folders are skipped."""
     seen: set[str] = set()
     waiting = [top]
     while waiting:
@@ -106,7 +106,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def _is_picture(path: Path) -> bool:
-    """By its suffix; a file with another suffix, or none, by its first bytes."""
+    """Returns whether a file is a picture by its suffix, or by its first bytes if the suffix is unknown."""
     if path.name.startswith("._") or not os.path.isfile(path):  # ._x.jpg holds macOS' notes about x.jpg
         return False
     if path.suffix.lower() in SUFFIXES:

@@ -33,7 +33,7 @@ def _block_list(text: str) -> str:
 
 
 def parse_blocks(text: str) -> frozenset[int] | None:
-    """Block numbers of ``"0-20,25"``; None for ``"all"``.
+    """Returns the block numbers of ``"0-20,25"``, or None for ``"all"``.
 
     Raises:
         ValueError: neither.
@@ -153,12 +153,12 @@ class SamplingOverrides(Strict):
         return value
 
     def given(self) -> dict[str, Any]:
-        """The fields that were given, by name."""
+        """Returns the fields that were given, by name."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
 
 def overlay(base: Sampling, *layers: SamplingOverrides) -> Sampling:
-    """``base`` with the given fields of each layer, later layers winning."""
+    """Returns ``base`` with the given fields of each layer. Later layers win."""
     update: dict[str, Any] = {}
     for layer in layers:
         update.update(layer.given())

@@ -21,7 +21,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.*-]{0,99}")
 
 
 def shown_value(value: Any) -> str:
-    """A value for an error line: text in quotes, at most about 80 characters; containers by kind."""
+    """Returns a value for an error line: text in quotes, at most about 80 characters; containers by kind."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
@@ -42,7 +42,7 @@ def shown_value(value: Any) -> str:
 
 
 def shown_key(path: KeyPath) -> str:
-    """``("shots", 0, "seeds", 2)`` as ``shots[0].seeds[2]``."""
+    """Returns ``("shots", 0, "seeds", 2)`` as ``shots[0].seeds[2]``."""
     out = ""
     for part in path:
         if isinstance(part, int):
@@ -54,7 +54,7 @@ def shown_key(path: KeyPath) -> str:
 
 
 def nearest(name: str, known: Iterable[str], what: str = "allowed") -> str:
-    """``did you mean 'width'? (allowed: fps, …, width)``, without the question when nothing is near."""
+    """Returns ``did you mean 'width'? (allowed: fps, …, width)``, without the question if no name is near."""
     names = list(known)
     if not names:
         return f"({what}: none)"
@@ -66,7 +66,7 @@ def nearest(name: str, known: Iterable[str], what: str = "allowed") -> str:
 
 
 def one_of(names: Sequence[str]) -> str:
-    """``'a', 'b' or 'c'``."""
+    """Returns ``'a', 'b' or 'c'``."""
     quoted = [repr(name) for name in names]
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
 

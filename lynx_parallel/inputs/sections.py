@@ -8,7 +8,7 @@ from lynx_parallel.inputs.yaml_lines import Document
 
 
 def section_ids(document: Document, section: str, problems: Problems) -> list[str]:
-    """The section's keys that are ids; records the others, and ids that differ in case only."""
+    """Returns the section's keys that are ids. Records other keys, and ids that differ in case only."""
     data = document.data.get(section)
     if not isinstance(data, dict) or not data:
         if section in document.data:

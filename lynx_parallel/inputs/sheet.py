@@ -151,7 +151,7 @@ def _rows(file: Path, columns: Columns, sheet: Sheet, problems: Problems) -> Ite
 
 
 def _header_score(text: str, separator: str, known: Callable[[str], bool]) -> tuple[int, int]:
-    """How well the first row reads with this separator: known columns, cells."""
+    """Returns a score of the first row with this separator: known columns, then number of cells."""
     try:
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
             if any(cell.strip() for cell in cells):

@@ -9,12 +9,12 @@ Kind = Literal["pipelines", "manifests"]
 
 
 def shipped_dir(kind: Kind) -> Path:
-    """Folder of the shipped files: inside the installed package, else the checkout's top-level folder."""
+    """Returns the folder of the shipped files: inside the installed package, else in the checkout."""
     package = Path(__file__).resolve().parents[1]
     inside_wheel = package / "_shipped" / kind
     return inside_wheel if inside_wheel.is_dir() else package.parent / kind
 
 
 def shipped_names(kind: Kind) -> list[str]:
-    """Bare names of the shipped files, sorted: ``["demo-tiny", "lynx-full", …]``."""
+    """Returns the bare names of the shipped files, sorted: ``["demo-tiny", "lynx-full", …]``."""
     return sorted(path.stem for path in shipped_dir(kind).glob("*.yaml"))

@@ -15,7 +15,7 @@ class Strict(BaseModel):
 
 
 def must(allowed: str) -> WrapValidator:
-    """Whatever is wrong with the value, say ``must be <allowed>``."""
+    """Returns a validator that reports any mistake as ``must be <allowed>``."""
 
     def check(value: Any, handler: Any) -> Any:
         try:

@@ -52,7 +52,7 @@ def check_vars(names: dict[str, str], blame: Blame) -> None:
 
 
 def _file(folder: Path, key: str, text: str | None, blame: Blame) -> Path | None:
-    """Absolute path of an existing regular file."""
+    """Returns the absolute path of an existing regular file, or None."""
     if text is None:
         return None
     file = resolve_file(folder, text)

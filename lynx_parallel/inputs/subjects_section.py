@@ -35,7 +35,7 @@ def read_subjects(document: Document, problems: Problems) -> dict[str, Subject |
 
 
 def face_gaps(subject: Subject, pipeline: PipelineSpec) -> str | None:
-    """What a subject lacks for this pipeline, or None."""
+    """Returns what a subject lacks for this pipeline, or None."""
     needs_pixels = pipeline.model.adapters.ref is not None
     finds_face = subject.embedding is None or (needs_pixels and subject.landmarks is None)
     if (needs_pixels or finds_face) and subject.image is None:

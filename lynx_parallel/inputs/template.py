@@ -23,7 +23,7 @@ class Field(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _parts(text: str) -> tuple[str | Field, ...]:
-    """Literal texts and fields, in order.
+    """Yields literal texts and fields, in order.
 
     Raises:
         ValueError: with what is wrong.

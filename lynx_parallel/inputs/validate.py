@@ -27,7 +27,7 @@ _KINDS = {
 
 
 def model_at(model: Any, loc: tuple[str | int, ...]) -> type[BaseModel] | None:
-    """The model that describes the mapping at ``loc``, walking through optional, dict and list types."""
+    """Returns the model of the mapping at ``loc``, through optional, dict and list types."""
     options = [model, *typing.get_args(model)]
     found = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
     if found is None:
@@ -40,7 +40,7 @@ def model_at(model: Any, loc: tuple[str | int, ...]) -> type[BaseModel] | None:
 
 
 def explain(error: ErrorDetails, shown: str, model: type[BaseModel] | None = None) -> str:
-    """Our words for one pydantic error: ``<value>: must be …``, ``missing: …`` or ``unknown key; …``."""
+    """Returns a pydantic error in plain words: ``<value>: must be …``, ``missing: …`` or ``unknown key; …``."""
     kind, loc = error["type"], error["loc"]
     parent = model_at(model, loc[:-1]) if model and loc else None
     fields = {field.alias or name: field for name, field in parent.model_fields.items()} if parent else {}

@@ -80,17 +80,17 @@ class Document:
     lost: dict[KeyPath, Lost] = field(default_factory=dict)
 
     def standing(self, path: KeyPath) -> KeyPath:
-        """The path, or its nearest parent that stands in the file."""
+        """Returns the path, or its nearest parent that stands in the file."""
         while path and path not in self.lines:
             path = path[:-1]
         return path
 
     def line(self, path: KeyPath) -> int:
-        """Line of the path, or of its nearest parent that stands in the file."""
+        """Returns the line of the path, or of its nearest parent that stands in the file."""
         return self.lines.get(self.standing(path), 1)
 
     def shown(self, path: KeyPath, value: Any) -> str:
-        """The value as the user wrote it, shortened."""
+        """Returns the value as the user wrote it, shortened."""
         raw = self.raw.get(path)
         return shown_value(value) if not raw else raw[:80]
 
@@ -104,7 +104,7 @@ class Document:
 
 
 def read_scalar(text: str) -> Any:
-    """Value of an unquoted YAML scalar: None, bool, int, float, date or str."""
+    """Returns the value of an unquoted YAML scalar: None, bool, int, float, date or str."""
     if text in _NULL:
         return None
     if text in _BOOL:

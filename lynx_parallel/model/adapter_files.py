@@ -42,12 +42,12 @@ _REF = _Layout(
 
 
 def is_full(id_shapes: Shapes) -> bool:
-    """Whether these ID layers are Lynx full's (they alone have registers)."""
+    """Returns whether these ID layers are those of Lynx full, which alone has registers."""
     return any(key.endswith("registers") for key in id_shapes)
 
 
 def adapter_keys(path: Path, shapes: Shapes, layout: _Layout, *, stride: int = 1) -> dict[str, str]:
-    """File key → state-dict key of ``LynxTransformer``.
+    """Returns the state-dict key of ``LynxTransformer`` for each key of a file.
 
     Args:
         stride: in the reference layout the i-th adapter sits in block ``i * stride`` (lite: 2);
@@ -72,7 +72,7 @@ def adapter_keys(path: Path, shapes: Shapes, layout: _Layout, *, stride: int = 1
 
 
 def adapter_sources(weights: WeightFiles, num_layers: int) -> dict[str, Source]:
-    """State-dict key of ``LynxTransformer`` → the adapter file's tensor that fills it.
+    """Returns the adapter tensor that fills each state-dict key of ``LynxTransformer``.
 
     Raises:
         CheckpointError: a key of neither layout, layers for other blocks than the base has, or a
@@ -124,5 +124,5 @@ def blocks(keys: Iterable[str], module: str) -> list[int]:
 
 
 def adapter_of(target: str) -> str | None:
-    """The adapter whose file has this parameter; None for the base's."""
+    """Returns the adapter whose file has this parameter, or None for the base's."""
     return next((layout.module for layout in (_ID, _REF) if f".{layout.module}." in target), None)

@@ -114,7 +114,7 @@ class IDProjection(nn.Module):
         self.registers = nn.Parameter(torch.empty(1, num_registers, id_dim)) if full else None
 
     def forward(self, id_tokens_BSC: torch.Tensor, norm_k: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """ID tokens [B, 16, id_dim] → normalised K and V, each [B, S, inner_dim]."""
+        """Projects tokens to normalised K and V, each [B, S, inner_dim]."""
         if self.registers is None:
             k = self.to_k_ip(id_tokens_BSC)
             return F.rms_norm(k, k.shape[-1:], eps=LITE_NORM_EPS), self.to_v_ip(id_tokens_BSC)
@@ -131,5 +131,5 @@ class RefProjection(nn.Module):
         self.to_v_ref = nn.Linear(dim, inner_dim)
 
     def forward(self, feature_BSC: torch.Tensor, norm_k: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """Block feature [B, 256, dim] → normalised K and V, each [B, 256, inner_dim]."""
+        """Projects tokens to normalised K and V, each [B, S, inner_dim]."""
         return norm_k(self.to_k_ref(feature_BSC)), self.to_v_ref(feature_BSC)

@@ -184,7 +184,7 @@ def sdpa(
 def cudnn(
     q_BLHD: torch.Tensor, k_BSHD: torch.Tensor, v_BSHD: torch.Tensor, need_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """cuDNN's fused attention."""
+    """Runs cuDNN's fused attention."""
     q, k, v = (t.transpose(1, 2) for t in (q_BLHD, k_BSHD, v_BSHD))
     if not need_lse:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
@@ -196,7 +196,7 @@ def cudnn(
 def flash(
     q_BLHD: torch.Tensor, k_BSHD: torch.Tensor, v_BSHD: torch.Tensor, need_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """FlashAttention 2."""
+    """Runs FlashAttention 2."""
     from flash_attn import flash_attn_func
 
     if not need_lse:
@@ -208,7 +208,7 @@ def flash(
 def flash3(
     q_BLHD: torch.Tensor, k_BSHD: torch.Tensor, v_BSHD: torch.Tensor, need_lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """FlashAttention 3 (Hopper)."""
+    """Runs FlashAttention 3 (Hopper)."""
     from flash_attn_interface import flash_attn_func
 
     # Returns (out, lse). Beta versions lack this parameter, so the probe refuses them.
@@ -234,7 +234,7 @@ class LocalTokens:
         self.kernel = kernel
 
     def split(self, x_BNC: torch.Tensor) -> torch.Tensor:
-        """[B, N, ...] on every rank → this rank's [B, L, ...]."""
+        """Returns this rank's [B, L, ...] of a tensor [B, N, ...] that every rank holds."""
         return x_BNC
 
     def gather(self, x_BLC: torch.Tensor, length: int) -> torch.Tensor:
@@ -244,9 +244,9 @@ class LocalTokens:
     def self_attention(
         self, q_BLHD: torch.Tensor, k_BLHD: torch.Tensor, v_BLHD: torch.Tensor, length: int
     ) -> torch.Tensor:
-        """Attention of this rank's queries over the ``length`` keys of all ranks; [B, L, H, D]."""
+        """Returns the attention of this rank's queries over the ``length`` keys of all ranks, [B, L, H, D]."""
         return self.attention(q_BLHD, k_BLHD, v_BLHD)
 
     def attention(self, q_BLHD: torch.Tensor, k_BSHD: torch.Tensor, v_BSHD: torch.Tensor) -> torch.Tensor:
-        """Attention of this rank's queries over keys that every rank holds whole; [B, L, H, D]."""
+        """Returns the attention of this rank's queries over keys that every rank holds, [B, L, H, D]."""
         return self.kernel(q_BLHD, k_BSHD, v_BSHD, False)[0]

@@ -36,7 +36,7 @@ class BlockConditioning(NamedTuple):
 
 
 def rotate(x_BLHD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    """Rotary position embedding on interleaved channel pairs."""
+    """Applies the rotary position embedding to interleaved channel pairs."""
     cos, sin = rotary[0][..., 0::2], rotary[1][..., 1::2]
     x1, x2 = x_BLHD.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1).flatten(-2).type_as(x_BLHD)
@@ -72,7 +72,7 @@ class LynxBlock(nn.Module):
         length: int,
         features: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """[B, L, C] → [B, L, C].
+        """Runs the block: [B, L, C] to [B, L, C].
 
         Args:
             modulation_B6C: the time embedding's shift, scale and gate for attention and feed-forward.
@@ -127,17 +127,17 @@ class LynxBlock(nn.Module):
         )
 
     def text_kv(self, text_BSC: torch.Tensor) -> KV:
-        """Projected text [B, 512, C] → static K and V of the cross-attention."""
+        """Returns the static K and V of the cross-attention for projected text [B, 512, C]."""
         return self._kv(self.attn2.norm_k(self.attn2.to_k(text_BSC)), self.attn2.to_v(text_BSC))
 
     def identity_kv(self, id_tokens_BSC: torch.Tensor) -> KV | None:
-        """ID tokens [B, 16, id_dim] → static K and V, or None where the block has no ID adapter."""
+        """Returns the static K and V of ID tokens [B, 16, id_dim], or None without an ID adapter."""
         if self.id_adapter is None:
             return None
         return self._kv(*self.id_adapter(id_tokens_BSC, self.attn2.norm_k))
 
     def reference_kv(self, feature_BSC: torch.Tensor) -> KV | None:
-        """Reference feature [B, 256, C] → static K and V, or None without a reference adapter."""
+        """Returns the static K and V of a reference feature [B, 256, C], or None without a reference adapter."""
         if self.ref_adapter is None:
             return None
         return self._kv(*self.ref_adapter(feature_BSC, self.attn1.norm_k))

@@ -59,7 +59,7 @@ def load_transformer(
     shard: Callable[[LynxTransformer], None] | None = None,
     keep_projections: bool = True,
 ) -> LynxTransformer:
-    """Base transformer and adapters, ready to run.
+    """Loads the base transformer and the adapters.
 
     Args:
         dtype: of all weights but those that diffusers keeps in fp32 (norms, time embedder,
@@ -110,7 +110,7 @@ def load_transformer(
 
 
 def build_transformer(config: dict[str, Any], adapter_shapes: Shapes) -> LynxTransformer:
-    """An empty ``LynxTransformer`` on the meta device, its adapters as these shapes ask.
+    """Returns an empty ``LynxTransformer`` on the meta device, with adapters of these shapes.
 
     Args:
         config: diffusers' ``config.json`` of the transformer.
@@ -204,7 +204,7 @@ def load_scheduler_config(folder: Path) -> dict[str, Any]:
 
 
 def _check(module: nn.Module, sources: Mapping[str, Source], home: Sequence[Path] = (Path("no file"),)) -> None:
-    """Every key used, none missing, every shape right; the first that is not, named by file and key.
+    """Checks that every key is used, none is missing, and every shape fits. Names file and key of the first mistake.
 
     Args:
         home: the base's files, to be named where not one of its keys was found.

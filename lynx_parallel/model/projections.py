@@ -22,7 +22,7 @@ _MODULES: dict[Kind, tuple[str, ...]] = {
 
 
 def is_projection(key: str) -> bool:
-    """Whether a state-dict key of ``LynxTransformer`` belongs to a projection of static keys or values."""
+    """Returns whether a state-dict key of ``LynxTransformer`` belongs to a projection of static keys or values."""
     parts = key.split(".", 2)
     modules = tuple(name for names in _MODULES.values() for name in names)
     return len(parts) == 3 and parts[0] == "blocks" and parts[2].startswith(modules)
@@ -40,7 +40,7 @@ class KeptProjections:
 
     @contextmanager
     def borrowed(self, index: int, block: nn.Module, kind: Kind) -> Iterator[None]:
-        """Within it, the projections of one kind of block ``index`` can be used."""
+        """Makes the projections of one kind of block ``index`` usable within the block."""
         yield
 
 

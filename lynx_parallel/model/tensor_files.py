@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of one model in diffusers layout: those its index names, or its only one."""
+    """Returns the files of one model in diffusers layout: those of its index, or its only file."""
     index = folder / INDEX
     if index.exists():
         match read_config(index).get("weight_map"):
@@ -42,7 +42,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """Every key of a safetensors file with its shape; reads the header alone.
+    """Returns the shape of every key of a safetensors file. Reads the header alone.
 
     Raises:
         CheckpointError: the file is missing, unreadable, no safetensors file, or holds other than floats.
@@ -63,7 +63,7 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def base_sources(folder: Path) -> dict[str, Source]:
-    """Every parameter of a model in diffusers layout."""
+    """Returns every parameter of a model in diffusers layout, with its source."""
     sources: dict[str, Source] = {}
     for path in weight_files(folder):
         merge(sources, {key: Source(path, key, shape) for key, shape in read_shapes(path).items()})
@@ -87,7 +87,7 @@ def check_rank(path: Path, key: str, shape: tuple[int, ...], rank: int) -> None:
 
 
 def open_file(path: Path, device: str = "cpu", *, mapped: bool = True) -> Any:
-    """A file to take single tensors from; not mapped, what is read of it leaves no page behind."""
+    """Opens a file to read single tensors. It is not mapped, so reading leaves no page behind."""
     refuse_special(path)
     try:
         return safe_open(path, framework="pt", device=device, backend="mmap" if mapped else "pread")
@@ -98,14 +98,14 @@ def open_file(path: Path, device: str = "cpu", *, mapped: bool = True) -> Any:
 
 
 def tensors(path: Path, device: torch.device | str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every key of a file with its tensor, one at a time."""
+    """Yields every key of a file with its tensor, one at a time."""
     with open_file(path, str(device)) as file:
         for key in file.keys():
             yield key, file.get_tensor(key)
 
 
 def read_tensor(file: Any, key: str, dtype: torch.dtype, parameter: torch.Tensor | None = None) -> torch.Tensor:
-    """One tensor of a file; for a sharded parameter, only the rows that this rank keeps are read."""
+    """Reads one tensor of a file. Of a sharded parameter, it reads only the rows that this rank keeps."""
     if not isinstance(parameter, DTensor):
         return file.get_tensor(key).to(dtype)
     rows, ranks = parameter.shape[0], parameter.device_mesh.size()
@@ -122,7 +122,7 @@ def read_tensor(file: Any, key: str, dtype: torch.dtype, parameter: torch.Tensor
 
 
 def stored_as(path: Path, dtype: torch.dtype) -> bool:
-    """Whether most of a file's tensors are of this type: then it is mapped, and a node's ranks share its pages.
+    """Returns whether most of a file's tensors have this type. It is then mapped, and all ranks share its pages.
 
     Others are read tensor by tensor: mapped pages would stay beside their converted copies.
     """

@@ -74,7 +74,7 @@ class LynxTransformer(nn.Module):
         return any(block.ref_adapter is not None for block in self.blocks)
 
     def forward(self, latents_BCThw: torch.Tensor, timestep_B: torch.Tensor, branch: Branch) -> torch.Tensor:
-        """One branch's velocity at one step.
+        """Returns one branch's velocity at one step.
 
         Args:
             latents_BCThw: noisy latents, [B, 16, T, h, w], in the model's dtype, identical on every rank.
@@ -95,7 +95,7 @@ class LynxTransformer(nn.Module):
         return self._unpatchify(self.tokens.gather(x, length), latents_BCThw.shape)
 
     def reference_features(self, latents_BCThw: torch.Tensor, text: list[KV]) -> list[torch.Tensor]:
-        """The reference pass: a face crop's latents through the frozen transformer at timestep 0.
+        """Runs the reference pass: a face crop's latents through the frozen transformer at timestep 0.
 
         No identity acts and no reference; ``text`` is that of "image of a face". Every rank computes
         all of it: 256 tokens cost less than splitting them would.
@@ -115,7 +115,7 @@ class LynxTransformer(nn.Module):
         return features
 
     def text_kv(self, prompt_embeds_BSC: torch.Tensor) -> list[KV]:
-        """UMT5 embeddings [B, 512, text_dim] → static K and V of every block's cross-attention."""
+        """Returns the static K and V of every block's cross-attention for UMT5 embeddings [B, 512, text_dim]."""
         text = self.condition_embedder.text_embedder(prompt_embeds_BSC)
         made = []
         for i, block in enumerate(self.blocks):
@@ -124,7 +124,7 @@ class LynxTransformer(nn.Module):
         return made
 
     def identity_kv(self, id_tokens_BSC: torch.Tensor) -> list[KV | None]:
-        """ID tokens [B, 16, id_dim] → static K and V by block, None where a block has no adapter."""
+        """Returns the static K and V of ID tokens [B, 16, id_dim] by block, None for a block without an adapter."""
         made = []
         for i, block in enumerate(self.blocks):
             with self.projections.borrowed(i, block, "identity"):
@@ -132,7 +132,7 @@ class LynxTransformer(nn.Module):
         return made
 
     def reference_kv(self, features: list[torch.Tensor]) -> list[KV | None]:
-        """``reference_features`` → static K and V by block, None where a block has no adapter."""
+        """Returns the static K and V of reference features by block, None for a block without an adapter."""
         made = []
         for i, (block, feature) in enumerate(zip(self.blocks, features, strict=True)):
             with self.projections.borrowed(i, block, "reference"):
@@ -145,7 +145,7 @@ class LynxTransformer(nn.Module):
         return self.patch_embedding(latents_BCThw).flatten(2).transpose(1, 2).contiguous(), rotary
 
     def _time(self, timestep_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """→ time embedding [B, C] and the blocks' modulation [B, 6, C]."""
+        """Returns the time embedding [B, C] and the blocks' modulation [B, 6, C]."""
         embedder = self.condition_embedder
         frequencies = embedder.timesteps_proj(timestep_B)
         # diffusers keeps the time embedder in fp32 whatever the model's dtype.

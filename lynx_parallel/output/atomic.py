@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def part_path(path: Path, attempt: int = 1) -> Path:
-    """Where an attempt writes a file before it is whole: the same folder, ``.<attempt>.part`` appended.
+    """Returns where an attempt writes a file before it is complete: beside it, with ``.<attempt>.part`` appended.
 
     A rank that was given up, but lives on where the driver cannot reach it, must not write where its successor does.
     """

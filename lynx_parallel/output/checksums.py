@@ -23,7 +23,7 @@ _MAX_HEADER_BYTES = 16 * 2**20
 
 
 def pack(key: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """A safetensors file whose metadata ``sha256`` is that of ``key`` and of the file with this field zeroed."""
+    """Returns a safetensors file. Its metadata ``sha256`` is of ``key`` and of the file with this field zeroed."""
     import numpy as np
     from safetensors.numpy import save
 
@@ -36,7 +36,7 @@ def pack(key: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def unpack(key: str, data: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays that were packed under this key. Nothing is parsed before the checksum has agreed.
+    """Returns the arrays that were packed under this key. Parses nothing before the checksum agrees.
 
     Raises:
         ValueError: ``data`` is anything else than ``pack`` made for ``key``.
@@ -138,11 +138,11 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """Returns the hex sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """Hex sha256 of a JSON value in canonical form (sorted keys, no spaces, shortest floats)."""
+    """Returns the hex sha256 of a JSON value in canonical form (sorted keys, no spaces, shortest floats)."""
     return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()

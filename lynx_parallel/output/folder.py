@@ -39,15 +39,15 @@ class Output:
         self.approvals = self.private / "approvals.jsonl"
 
     def path(self, name: str, kind: str) -> Path:
-        """Where a shot's ``latents``, ``video`` or ``sidecar`` lies."""
+        """Returns the path of a shot's ``latents``, ``video`` or ``sidecar``."""
         return self.folder / (name + SUFFIXES[kind])
 
     def resume_state(self, latents_digest: str) -> Path:
-        """Where the resume state of a shot of this latents digest lies."""
+        """Returns the path of the resume state of a shot with this digest."""
         return self.private / "partial" / f"{latents_digest}.safetensors"
 
     def resume_states(self) -> set[Path]:
-        """Every partial state there is."""
+        """Returns all resume states."""
         return set((self.private / "partial").glob("*.safetensors"))
 
     def prompts(self, salt: str) -> PromptFiles:
@@ -59,7 +59,7 @@ class Output:
         shutil.rmtree(self.private / "prompts", ignore_errors=True)
 
     def logs(self, name: str, attempt: int) -> Path:
-        """Folder of one attempt's rank logs."""
+        """Returns the folder of one attempt's rank logs."""
         return self.private / "logs" / name / str(attempt)
 
     def sidecar(self, name: str) -> dict[str, Any] | None:
@@ -67,7 +67,7 @@ class Output:
         return read_sidecar(self._at(name, "sidecar"))
 
     def intact(self, name: str, sidecar: Mapping[str, Any], kind: str, *, verify: bool = False) -> bool:
-        """Whether an output is the file its sidecar lists.
+        """Returns whether an output is the file that its sidecar lists.
 
         Its size must agree; its content is read where the mtime differs, or with ``verify``.
         """
@@ -84,13 +84,13 @@ class Output:
             return False
 
     def has_files(self, name: str) -> bool:
-        """Whether anything lies where a shot's files belong."""
+        """Returns whether any file exists where a shot's files belong."""
         return any(os.path.lexists(self._at(name, kind)) for kind in SUFFIXES)
 
     def sidecars(
         self, *, but: Set[str] = frozenset(), names: Set[str] = frozenset()
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every (name, sidecar) below the folder, sorted by name.
+        """Yields every (name, sidecar) below the folder, sorted by name.
 
         Args:
             but: names whose sidecars are not read.
@@ -122,7 +122,7 @@ class Output:
 
     @contextlib.contextmanager
     def probe(self) -> Iterator[Path]:
-        """A new file for the time of the block, for other machines to look for."""
+        """Makes a new file for the time of the block, for other machines to look for."""
         self.private.mkdir(parents=True, exist_ok=True)
         path = self.private / f"probe-{uuid.uuid4().hex}"
         path.touch()
@@ -159,7 +159,7 @@ class Output:
                 left.unlink(missing_ok=True)
 
     def _at(self, name: str, kind: str) -> str:
-        """As ``path``; what is asked of every shot of a campaign does without Path's own work."""
+        """Returns the same as ``path``, without the cost of a Path, because it is called for every shot."""
         return os.path.join(self._root, name + SUFFIXES[kind])
 
     def parts(self, names: Set[str] = frozenset()) -> Iterator[tuple[Path, str]]:
@@ -173,7 +173,7 @@ class Output:
                 yield self.folder / file, match[1]
 
     def files(self, names: Set[str] = frozenset()) -> Iterator[str]:
-        """Every file below the folder, relative to it; ``.lynx`` folders are passed over.
+        """Yields every file below the folder, relative to it. Skips ``.lynx`` folders.
 
         Args:
             names: of shots. A link to a folder is followed only if one of these shots lies in it: any other link may

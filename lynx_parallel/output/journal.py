@@ -76,7 +76,7 @@ class History:
 
 
 def now() -> str:
-    """UTC, ISO 8601, to the millisecond."""
+    """Returns the current time in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

@@ -93,7 +93,7 @@ class Lock:
                 os.utime(self.path)
 
     def _taken(self) -> bool:
-        """Whether another driver has removed this lock; it may be done by now, and have removed its own."""
+        """Returns whether another driver has removed this lock. That driver may have ended and removed its own."""
         try:
             return self.path.read_bytes() != self._mine
         except FileNotFoundError:
@@ -138,7 +138,7 @@ class Lock:
 
 
 def _holder(text: bytes) -> tuple[str, bool | None]:
-    """Who holds a lock, in words, and whether that process is dead; None where it cannot be seen from here."""
+    """Returns who holds a lock, in words, and whether that process is dead; None if it runs on another machine."""
     try:
         holder = json.loads(text)
         host, pid, started = holder["host"], int(holder["pid"]), holder["started"]
@@ -151,7 +151,7 @@ def _holder(text: bytes) -> tuple[str, bool | None]:
 
 
 def _namespace() -> str | None:
-    """Which processes this one can see: equal numbers mean the same process only within one of these."""
+    """Returns the process namespace. Equal process numbers mean the same process only within one namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # hosts may share a name, too
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -160,13 +160,13 @@ def _namespace() -> str | None:
 
 
 def _clock(folder: Path) -> float:
-    """The time of the file system, which may be another machine's."""
+    """Returns the time of the file system, which may be another machine's."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a living process of this host, in clock ticks since boot; None when there is none."""
+    """Returns the start time of a living process of this host in clock ticks since boot, or None."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

@@ -22,7 +22,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def read_sidecar(path: str) -> dict[str, Any] | None:
-    """A sidecar of ours; None for anything else: the folder may hold other people's files."""
+    """Returns a sidecar, or None for any other file: the folder may hold other people's files."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIDECAR_BYTES:
@@ -40,5 +40,5 @@ def read_sidecar(path: str) -> dict[str, Any] | None:
 
 
 def encode_text(text: str) -> bytes:
-    """UTF-8; what a file name of another encoding leaves in a string becomes JSON's own escape."""
+    """Returns UTF-8. A file name of another encoding becomes JSON's own escapes."""
     return text.encode(errors="backslashreplace")

@@ -171,7 +171,7 @@ def _differs(record: dict[str, Any], path: Path) -> str:
 
 
 def _broken(path: Path) -> str:
-    """Of a file that may be of an earlier version, which wrote no checksum."""
+    """Returns what is wrong with a file that an earlier version may have written without a checksum."""
     return "" if metadata_of(path.read_bytes()) is not None else "its checksum or its size differs"
 
 

@@ -24,6 +24,6 @@ def parallelize(pipeline: Model, membership: Membership) -> None:
 
 
 def localize(pipeline: Model, kernel: Attention = sdpa) -> None:
-    """Back to one rank."""
+    """Returns the pipeline to one rank."""
     pipeline.transformer.tokens = LocalTokens(kernel)
     pipeline.guidance = LocalGuidance()

@@ -14,7 +14,7 @@ from distvae.vae import parallelize_decoder
 
 
 def split_decoder(vae: AutoencoderKLWan, group: dist.ProcessGroup | None = None) -> AutoencoderKLWan:
-    """A VAE whose ``decode`` is a collective call of the group's ranks; shares its weights with ``vae``.
+    """Returns a VAE whose ``decode`` is a collective call of the group's ranks. It shares its weights with ``vae``.
 
     Args:
         group: of the ranks that decode together; None is the whole gang.
@@ -27,5 +27,5 @@ def split_decoder(vae: AutoencoderKLWan, group: dist.ProcessGroup | None = None)
 
 
 def can_split(latent_rows: int, ranks: int) -> bool:
-    """Whether every rank gets a row of latents: the decoder's convolutions reach one row past a band."""
+    """Returns whether every rank gets a row of latents: the decoder's convolutions reach one row past a band."""
     return ranks > 1 and latent_rows >= ranks

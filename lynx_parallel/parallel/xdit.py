@@ -110,7 +110,7 @@ class UspTokens(LocalTokens):
     def _padded_attention(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attention_kwargs: dict[str, int], **_: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What USP calls, [B, H, tokens, D]: once in Ulysses, at every step in a ring. Drops padded keys."""
+        """Runs the attention for USP, [B, H, tokens, D], once in Ulysses and at every step of a ring. Drops padded keys."""
         # At step s of the ring this rank sees the keys that rank (r − s) mod R started with.
         source = (self._ring_rank - attention_kwargs["ring_step"]) % self.layout.ring
         attention_kwargs["ring_step"] += 1

@@ -139,7 +139,7 @@ class _History:
         return self._runs[run]
 
     def _of_weights(self, name: str, inputs: RunInputs | None, sidecar: Mapping[str, Any]) -> Cause:
-        """A file that the user's pipeline names as before, and that has another content, changed from outside."""
+        """Returns the cause if a file that the user's pipeline names as before has another content."""
         now = weight_name(name, self._campaign.pipeline)
         before: Any = MISSING
         if inputs is not None and inputs.campaign is not None:

@@ -64,12 +64,12 @@ class ShotDigests:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the latents depend on, by dotted name; kept in the sidecar so that a later run can say what changed."""
+        """Settings that the latents depend on, by dotted name. The sidecar keeps them for later comparison."""
         return self._write_out()[0]
 
     @property
     def encoding(self) -> dict[str, Any]:
-        """What else the video file depends on."""
+        """Further settings that the video file depends on."""
         return self._write_out()[1]
 
     @property
@@ -79,7 +79,7 @@ class ShotDigests:
 
     @property
     def resume(self) -> str:
-        """Digest that resume states are bound to: of the settings, with texts as the model sees them."""
+        """Digest of the settings, with texts as the model sees them. Resume states are bound to it."""
         return digest(as_seen(self.settings))
 
 
@@ -116,7 +116,7 @@ def _digests(settings: Mapping[str, Any], encoding: Mapping[str, Any]) -> tuple[
 
 
 def shot_digests(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> ShotDigests:
-    """The digests of one shot.
+    """Returns the digests of one shot.
 
     In it: prompt after vars, negative prompt, seed, size, steps, guidance, scales, schedule; picture,
     embedding and landmarks by content; weights by sha256; dtype; the VAE's precision unless it is the default;
@@ -149,7 +149,7 @@ class CampaignDigests:
         self._subjects: dict[str, dict[str, Any]] = {}
 
     def of(self, shot: Shot) -> ShotDigests:
-        """As ``identify``."""
+        """Returns the digests of one shot."""
         return ShotDigests(*_digests(*self._write_out(shot)), partial(self._write_out, shot))
 
     def settings(self, shot: Shot) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class CampaignDigests:
         return {**settings, **encoding}
 
     def _write_out(self, shot: Shot) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A shot's settings and encoding; the same at any time, whatever has become of the subject's files."""
+        """Returns a shot's settings and encoding. The subject's files are not read again."""
         sampling = digested(shot.sampling)
         subject = self._subjects.get(shot.subject.id)
         if subject is None:
@@ -191,7 +191,7 @@ def _later_fields(kind: type[BaseModel]) -> tuple[str, ...]:
 
 
 def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str], device: str = "cpu") -> str:
-    """What a subject's cached data (crops, landmarks, embedding, reference latent) depends on, as one digest.
+    """Returns a digest of all that a subject's cached data (crops, landmarks, embedding, reference latents) depends on.
 
     The seed counts only if the reference latent is drawn with it. The device counts only if a network computes part of
     the data. ``cpu`` is left out of the digest, so that older caches stay valid.
@@ -242,7 +242,7 @@ def _vae(campaign: Campaign) -> dict[str, str]:
 
 
 def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str, str]) -> dict[str, Any]:
-    """The subject's part of the latents digest: what is given by content, what is found by what finds it."""
+    """Returns the subject's part of the latents digest: given files by content, other data by what computes them."""
     needs_pixels = campaign.pipeline.model.adapters.ref is not None
     finds_id, finds_face = subject.embedding is None, subject.landmarks is None
     settings: dict[str, Any] = {"subject.embedding": _content(subject.embedding)}
@@ -259,7 +259,7 @@ def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str
 
 
 def needs_face_models(campaign: Campaign) -> bool:
-    """Whether any of the campaign's shots has a face to find or an embedding to make."""
+    """Returns whether any of the campaign's shots needs a face found or an embedding made."""
     needs_pixels = campaign.pipeline.model.adapters.ref is not None
     subjects = {shot.subject.id: shot.subject for shot in campaign.shots}.values()
     return any(s.embedding is None or (needs_pixels and s.landmarks is None) for s in subjects)

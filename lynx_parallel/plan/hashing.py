@@ -17,7 +17,7 @@ from lynx_parallel.output.checksums import digest, sha256_file
 
 
 def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[str, str]:
-    """sha256 by file, keys relative to the base (``base/vae/config.json``) or ``resampler``, ``id``, ``ref``.
+    """Returns sha256 by file. Keys are ``base/vae/config.json`` and the like, ``resampler``, ``id`` and ``ref``.
 
     Face models count as ``face.detector`` and ``face.recognizer``.
 
@@ -43,7 +43,7 @@ def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[
 
 
 def _detector_files(detector: Path) -> list[Path]:
-    """What finds faces, of all that a pack holds."""
+    """Returns the files of a pack that find faces."""
     if not detector.is_dir():
         return [detector]
     files = sorted(detector.rglob("*.onnx"))
@@ -63,7 +63,7 @@ def _base_files(weights: WeightFiles) -> Iterator[Path]:
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    """Such files come and go by themselves (.DS_Store, .nfs…), and no loader reads them."""
+    """Returns whether a file is hidden. Such files (.DS_Store, .nfs…) come and go, and no loader reads them."""
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 

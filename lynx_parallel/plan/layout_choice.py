@@ -41,7 +41,7 @@ class LayoutChoice:
         self.asked = Layout(*(degree or 1 for degree in degrees)) if any(degrees) else None
 
     def needs(self, shot: Shot) -> Needs:
-        """What a shot asks of a layout."""
+        """Returns what a shot requires of a layout."""
         branches = sampling_coefficients(shot.sampling, has_reference=self._has_reference)
         return Needs(heads=self._config["num_attention_heads"], tokens=prod(self._grid(shot)), branches=len(branches))
 
@@ -64,7 +64,7 @@ class LayoutChoice:
         return [f"{line} ({name})" for line, name in lines.items()]
 
     def check(self, shots: Iterable[Shot]) -> None:
-        """Whether the model and the layout asked for by hand fit every shot.
+        """Checks that the model and the requested layout fit every shot.
 
         Raises:
             InputErrors: the lines of ``mistakes``.
@@ -140,7 +140,7 @@ class LayoutChoice:
         return min(available, self._cluster.max_gpus or available) if device == "cuda" else available
 
     def gangs(self, size: int, device: str, available: int, shots: int) -> int:
-        """How many gangs of ``size`` ranks work side by side.
+        """Returns how many gangs of ``size`` ranks work at the same time.
 
         As many as asked for; else one on the CPU, whose cores it fills, and as many as there are GPUs for.
 

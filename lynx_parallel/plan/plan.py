@@ -78,7 +78,7 @@ class Plan:
     orphans: Sequence[str]
 
     def __str__(self) -> str:
-        """One line: how much there is to do."""
+        """Returns one line with the number of shots by action."""
         count = {action: len(self.of(action)) for action in get_args(Action)}
         unknown = f", {count['unknown']} unknown" if count["unknown"] else ""
         return (
@@ -137,7 +137,7 @@ def _all_digests(campaign: Campaign, shots: Sequence[Shot], known: Known) -> lis
 
 
 def in_order(shots: Sequence[Shot]) -> list[Shot]:
-    """Higher priority first, then subject by subject, so that conditioning is made once and reused."""
+    """Sorts by priority, then subject by subject, so that conditioning is made once and reused."""
     first = {subject: index for index, subject in reversed(list(enumerate(shot.subject.id for shot in shots)))}
     return sorted(shots, key=lambda shot: (-shot.priority, first[shot.subject.id]))
 

@@ -62,7 +62,7 @@ class RunInputs:
 
     @property
     def campaign(self) -> Campaign | None:
-        """None if it cannot be read, because a picture is missing, for example."""
+        """The recorded campaign, or None if it cannot be read, for example because a picture is missing."""
         loaded = self._load("")
         return loaded.campaign if loaded else None
 
@@ -87,7 +87,7 @@ class RunInputs:
 
     @cached_property
     def _shipped_pipeline(self) -> PipelineSpec | None:
-        """The shipped pipeline as it was, if the run had one and it has changed."""
+        """The recorded shipped pipeline, if the run had one and it has changed since."""
         record, campaign = self._record, self.campaign
         if record.pipeline not in record.shipped or campaign is None:
             return None
@@ -101,7 +101,7 @@ class RunInputs:
 
     @cached_property
     def installed_cause(self) -> Cause:
-        """The cause of a change that the user's own files did not make."""
+        """Cause of a change that the user's own files did not make."""
         record = self._record
         if self._shipped_pipeline is None:
             return other_version(record.version)

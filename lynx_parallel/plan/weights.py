@@ -16,7 +16,7 @@ from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, Fac
 
 
 def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
-    """Local paths of the face models a pipeline names, if it names any; builds ``demo:faces`` where needed.
+    """Returns the local face models of a pipeline, or None if it names none. Builds ``demo:faces`` if needed.
 
     Raises:
         CheckpointError: a file is missing, or no pack.
@@ -64,7 +64,7 @@ def arcface_file() -> Path:
 
 
 def find_weights(model: ModelSpec) -> WeightFiles:
-    """Local paths of the weights a pipeline names; builds ``demo:tiny`` and asks the hub where needed.
+    """Returns the local weights of a pipeline. Builds ``demo:tiny`` and asks the hub if needed.
 
     Raises:
         CheckpointError: a hub id that cannot be had, an unknown ``demo:`` name.

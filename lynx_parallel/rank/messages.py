@@ -45,7 +45,7 @@ class Hello:
 
     @property
     def place(self) -> str:
-        """Where the rank runs: a GPU of a machine, or a machine of CPUs; see ``gang.faults``."""
+        """GPU of a machine, or machine of CPUs, on which the rank runs; see ``engine.faults``."""
         return f"{self.machine}/{self.gpu}" if self.gpu else self.machine
 
 

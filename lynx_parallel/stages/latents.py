@@ -16,13 +16,13 @@ SPATIAL_STRIDE = 8
 
 
 def latent_shape(width: int, height: int, num_frames: int) -> tuple[int, int, int, int, int]:
-    """[1, 16, T, h, w] of a video; width and height divisible by 16, num_frames = 4k+1."""
+    """Returns [1, 16, T, h, w] of a video. Width and height are divisible by 16, num_frames = 4k+1."""
     frames = (num_frames - 1) // TEMPORAL_STRIDE + 1
     return 1, LATENT_CHANNELS, frames, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE
 
 
 def initial_noise(width: int, height: int, num_frames: int, seed: int) -> torch.Tensor:
-    """The reference's noise: fp32 normal draws of a CPU generator, whatever the device."""
+    """Returns upstream's noise: fp32 normal draws of a CPU generator, on any device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(latent_shape(width, height, num_frames), generator=generator, dtype=torch.float32)
 
@@ -43,7 +43,7 @@ def encode_reference(
     seed: int,
     precision: Fp32Precision = "ieee",
 ) -> torch.Tensor:
-    """A face crop → normalised latents [1, 16, 1, size/8, size/8], fp32.
+    """Encodes a face crop to normalised latents [1, 16, 1, size/8, size/8], fp32.
 
     Args:
         crop_HW3: uint8 RGB, [size, size, 3]; None for the unconditional reference, which is an
@@ -68,7 +68,7 @@ def encode_reference(
 
 @torch.no_grad()
 def decode(vae: AutoencoderKLWan, latents_BCThw: torch.Tensor, *, precision: Fp32Precision = "ieee") -> torch.Tensor:
-    """Normalised latents [1, 16, T, h, w] → video [1, 3, F, H, W] in [-1, 1], fp32.
+    """Decodes normalised latents [1, 16, T, h, w] to a video [1, 3, F, H, W] in [-1, 1], fp32.
 
     Args:
         precision: of convolutions of an fp32 VAE on CUDA.
@@ -80,6 +80,6 @@ def decode(vae: AutoencoderKLWan, latents_BCThw: torch.Tensor, *, precision: Fp3
 
 
 def to_frames(video_BCFHW: torch.Tensor) -> np.ndarray:
-    """[1, 3, F, H, W] in [-1, 1] → uint8 [F, H, W, 3]."""
+    """Converts [1, 3, F, H, W] in [-1, 1] to uint8 [F, H, W, 3]."""
     levels = ((video_BCFHW[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(1, 2, 3, 0).cpu().numpy()

@@ -39,7 +39,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def __call__(self, prompt: str) -> torch.Tensor:
-        """One prompt → [tokens, text_dim], its own tokens alone, in the encoder's dtype; see ``pad``.
+        """Encodes one prompt to [tokens, text_dim], without padding, in the encoder's dtype; see ``pad``.
 
         One at a time: an embedding must not depend on which others share its batch.
         """
@@ -51,7 +51,7 @@ class TextEncoder:
 
 
 def pad(embeds_SC: torch.Tensor) -> torch.Tensor:
-    """[tokens, text_dim] → [1, 512, text_dim], zeros at the end."""
+    """Pads [tokens, text_dim] with zeros to [1, 512, text_dim]."""
     return F.pad(embeds_SC, (0, 0, 0, MAX_TOKENS - embeds_SC.shape[0]))[None]
 
 

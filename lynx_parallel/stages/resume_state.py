@@ -40,7 +40,7 @@ class ResumeState:
 
 
 def capture(scheduler: UniPCMultistepScheduler, latents: torch.Tensor) -> ResumeState:
-    """The state after a step: its result and the scheduler as the step left it."""
+    """Returns the state after a step: the latents, and the scheduler as the step left it."""
     return ResumeState(
         latents=latents,
         last_sample=scheduler.last_sample,

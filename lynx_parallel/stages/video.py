@@ -57,7 +57,7 @@ class VideoInfo:
 
 
 def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int, lossless: bool = False) -> None:
-    """Write ``frames`` to exactly ``path`` as an MP4 that starts playing while it loads (bt709, yuv420p).
+    """Writes ``frames`` to exactly ``path`` as an MP4 that starts playing while it loads (bt709, yuv420p).
 
     Args:
         frames: [F, H, W, 3] uint8 RGB, F ≥ 1, even H and W.
@@ -131,7 +131,7 @@ def _quality(codec: str, crf: int, lossless: bool) -> dict[str, Any]:
 
 
 def _feed(command: list[str], frames: Frames) -> None:
-    """Run ``command`` with the frames on its standard input, a frame at a time."""
+    """Runs ``command`` with the frames on its standard input, one frame at a time."""
     whole = False
     # In memory: the folder for temporary files may be full or read-only.
     with os.fdopen(os.memfd_create("ffmpeg"), "w+b") as words, _process(command, words) as process:
@@ -150,7 +150,7 @@ def _feed(command: list[str], frames: Frames) -> None:
 
 @contextlib.contextmanager
 def _process(command: list[str], stderr: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does not outlive the block. stderr goes to a file: a full pipe would block both sides."""
+    """Starts a process that does not outlive the block. stderr goes to a file: a full pipe would block both sides."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -170,7 +170,7 @@ def _process(command: list[str], stderr: Any) -> Iterator[subprocess.Popen[bytes
 
 
 def probe(path: Path) -> VideoInfo:
-    """Size, rate, codec and number of frames of the first video stream, decoding all of it.
+    """Returns size, rate, codec and number of frames of the first video stream. Decodes all of it.
 
     Raises:
         RenderError: one line: no such file, no video in it, or frames that do not decode.
@@ -202,7 +202,7 @@ def probe(path: Path) -> VideoInfo:
 
 
 def read_frames(path: Path) -> Frames:
-    """All frames of a file that :func:`encode_video` wrote, as RGB by its matrix, bt709. [F, H, W, 3] uint8
+    """Returns all frames of a file that :func:`encode_video` wrote, as RGB by bt709. [F, H, W, 3] uint8
 
     Raises:
         RenderError: as :func:`probe`.
@@ -214,7 +214,7 @@ def read_frames(path: Path) -> Frames:
 
 
 def _run(path: Path, *arguments: str) -> bytes:
-    """ffmpeg's standard output for the first video stream of ``path``; any complaint of it is an error."""
+    """Returns ffmpeg's standard output for the first video stream of ``path``. Any message of ffmpeg is an error."""
     if not path.is_file():
         raise RenderError(f"{path}: no such file")
     command = [_ffmpeg(), "-hide_banner", "-nostats", "-nostdin", "-v", "error", "-i", f"file:{path}"]

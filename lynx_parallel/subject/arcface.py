@@ -123,7 +123,7 @@ class ArcFace(nn.Module):
 
     @torch.inference_mode()
     def embed(self, crop_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The embedding of an ID crop, of length 1. [112, 112, 3] uint8 RGB → [512] float32
+        """Returns the embedding of an ID crop, of length 1. [112, 112, 3] uint8 RGB → [512] float32
 
         Raises:
             ValueError: another shape or dtype.
@@ -133,7 +133,7 @@ class ArcFace(nn.Module):
 
 
 def to_input(crop_HW3: NDArray[np.uint8]) -> torch.Tensor:
-    """RGB bytes [112, 112, 3] → BGR in [-1, 1], [1, 3, 112, 112] float32."""
+    """Converts RGB bytes [112, 112, 3] to BGR in [-1, 1], [1, 3, 112, 112] float32."""
     if crop_HW3.shape != (CROP_SIZE, CROP_SIZE, 3) or crop_HW3.dtype != np.uint8:
         raise ValueError(f"crop: {list(crop_HW3.shape)} {crop_HW3.dtype}, not [{CROP_SIZE}, {CROP_SIZE}, 3] uint8")
     bgr_3HW = torch.from_numpy(np.ascontiguousarray(crop_HW3[:, :, ::-1].transpose(2, 0, 1)))
@@ -206,7 +206,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_tensors(path: Path, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
-    """Every key used, none missing, every shape and kind of number right; else the first that is not, by name."""
+    """Checks that every key is used, none is missing, and shapes and types fit. Names the first mistake."""
     for key, tensor in found.items():
         if key not in wanted:
             raise CheckpointError(f"{path}: {one_line(key)}: surplus key, IR-SE50 has no such parameter")

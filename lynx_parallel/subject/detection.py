@@ -52,7 +52,7 @@ class Detector(Protocol):
     """What finds faces."""
 
     def detect(self, image: Picture) -> list[Face]:
-        """The faces in an RGB picture [H, W, 3], in no particular order; none is no error."""
+        """Returns the faces in an RGB picture [H, W, 3], in no particular order. No face is no error."""
 
 
 class InsightFaceDetector:
@@ -187,7 +187,7 @@ def yunet_faces(rows_N15: NDArray[np.float32], scale_x: float = 1.0, scale_y: fl
 def make_detector(
     spec: Path | str, *, det_size: int = DET_SIZE, rgb_quirk: bool = True, threshold: float = THRESHOLD
 ) -> Detector:
-    """The detector that ``spec`` names: a YuNet ``.onnx`` file, an insightface folder, or ``buffalo_l`` alone.
+    """Returns the detector that ``spec`` names: a YuNet ``.onnx`` file, an insightface folder, or ``buffalo_l`` alone.
 
     The bare name means the folder where insightface itself keeps it, ``~/.insightface/models``.
 
@@ -206,7 +206,7 @@ def make_detector(
 
 
 def choose_face(faces: Sequence[Face], choice: FaceChoice, where: str) -> tuple[Face, str | None]:
-    """The subject's face, and a line of warning where the choice was a guess.
+    """Returns the subject's face, and a warning if the choice was a guess.
 
     Args:
         choice: ``largest`` by box; ``only``, which takes no second face; or the n-th from the left, from 1.
@@ -238,7 +238,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> tuple[float, f
 
 
 def _is_in(face: Face, width: int, height: int) -> bool:
-    """Whether the box overlaps the picture, and all numbers are finite."""
+    """Returns whether the box overlaps the picture, and all numbers are finite."""
     left, top, right, bottom = face.box
     overlaps = max(left, 0) < min(right, width) and max(top, 0) < min(bottom, height)  # False for NaN
     return overlaps and bool(np.isfinite(face.landmarks).all() and np.isfinite(face.box).all())
@@ -250,7 +250,7 @@ def _faces(count: int) -> str:
 
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """Without OpenCV 5's warning about its own default target."""
+    """Silences OpenCV 5's warning about its own default target."""
     import cv2
 
     logging: Any = cv2.utils.logging

@@ -13,7 +13,7 @@ PACK = "buffalo_l"
 
 
 def find_pack(path: Path) -> Path:
-    """The insightface pack at ``path``, or ``buffalo_l`` under it.
+    """Returns the insightface pack at ``path``, or ``buffalo_l`` under it.
 
     Raises:
         CheckpointError: none there, or none with a detector.
@@ -43,7 +43,7 @@ def _get_pack() -> str:
 
 
 def onnx_outputs(path: Path) -> list[str]:
-    """The names of an ONNX model's outputs.
+    """Returns the names of an ONNX model's outputs.
 
     Raises:
         CheckpointError: missing, or not an ONNX model.
@@ -63,7 +63,7 @@ def onnx_outputs(path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def packages() -> Iterator[None]:
-    """Around imports that need an installed, whole package; else a ClusterError."""
+    """Wraps imports. A package that is missing or broken becomes a ClusterError."""
     try:
         yield
     except (ImportError, AttributeError) as error:

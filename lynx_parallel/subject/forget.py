@@ -56,12 +56,12 @@ class Found:
 
     @property
     def removable(self) -> list[Path]:
-        """What ``forget`` removes."""
+        """Files that ``forget`` removes."""
         return [path for kind in KINDS for path in getattr(self, kind)]
 
     @property
     def left(self) -> list[Path]:
-        """What ``forget`` removes and is still there."""
+        """Files that ``forget`` should have removed and that still exist."""
         return [path for path in self.removable if os.path.lexists(path)]
 
 

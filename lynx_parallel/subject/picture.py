@@ -29,7 +29,7 @@ ID_SIZE = 112
 
 
 def read_picture(path: Path | str) -> Picture:
-    """The picture as RGB, upright by its EXIF orientation; transparent parts over white. [H, W, 3]
+    """Returns the picture as RGB [H, W, 3], upright by its EXIF orientation, transparent parts over white.
 
     Raises:
         SubjectError: one line naming the file: missing, not a picture, cut off, or larger than MAX_PIXELS.
@@ -59,7 +59,7 @@ def _to_rgb(image: Image.Image) -> Picture:
 
 
 def ref_crop(image: Picture, landmarks: ArrayLike, size: int = 256) -> Picture:
-    """The face as the ref adapter sees it: loosely framed, black where the picture ends. [size, size, 3] RGB
+    """Returns the face as the reference adapter sees it: loosely framed, black outside the picture. [size, size, 3] RGB
 
     The reference lowers the ArcFace template by 10 and shrinks it by 0.8 around 56, then scales it as
     insightface does for multiples of 128: by size/128, moved right by 8 of those units.
@@ -81,7 +81,7 @@ def ref_crop(image: Picture, landmarks: ArrayLike, size: int = 256) -> Picture:
 
 
 def id_crop(image: Picture, landmarks: ArrayLike) -> Picture:
-    """The tight crop that ArcFace reads (insightface's ``norm_crop``), black where the picture ends. [112, 112, 3] RGB
+    """Returns the tight crop that ArcFace reads (insightface's ``norm_crop``). [112, 112, 3] RGB, black outside the picture
 
     Raises:
         SubjectError: as :func:`ref_crop`.
@@ -139,7 +139,7 @@ def check_landmarks(landmarks: ArrayLike) -> NDArray[np.float64]:
 
 
 def similarity(source: NDArray, target: NDArray) -> NDArray[np.float64]:
-    """The rotation, scale and shift that bring ``source`` closest to ``target``, both [n, 2]; a 2 × 3 matrix.
+    """Returns the rotation, scale and shift, a 2 × 3 matrix, that bring ``source`` closest to ``target``, both [n, 2].
 
     S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
     as in skimage.transform.SimilarityTransform, which insightface uses. Never mirrors. In the inputs'
