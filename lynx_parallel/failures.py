@@ -32,8 +32,8 @@ _MEMORY = re.compile(
 
 
 SHARED_KINDS: tuple[Kind, ...] = ("raised", "died")
-"""Kinds that a GPU, a machine or a fault of all shots can cause. Subjects, full disks and memory have rules of their
-own."""
+"""Kinds that a GPU, a machine or a fault of all shots can cause. The policy has other rules for subjects, full disks
+and memory."""
 
 
 @dataclass(frozen=True)

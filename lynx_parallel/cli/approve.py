@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lynx_parallel.plan.changes import Change
 
 YES = "LYNX_YES"
-"""Environment variable that approves everything where it is 1."""
+"""Environment variable that approves everything if it is 1."""
 
 
 def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Callable[[str], None]) -> None:

@@ -38,7 +38,7 @@ for command in (render, plan, verify, forget, doctor, fetch):
     app.command(context_settings=_HELP)(command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
-"""Of click, or of the copy of it that newer versions of typer bring."""
+"""click's UsageError, or that of the copy of click in newer versions of typer."""
 
 
 def _version(asked: bool) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lynx_parallel.subject.forget import Found, Search
 
 MAX_HOSTS = 3
-"""Machines that one line names; the rest is counted."""
+"""Machines that one line names. Further machines are counted."""
 
 
 def forget(

@@ -1,4 +1,4 @@
-"""Loads what render and plan work on."""
+"""Loads a campaign for render and plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A campaign and what was found out about it.
+    """A campaign with its weights and digests.
 
     Attributes:
         campaign: its notices include those about pictures, texts and the video.

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they print."""
+"""Options that several commands share, and how commands print."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def cluster_spec(*, stop_after: str | None, hung_after: str, save_every: str, **
 
 
 class Say:
-    """Prints one line of progress at a time and flushes it, so that a pipe or a log shows it at once.
+    """Prints one line of progress at a time and flushes it, so that a pipe or a log shows it immediately.
 
     If the line cannot be written (a reader such as ``| head`` has ended, the terminal is closed, a log's disk is full),
     only the line is lost.

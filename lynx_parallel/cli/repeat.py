@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _NOT_REPEATED = {
     "manifest", "set_", "only", "yes", "verify", "strict", "as_json", "debug", "stop_after", "address", "help",
 }  # fmt: skip
-"""Parameters that do not say how to render, or that are recorded by themselves."""
+"""Parameters that do not change how shots are rendered, or that have a field of their own in the record."""
 
 
 def with_recorded_options(arguments: Sequence[str], known: Collection[str]) -> list[str]:

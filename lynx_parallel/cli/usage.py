@@ -1,4 +1,4 @@
-"""What a mistyped command line probably meant."""
+"""Suggestions for a mistyped command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``demo:tiny`` consists of: configurations, keys, shapes, and the size of the numbers. Data only."""
+"""The content of ``demo:tiny``: configurations, keys, shapes, and the size of the numbers. Data only."""
 
 from __future__ import annotations
 

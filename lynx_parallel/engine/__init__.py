@@ -1,1 +1,5 @@
-"""Ranks and gangs: the Ray part."""
+"""The driver process. It never imports torch.
+
+The driver starts Ray and a supervisor. The supervisor's gangs pull shots from a queue. ``policy`` and ``faults`` decide
+what follows a failure.
+"""

@@ -1,4 +1,4 @@
-"""Which Ray cluster a run joins, and whether its head answers. Imports neither torch nor Ray at first."""
+"""Finds the Ray cluster that a run joins, and checks that its head answers. Imports Ray only on use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CONNECT_WITHIN_S = 5.0
 REACH_WITHIN_S = 20.0
 """Seconds for the head's first answer, name lookup and connection included."""
 BUSY_S = 5.0
-"""Seconds for which a head that refuses calls is asked again: it may just be starting."""
+"""Seconds for which calls to a head that refuses them are repeated, because it may be starting."""
 _IS_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where Ray is.
+    """Address of a Ray cluster.
 
     Attributes:
         value: ``local`` (started for this run), ``auto`` (a cluster that this machine belongs to), or ``host:port``.

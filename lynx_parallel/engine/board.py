@@ -1,4 +1,4 @@
-"""What the gangs of one run share: shots, slots, machines, prompts, and the state of the run."""
+"""The shared state of one run: shots, slots, machines, prompts, and phase."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lynx_parallel.text import counted
 
 
 class Board:
-    """Shared by the supervisor, the starter of gangs, and what follows an attempt.
+    """State that the supervisor, the starter of gangs and the outcomes share.
 
     Attributes:
         denoise: whether new gangs load the transformer. A shot whose latents are damaged needs it after all.

@@ -1,4 +1,4 @@
-"""Ray, started here or joined, and left without a trace."""
+"""Starts Ray on this machine or joins a cluster, and leaves no process and no file behind."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from lynx_parallel.errors import ClusterError
 from lynx_parallel.text import first_line, shown_path
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Tensors travel as files or collectives; the store carries small results only."""
+"""Size of the object store. It carries small results only: tensors travel as files or collectives."""
 START_WITHIN_S = 300.0
-"""Seconds for a Ray of our own to start. On a slow disk, the first import of Ray and torch takes most of them."""
+"""Seconds for a local Ray to start. On a slow disk, the first import of Ray takes most of them."""
 JOIN_WITHIN_S = 120.0
 """Seconds to join a cluster whose head answers."""
 WATCH_EVERY_S = 2.0
 LOST_AFTER_S = 40.0
 """Seconds without an answer of the head after which a run ends. After 60, Ray would end this process."""
 LEAVE_WITHIN_S = 10.0
-"""Seconds to leave Ray. Then this process ends without waiting for it."""
+"""Seconds to leave Ray. After that, this process ends without waiting."""
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray 2.60 announces GPU visibility changes to come for actors without GPUs on every start.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray replaces a loopback address by the machine's own, except where it takes clusters of several machines for
-    # impossible. A Ray of our own would then listen on every interface, and a head that listens on the loopback
+    # impossible. A local Ray would then listen on every interface, and a head that listens on the loopback
     # interface alone would not be found. Other addresses are not affected. Read when ray is imported.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
@@ -63,15 +63,15 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 
 
 class RayFailed(ClusterError):
-    """Ray failed while it was in use. Whatever asks it now may never return."""
+    """Ray failed while it was in use. Any further call to it may block for ever."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that is ready.
+    """A running Ray.
 
     Attributes:
-        log: where its output goes.
+        log: file of its output.
     """
 
     address: Address
@@ -83,7 +83,7 @@ class Cluster:
         return self.address.value == "local"
 
     async def watch(self) -> None:
-        """Ends only by raising: Ray itself would end this process without a word, or let it wait for ever.
+        """Polls Ray until it fails, then raises. Ray itself would end this process silently, or block for ever.
 
         Raises:
             RayFailed: a process of a local Ray ended, or the head of a joined one does not answer any more.
@@ -128,8 +128,8 @@ def ray_cluster(
 
     Args:
         private: a folder for files of this run, of which Ray may use some.
-        pending: numbers of the signals that have come. If there is one at the end, a Ray of our own is ended at once.
-        say: takes the line that says what is done.
+        pending: numbers of the signals that were received. If there is one at the end, a local Ray is killed.
+        say: takes each line of progress.
 
     Yields:
         The cluster. One that was started here ends with the block, every process of it.

@@ -1,4 +1,4 @@
-"""A context in a thread of its own, which can be given up."""
+"""Runs a context manager in a thread of its own, so that a context that hangs can be abandoned."""
 
 from __future__ import annotations
 

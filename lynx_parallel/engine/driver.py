@@ -1,4 +1,4 @@
-"""The driver: takes the output folder, starts Ray, has the supervisor carry out the plan, ends on signals.
+"""The driver: locks the output folder, starts Ray, runs the supervisor, and stops on signals.
 
 It is the only process that publishes files and writes the journal.
 """
@@ -46,10 +46,10 @@ class Driver:
 
     Args:
         weight_digests: by ``plan.hashing.weight_digests``.
-        replan: compares the campaign with its output folder as it is now.
+        replan: compares the campaign with the current output folder.
         say: takes each line of progress.
         request: what the command line asked for.
-        check: raises if what is left to do must not be done.
+        check: raises if the remaining work cannot be done.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Driver:
         self._stopping: asyncio.Task[None] | None = None
 
     def run(self) -> Summary:
-        """Renders what the plan says. SIGINT and SIGTERM end it early, every process of ours with it.
+        """Renders the plan. SIGINT and SIGTERM end it early, with every process that it has started.
 
         Raises:
             ClusterError: no Ray, no room, or another driver in this output folder.
@@ -92,7 +92,7 @@ class Driver:
         todo = plan.of("render", "encode")
         if todo:
             check_work(self.campaign, todo, self.weights, self.cluster)
-            self._lock.refuse()  # before a question about shots that another driver may be making
+            self._lock.refuse()  # before asking about shots that another driver may be rendering
             self.check(todo)
         shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
         if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
@@ -137,7 +137,7 @@ class Driver:
         return plan
 
     def _settled(self, history: History, journal: Journal) -> Plan:
-        plan = self.replan()  # another driver may have been at work until the lock was ours
+        plan = self.replan()  # another driver may have rendered shots before this one had the lock
         self._settle(plan.of("done"), history, journal)
         return plan
 
@@ -175,7 +175,7 @@ class Driver:
                     self.say(f"warning: {shown_path(self.output.journal)}: its last records could not be written")
 
     def _record(self) -> None:
-        """Records what this run was asked for. A full disk costs the record, not the run."""
+        """Writes the record of this run. On a full disk there is no record, and the run continues."""
         started = now()
         self._name = started.replace(":", "")
         try:
@@ -191,7 +191,7 @@ class Driver:
         return History.read(self.output.journal)
 
     def _unsettled(self, done: list[Item], history: History) -> tuple[list[Item], set[Path]]:
-        """Returns what a killed driver had no time for: shots that the journal lacks, and files of no more use."""
+        """Returns what a killed driver left undone: finished shots that the journal lacks, and obsolete files."""
         obsolete = self.output.resume_states()
         if obsolete:
             obsolete &= {self.output.resume_state(item.digests.resume) for item in done}
@@ -210,7 +210,7 @@ class Driver:
             path.unlink(missing_ok=True)
 
     def _check_output(self) -> None:
-        """Does in the output folder what publishing does, before any work. A full disk is waited for later."""
+        """Tries the steps of publishing in the output folder before any work. A full disk is no error here."""
         self.output.private.mkdir(parents=True, exist_ok=True)
         try:
             try_publishing(self.output.private)
@@ -230,7 +230,7 @@ class Driver:
         try:
             runner.run(self._until_stopped(run, todo, cluster, pending))
         except RayFailed:
-            give_up("event loop")  # its tasks would ask Ray to end the ranks
+            give_up("event loop")  # its tasks would call Ray to kill the ranks
             raise
         except BaseException:
             runner.close()
@@ -238,7 +238,7 @@ class Driver:
         else:
             runner.close()
         finally:
-            hold(pending)  # the loop has put the default handlers back, and Ray is yet to end
+            hold(pending)  # the loop has restored the default handlers, and Ray has not ended yet
 
     async def _until_stopped(self, run: Run, todo: list[Item], cluster: Cluster, pending: list[int]) -> None:
         """Runs the shots. A signal, or a failure of Ray itself, cancels them."""
@@ -256,10 +256,10 @@ class Driver:
         def stop(number: int, why: str = "") -> None:
             pending.append(number)
             if self.summary.stopped_by is not None:
-                work.cancel()  # asked twice: at once
+                work.cancel()  # a second signal: at once
                 return
             self._stopped_by(number, why)
-            # Who sends SIGUSR1 does so in time.
+            # A scheduler sends SIGUSR1 early enough.
             within = None if number == signal.SIGUSR1 else STOP_WITHIN_S
             self._stopping = loop.create_task(supervisor.save_and_stop(work, within))
 

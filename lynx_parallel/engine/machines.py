@@ -22,10 +22,10 @@ HoldGpu = Callable[[str, str], Awaitable[Any | None]]
 
 
 class Machines:
-    """The machines of one run. For *place*, see ``gang.faults``.
+    """The machines of one run. For *place*, see ``engine.faults``.
 
     Attributes:
-        options: on which gangs are started; ``options.excluded`` grows.
+        options: for starting gangs; ``options.excluded`` grows.
         left_out: a line for each machine or GPU that was left out.
         full: whether a gang found no room although places were left out.
 

@@ -1,4 +1,4 @@
-"""Where the ranks of a gang run: the cluster's machines and Ray's placement groups."""
+"""Places the ranks of a gang on the cluster's machines, with Ray's placement groups."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lynx_parallel.errors import ClusterError, LynxError
 from lynx_parallel.rank.messages import Check, Hello
 
 CPUS_OF_A_CPU_RANK = 0.25
-"""Ranks on the CPU share it; Ray only has to place them."""
+"""CPUs that Ray reserves for a rank on the CPU. Ranks share the real cores."""
 ONE_MACHINE_WITHIN_S = 20.0
 """Seconds that a gang waits for room on one machine before it may span several."""
 WAITING, STARTING, CHECKING, LOADING = "waiting for room", "starting ranks", "checking the ranks", "loading the weights"
-"""What a starting gang does."""
+"""Steps of a starting gang, for the user."""
 _NODE_LABEL = "ray.io/node-id"
 
 
@@ -38,7 +38,7 @@ class UnfitRank(ClusterError):
 
     Attributes:
         host: name of the machine.
-        gpu: Ray's id of the GPU at fault; empty where the whole machine is.
+        gpu: Ray's id of the GPU at fault; empty if the whole machine is at fault.
     """
 
     def __init__(self, hello: Hello, check: Check):
@@ -63,17 +63,17 @@ class Machine(NamedTuple):
 
 @dataclass(frozen=True)
 class StartOptions:
-    """How gangs of a run are started; the same for all of them.
+    """How the gangs of a run are started.
 
     Attributes:
         device: ``cuda`` (one GPU a rank) or ``cpu``.
         local: all ranks are on this machine.
         machines: of the cluster.
         excluded: nodes on which no rank may run.
-        gangs: that share a machine's cores.
-        hung_after: seconds without an answer after which a rank hangs, and the least limit of a step.
-        room_within: seconds that ranks may wait for their places.
-        report: takes what a starting gang does: ``WAITING``, ``STARTING``, ``CHECKING``, ``LOADING``.
+        gangs: number of gangs that share a machine's cores.
+        hung_after: seconds without an answer after which a rank counts as hung, and the least limit of a step.
+        room_within: seconds to wait for room.
+        report: takes each step of a starting gang: ``WAITING``, ``STARTING``, ``CHECKING``, ``LOADING``.
     """
 
     device: str

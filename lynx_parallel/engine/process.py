@@ -1,4 +1,4 @@
-"""What concerns the driver's process as a whole: standard streams, temporary folder, exit. Imports no torch, no Ray."""
+"""Standard streams, working folder, home folder and exit of the driver process. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 

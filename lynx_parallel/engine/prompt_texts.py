@@ -1,4 +1,4 @@
-"""Prompt embeddings of a campaign: made once by one gang, read by all. Imports neither torch nor Ray."""
+"""Shares the prompt embeddings of a campaign: one gang makes them, all gangs read them. Imports no torch and no Ray."""
 
 from __future__ import annotations
 

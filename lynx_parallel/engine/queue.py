@@ -1,4 +1,4 @@
-"""What gangs pull: shots to make, and the slots in which gangs make them."""
+"""The queue of shots, and the slots in which gangs make them."""
 
 from __future__ import annotations
 

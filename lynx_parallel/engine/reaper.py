@@ -1,4 +1,4 @@
-"""Ends what is left of a local Ray when its driver is gone, however it went: ``python -m lynx_parallel.engine.reaper``.
+"""Ends the processes of a local Ray after its driver has ended or died: ``python -m lynx_parallel.engine.reaper``.
 
 A killed driver can end nothing itself: a stopped rank, Ray's agents and its session folder would outlive it.
 """
@@ -20,7 +20,7 @@ import psutil
 from lynx_parallel.engine.process import gave_up
 
 ROUNDS = 5
-"""Ray may start a process while others are being ended."""
+"""Number of passes, because Ray may start a process while others are being ended."""
 KILLED_WITHIN_S = 3.0
 LOOK_EVERY_S = 0.02
 

@@ -1,4 +1,4 @@
-"""The sidecar: what a video is and how it was made, in JSON beside it."""
+"""Builds the sidecar of a shot: its settings, its files, and how they were made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lynx_parallel.rank.messages import Hello, Rendered
 
 _OF_THE_LATENTS = ("layout", "ranks", "attention", "sharded", "conditioning")
-"""What an encoding of saved latents keeps from the sidecar of their render."""
+"""Keys that an encoding of saved latents copies from the sidecar of their render."""
 
 
 def made_by(layout: Layout, ranks: Sequence[Hello], *, sharded: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Signals that end a run, held back while they cannot be answered."""
+"""Defers the signals that end a run while the driver cannot act on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def signals() -> list[int]:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Holds the signals back, and yields the list of those that came."""
+    """Defers the signals during the block. Yields the list of the received ones."""
     pending: list[int] = []
     before = {number: signal.getsignal(number) for number in signals()}
     hold(pending)
@@ -40,18 +40,18 @@ def deferred_signals() -> Iterator[list[int]]:
 
 
 def hold(pending: list[int]) -> None:
-    """Has the signals recorded, and nothing else."""
+    """Makes the signals append their numbers to ``pending``, and do nothing else."""
     for number in signals():
         signal.signal(number, lambda received, _: pending.append(received))
 
 
 @contextlib.contextmanager
 def interruptible(pending: list[int]) -> Iterator[None]:
-    """Has the first signal raise ``Interrupted`` in this block, also if it came before the block."""
+    """Makes the first signal raise ``Interrupted`` in the block, also if it was received before."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         pending.append(number)
-        if len(pending) == 1:  # a second one must not disturb the cleaning up after the first
+        if len(pending) == 1:  # a second signal must not disturb the cleanup after the first
             raise Interrupted(number)
 
     for number in signals():

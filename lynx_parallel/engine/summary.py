@@ -1,4 +1,4 @@
-"""How a run ended."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lynx_parallel.errors import ClusterError, Stopped
 
 @dataclass
 class Summary:
-    """What became of each shot.
+    """The result of a run, shot by shot.
 
     Attributes:
         failed, blocked: (name, reason).
-        left: how many shots were not finished because the run was stopped.
-        retries: attempts that failed and were made again.
+        left: number of shots that were not finished because the run was stopped.
+        retries: number of failed attempts that were repeated.
         left_out: machines and GPUs that were excluded because they were at fault, each with its reason.
         fault: the fault that ended the run, with a remedy; empty if there was none.
         conditioning: how often subjects, texts, identities and references were made, and how often found kept.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.problems import one_of, shown_value
@@ -12,7 +12,7 @@ from lynx_parallel.inputs.problems import one_of, shown_value
 Device = Literal["auto", "cuda", "cpu"]
 DEVICES = ("auto", "cuda", "cpu")
 Attention = Literal["auto", "flash3", "flash", "cudnn", "sdpa"]
-ATTENTION = ("auto", "flash3", "flash", "cudnn", "sdpa")
+ATTENTION: tuple[Attention, ...] = get_args(Attention)
 CUDA_ONLY = ("flash3", "flash", "cudnn")
 """Attention kernels that run on CUDA alone, and not in float32."""
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", re.ASCII)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lynx_parallel.inputs.decode_memory import VideoSize, decode_bytes
 from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.projections import is_projection
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -172,11 +173,6 @@ def parameter_bytes(
         in_fp32 = any(part in kept_fp32 for part in key.split("."))
         total += mine * prod(rest) * (4 if in_fp32 else dtype_bytes)
     return total
-
-
-def is_projection(key: str) -> bool:
-    """Returns the same as ``model.projections.is_projection``, without importing torch."""
-    return key.startswith("blocks.") and any(part in key for part in (".attn2.to_k.", ".attn2.to_v.", "_adapter."))
 
 
 def static_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> int:

@@ -7,8 +7,8 @@ import string
 import unicodedata
 
 from lynx_parallel.inputs.problems import nearest
+from lynx_parallel.output.sidecar import SUFFIXES
 
-SUFFIXES = (".mp4", ".latents.safetensors", ".json")
 _FIELDS = ("subject", "prompt", "take", "seed")
 _INT_SPEC = re.compile(r"0?[0-9]{0,2}d?", re.ASCII)
 _MAX_COMPONENT = 200  # bytes; file systems take 255, and the longest suffix with .part has 25
@@ -68,7 +68,7 @@ def folder_clash(folded: str, names: dict[str, int]) -> int | None:
     end = folded.find("/")
     while end >= 0:
         folder = folded[:end]
-        for suffix in SUFFIXES:
+        for suffix in SUFFIXES.values():
             if folder.endswith(suffix) and folder.removesuffix(suffix) in names:
                 return names[folder.removesuffix(suffix)]
         end = folded.find("/", end + 1)

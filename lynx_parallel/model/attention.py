@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lynx_parallel.errors import ClusterError
+from lynx_parallel.inputs.cluster import Attention as AttentionName
 from lynx_parallel.text import one_line
 
-AttentionName = Literal["auto", "flash3", "flash", "cudnn", "sdpa"]
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 """(q_BLHD, k_BSHD, v_BSHD, need_lse) → out [B, L, H, D] and, if asked for, log-sum-exp [B, H, L] fp32."""
 

@@ -18,10 +18,11 @@ from torch import nn
 
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.model_config import check_sizes, read_config, transformer_config
+from lynx_parallel.inputs.projections import is_projection
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.adapter_files import adapter_of, adapter_sources, blocks
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
-from lynx_parallel.model.projections import BorrowedProjections, is_projection
+from lynx_parallel.model.projections import BorrowedProjections
 from lynx_parallel.model.tensor_files import (
     Shapes,
     Source,

@@ -7,31 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import nn
 
-Kind = Literal["text", "identity", "reference"]
-
-_MODULES: dict[Kind, tuple[str, ...]] = {
-    "text": ("attn2.to_k.", "attn2.to_v."),
-    "identity": ("id_adapter.",),
-    "reference": ("ref_adapter.",),
-}
-
-
-def is_projection(key: str) -> bool:
-    """Returns whether a state-dict key of ``LynxTransformer`` belongs to a projection of static keys or values."""
-    parts = key.split(".", 2)
-    modules = tuple(name for names in _MODULES.values() for name in names)
-    return len(parts) == 3 and parts[0] == "blocks" and parts[2].startswith(modules)
+from lynx_parallel.inputs.projections import PROJECTIONS, ProjectionKind
 
 
 def projection_units(block: nn.Module) -> list[list[nn.Module]]:
     """Returns a block's projections, one list per kind. The modules of a list run together."""
     modules = dict(block.named_modules())
-    units = [[modules[n] for name in names if (n := name.rstrip(".")) in modules] for names in _MODULES.values()]
+    units = [[modules[n] for name in names if (n := name.rstrip(".")) in modules] for names in PROJECTIONS.values()]
     return [unit for unit in units if unit]
 
 
@@ -39,7 +25,7 @@ class KeptProjections:
     """Projections live on the device like all other weights."""
 
     @contextmanager
-    def borrowed(self, index: int, block: nn.Module, kind: Kind) -> Iterator[None]:
+    def borrowed(self, index: int, block: nn.Module, kind: ProjectionKind) -> Iterator[None]:
         """Makes the projections of one kind of block ``index`` usable within the block."""
         yield
 
@@ -55,9 +41,9 @@ class BorrowedProjections(KeptProjections):
         self._readers = readers
 
     @contextmanager
-    def borrowed(self, index: int, block: nn.Module, kind: Kind) -> Iterator[None]:
+    def borrowed(self, index: int, block: nn.Module, kind: ProjectionKind) -> Iterator[None]:
         prefix = f"blocks.{index}."
-        names = [n for n, _ in block.named_parameters() if n.startswith(_MODULES[kind])]
+        names = [n for n, _ in block.named_parameters() if n.startswith(PROJECTIONS[kind])]
         before = {name: block.get_parameter(name) for name in names}
         for name in names:
             _put(block, name, nn.Parameter(self._readers[prefix + name](), requires_grad=False))

@@ -1,4 +1,4 @@
-"""What a file system says when it has no permissions to set."""
+"""Errors of file systems without permissions."""
 
 from __future__ import annotations
 

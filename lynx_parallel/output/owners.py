@@ -1,4 +1,4 @@
-"""Whose files an output folder holds: the subject of each shot, resume state and superseded file.
+"""Finds the subject of each shot, resume state and superseded file in an output folder.
 
 Imports neither torch nor Ray.
 """

@@ -1,4 +1,4 @@
-"""Sidecar files: reading, names, version. Imports neither torch nor Ray."""
+"""Reads sidecars, and defines their version and the suffixes of a shot's files. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDECAR_VERSION = 1
 
 
 SUFFIXES = {"latents": ".latents.safetensors", "video": ".mp4", "sidecar": ".json"}
-"""In the order of publication."""
+"""Suffixes of a shot's files by kind, in the order of publication."""
 
 
 MAX_SIDECAR_BYTES = 16 * 2**20

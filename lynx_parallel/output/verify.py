@@ -19,12 +19,12 @@ from lynx_parallel.output.sidecar import SUFFIXES
 
 Kind = Literal["damaged", "missing", "orphan", "unfinished", "foreign"]
 FAULTS: tuple[Kind, ...] = ("damaged", "missing")
-"""Kinds for which ``verify`` leaves with exit code 1. The others are for information."""
+"""Kinds for which ``verify`` exits with 1. The others are for information."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One file that is not as it should be.
+    """One file that is damaged, missing or foreign.
 
     Attributes:
         kind: ``damaged``: other bytes than were written; ``missing``: it should be there; ``orphan``: of a shot that
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         files, bytes: that were read whole.

@@ -1,4 +1,4 @@
-"""Latents that are finished while their video is not. Imports neither torch nor Ray.
+"""Finished latents of shots without a finished video. Imports neither torch nor Ray.
 
 A rank writes them, as soon as it has them, to ``.lynx/latents/``. The driver publishes them with the video, or alone
 if the video cannot be made. Their header holds the latents digest, so that ``plan`` accepts them without a sidecar, the
@@ -19,7 +19,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
 
 SETTINGS = "settings"
-"""Key of the settings in the header, as JSON: what the digest is of."""
+"""Key in the header of the settings, as JSON, that the digest is of."""
 
 
 def latents_metadata(digest: str, settings: Mapping[str, Any] | None) -> dict[str, str]:
@@ -44,7 +44,7 @@ def find_latents(output: Output, name: str, digests: Collection[str], *, publish
 
 
 def write_record(output: Output, name: str, record: Mapping[str, Any]) -> None:
-    """Keeps what a sidecar says of the ranks that make the latents, until there is a sidecar."""
+    """Stores what the sidecar will say about the ranks that make the latents."""
     path = _record(output, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
@@ -52,7 +52,7 @@ def write_record(output: Output, name: str, record: Mapping[str, Any]) -> None:
 
 
 def read_record(output: Output, name: str) -> dict[str, Any]:
-    """Returns what ``write_record`` kept, or nothing."""
+    """Returns what ``write_record`` stored, or an empty dict."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         record = json.loads(_record(output, name).read_bytes())
         return record if isinstance(record, dict) else {}

@@ -1,1 +1,1 @@
-"""How one model lies over a gang of ranks."""
+"""Splits one model over the ranks of a gang."""

@@ -1,4 +1,4 @@
-"""parallelize: the one verb that puts a pipeline on a gang; ``localize`` takes it back."""
+"""``parallelize`` splits a pipeline over a gang. ``localize`` undoes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lynx_parallel.stages.denoise import LocalGuidance
 
 
 class Model(Protocol):
-    """The part of ``LynxPipeline`` that a layout changes."""
+    """The attributes of ``LynxPipeline`` that a layout changes."""
 
     transformer: LynxTransformer
     guidance: LocalGuidance

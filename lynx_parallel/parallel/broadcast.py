@@ -1,4 +1,4 @@
-"""Rank 0's tensors to all ranks of the gang."""
+"""Broadcasts rank 0's tensors to all ranks of the gang."""
 
 from __future__ import annotations
 

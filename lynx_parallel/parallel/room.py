@@ -1,4 +1,4 @@
-"""Decides whether a device has room, by the prediction of ``parallel.memory``. Reads only headers of weights files."""
+"""Decides whether a device has room, by the prediction of ``inputs.memory``. Reads only headers of weights files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lynx_parallel.model.tensor_files import base_sources, read_shapes
 MARGIN = 0.05
 """Share of a device's memory that the prediction must leave free: some of its parts are estimates."""
 VAE_BYTES = 507_570_124
-"""Of Wan2.1's VAE in fp32."""
+"""Size of Wan2.1's VAE in fp32."""
 LARGEST = Task(VideoSize(1280, 720, 81), Layout())
 """The largest video that Wan2.1 was trained for, on one rank."""
 

@@ -10,7 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
-from lynx_parallel.model.projections import is_projection, projection_units
+from lynx_parallel.inputs.projections import is_projection
+from lynx_parallel.model.projections import projection_units
 from lynx_parallel.model.transformer import LynxTransformer
 
 

@@ -28,11 +28,11 @@ from lynx_parallel.model.attention import Attention, LocalTokens, sdpa
 from lynx_parallel.stages.denoise import LocalGuidance
 
 _BACKEND = "lynx-padded"
-"""Name under which our padding-aware attention is registered with xfuser."""
+"""Name under which the padding-aware attention is registered with xfuser."""
 
 
 class Membership(NamedTuple):
-    """A rank's place in a gang: how the token axis and the guidance branches lie over it.
+    """A rank's place in a gang: how tokens and guidance branches are split over the gang.
 
     Attributes:
         groups: process group of each axis; a group may have one rank.
@@ -44,7 +44,7 @@ class Membership(NamedTuple):
 
 
 class SplitGuidance(LocalGuidance):
-    """Guidance branches dealt out over the guidance axis; every rank ends with all of them.
+    """Splits guidance branches over the guidance axis. Every rank gets all velocities.
 
     Branch j runs on guidance rank j mod degree.
     """
@@ -72,7 +72,7 @@ class SplitGuidance(LocalGuidance):
 
 
 class UspTokens(LocalTokens):
-    """The token axis over a gang's ring × Ulysses ranks, in contiguous shards, zero-padded at the end.
+    """Splits the token axis over a gang's ring × Ulysses ranks, in contiguous shards, zero-padded at the end.
 
     Rank r of the sequence group holds tokens r·L … (r+1)·L − 1 with L = ⌈N / ranks⌉. Padded keys are
     masked exactly: xfuser's own Wan wrapper lets them take part.
@@ -110,7 +110,7 @@ class UspTokens(LocalTokens):
     def _padded_attention(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attention_kwargs: dict[str, int], **_: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs the attention for USP, [B, H, tokens, D], once in Ulysses and at every step of a ring. Drops padded keys."""
+        """Runs attention for USP, [B, H, tokens, D]: once in Ulysses, at every step of a ring. Drops padded keys."""
         # At step s of the ring this rank sees the keys that rank (r − s) mod R started with.
         source = (self._ring_rank - attention_kwargs["ring_step"]) % self.layout.ring
         attention_kwargs["ring_step"] += 1

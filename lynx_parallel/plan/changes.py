@@ -1,4 +1,4 @@
-"""Why finished shots would be made again: the user's own edits, or something that the user may not know of.
+"""Finds why finished shots would be made again: the user's own edits, or a cause that the user may not know.
 
 A setting's change comes from outside if the user's files did not change it: a ``--set`` that was dropped, another
 version of lynx-parallel, other weights under the same names, a pipeline or manifest that comes with lynx-parallel.

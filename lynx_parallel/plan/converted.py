@@ -1,4 +1,4 @@
-"""A copy of a transformer in the pipeline's dtype, for a base that is published in another dtype.
+"""Stores a copy of a transformer in the pipeline's dtype, for a base that is published in another dtype.
 
 A rank that reads fp32 files converts them into its own memory. A copy in the pipeline's dtype is mapped instead, so all
 ranks of a machine share its pages. The values are identical bit for bit. Digests stay those of the published files.

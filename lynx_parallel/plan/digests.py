@@ -1,4 +1,4 @@
-"""ShotDigests of a shot: the digests that say whether a finished video is still the one asked for.
+"""Digests of a shot, which show whether a finished video still has the requested settings.
 
 Imports neither torch nor Ray. See ``latents_digest`` for what counts and what does not.
 """
@@ -20,10 +20,10 @@ from lynx_parallel.inputs.manifest import Campaign, Shot, Subject
 from lynx_parallel.output.checksums import digest
 
 NUMERICS = 1
-"""Raised by hand when a change of the code changes latents beyond rounding; never the package version."""
+"""Raise it by hand when a change of the code changes latents beyond rounding. Never use the package version."""
 
 _NOT_LATENTS = {"fps"}
-"""Sampling fields that shape the file, not the latents."""
+"""Sampling fields that change the video file, not the latents."""
 
 _TEXTS = frozenset({"prompt", "sampling.negative_prompt"})
 """Settings that are texts for the model."""
@@ -45,7 +45,7 @@ that was finished before the field existed stays done.
 
 @dataclass(frozen=True, slots=True)
 class ShotDigests:
-    """A shot's settings that matter, as digests; the settings themselves are written out when asked for.
+    """Digests of a shot's settings. The settings themselves are built on use.
 
     A plan holds one of these for each of its shots, and few of their settings are ever looked at.
 
@@ -132,7 +132,7 @@ def shot_digests(campaign: Campaign, shot: Shot, weights: Mapping[str, str]) -> 
 
 
 class CampaignDigests:
-    """CampaignDigests of many shots of one campaign, what they have in common made once.
+    """Digests of many shots of one campaign. What the shots share is computed once.
 
     Each subject's files are read once. To find out whether they have changed since, call ``shot_digests``.
 

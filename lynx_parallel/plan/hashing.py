@@ -1,4 +1,4 @@
-"""sha256 of weight files, remembered between runs. Imports neither torch nor Ray."""
+"""Computes sha256 of weight files, and caches it between runs. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layout each shot of a campaign is rendered in. Imports neither torch nor Ray."""
+"""Chooses the layout of each shot. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 
 from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.inputs.cluster import ClusterSpec
-from lynx_parallel.inputs.decode_memory import VideoSize
+from lynx_parallel.inputs.decode_memory import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoSize
 from lynx_parallel.inputs.guidance import sampling_coefficients
 from lynx_parallel.inputs.layout import Layout, Needs, choose_layout
 from lynx_parallel.inputs.manifest import Shot
@@ -18,12 +18,9 @@ from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.inputs.pipeline import parse_blocks
 from lynx_parallel.inputs.weight_files import WeightFiles
 
-SPATIAL_STRIDE, TEMPORAL_STRIDE = 8, 4
-"""Of Wan's VAE."""
-
 
 class LayoutChoice:
-    """LayoutChoice for the shots of one campaign.
+    """Chooses layouts for the shots of one campaign.
 
     Args:
         cluster: degrees asked for by hand, if any; they hold for every shot.

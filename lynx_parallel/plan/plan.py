@@ -1,4 +1,4 @@
-"""What is left to do: campaign − what is done → Plan. Decides purely; nothing here writes.
+"""Compares a campaign with its output folder, and returns the plan of what is left to do. Writes nothing.
 
 Imports neither torch nor Ray.
 """
@@ -21,14 +21,14 @@ from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_known, a
 from lynx_parallel.text import counted
 
 _OF_WEIGHTS = ("weights", "face.detector", "face.recognizer")
-"""Settings that ``changed`` names where weights differ."""
+"""Names that ``changed`` returns if weights differ."""
 
 Action = Literal["done", "encode", "render", "blocked", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One shot and what is to be done for it.
+    """One shot, and the action for it.
 
     Attributes:
         action: ``done``: nothing; ``encode``: saved latents to mp4; ``render``: all of it;
@@ -51,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Known:
-    """What was found out about a campaign's inputs before it is compared with the output folder.
+    """Facts about a campaign's inputs, found before it is compared with the output folder.
 
     Attributes:
         weights: digests by ``weights.weight_digests``.

@@ -35,7 +35,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Present:
-    """Weights and face models as far as they are on this machine.
+    """The weights and face models that are on this machine.
 
     Attributes:
         weights, face: their paths. Those of missing parts lead nowhere, or to an incomplete folder.

@@ -20,12 +20,12 @@ from lynx_parallel.text import one_line
 SHORT_BYTES = 250
 """Texts up to this size, in UTF-8, cannot have MAX_TOKENS tokens."""
 LONGEST_WORD = 40
-"""Characters of a word at most; a longer run without a space is of a language without spaces."""
+"""Most characters of a word. A longer run without a space belongs to a language without spaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What the model does not see of a text.
+    """The part of a text that the model does not see.
 
     Attributes:
         tokens: of the whole text, with the end mark.

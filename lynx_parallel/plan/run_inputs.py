@@ -1,4 +1,4 @@
-"""What a finished run was made of, read again: the user's files of then with the installed package of now.
+"""Reads the inputs of a finished run again: the user's recorded files, with the installed package.
 
 Imports neither torch nor Ray.
 """
@@ -24,12 +24,12 @@ from lynx_parallel.plan.digests import CampaignDigests
 from lynx_parallel.text import shown_path
 
 MISSING: Any = object()
-"""In place of a setting that a shot does not have."""
+"""Stands for a setting that a shot does not have."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Where a change comes from.
+    """The origin of a change.
 
     Attributes:
         text: in words; empty for the user's own edit.

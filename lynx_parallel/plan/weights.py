@@ -1,4 +1,4 @@
-"""Which files a pipeline's weights are, and what they hash to. Imports neither torch nor Ray."""
+"""Finds the files of a pipeline's weights. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _from_hub(name: str, download: Any) -> str:
         return download()
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(f"{name}: not in the local hub cache, and the hub did not give it: {reason}") from None
+        raise CheckpointError(f"{name}: not in the local hub cache, and the download failed: {reason}") from None
 
 
 def _demo(name: str, allowed: tuple[str, ...]) -> Path:

@@ -1,4 +1,4 @@
-"""The environment of rank processes: every variable that we set for them, and why. Imports neither torch nor Ray.
+"""The environment of rank processes: every variable that is set for them, and why. Imports neither torch nor Ray.
 
 A variable that the user has set is not changed, with two exceptions: ``OMP_NUM_THREADS`` of ranks on this machine, and
 the variables that hide the GPUs from a rank on the CPU.
@@ -24,7 +24,7 @@ _CUDA = {
     "NCCL_DEBUG": "WARN",
 }
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
-"""A rank on the CPU never touches a GPU, whatever the build of torch and whatever the machine has."""
+"""A rank on the CPU never uses a GPU, with any build of torch, on any machine."""
 
 
 def rank_environment(device: str, threads: int | None, given: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a rank reports about itself before anything is checked or loaded."""
+"""The description of a rank, which is the first thing that it reports."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from lynx_parallel.subject.stored_person import from_arrays, to_arrays
 
 
 class Preparation:
-    """Makes what shots start from, on a gang's rank 0.
+    """Makes the inputs of shots, on a gang's rank 0.
 
     Attributes:
         from_cache: whether the last shot's subject was found in the cache.

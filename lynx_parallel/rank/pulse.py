@@ -1,4 +1,4 @@
-"""How far a rank is, and how long ago it last heard from the driver."""
+"""The progress of a rank, and the time of the driver's last call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a shot's resume state is saved."""
+"""Saves a shot's resume state at intervals."""
 
 from __future__ import annotations
 

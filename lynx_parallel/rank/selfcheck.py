@@ -45,7 +45,7 @@ EXCHANGING = ("ulysses", "ring")
 
 
 class _Wrong(Exception):
-    """A check ran and found a wrong result; holds the remedy."""
+    """A check found a wrong result. Holds the remedy."""
 
     def __init__(self, what: str, remedy: str):
         super().__init__(what)
@@ -127,14 +127,6 @@ def check_group(
         if communicate.broken:
             break
     return checks
-
-
-def gpu_identity(device: torch.device) -> str:
-    """Returns name and UUID of a GPU as ``nvidia-smi -L`` prints them, or ``cpu``."""
-    if device.type != "cuda":
-        return device.type
-    properties = torch.cuda.get_device_properties(device)
-    return f"{properties.name} (GPU-{properties.uuid})"
 
 
 def _run(name: str, device: torch.device, check: Callable[[], str]) -> Check:
@@ -239,7 +231,7 @@ def _write(folder: Path) -> str:
 
 
 class _Communication:
-    """The collectives of one axis. ``broken`` is True unless all returned: other ranks may still wait in one."""
+    """The collectives of one axis. ``broken`` is True until all have returned: other ranks may wait in one."""
 
     def __init__(self, device: torch.device, axis: str, group: dist.ProcessGroup, timeout: timedelta):
         self.device, self.axis, self.group, self.timeout = device, axis, group, timeout

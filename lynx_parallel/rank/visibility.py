@@ -1,4 +1,4 @@
-"""Which files of the driver a rank's machine does not see. Imports no torch."""
+"""Finds files of the driver that a rank's machine does not see. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The steps of a shot as plain functions: subject, prompt, denoise, decode, encode, score."""
+"""The steps of a shot as plain functions: prompt, conditioning, denoising, latents, resume state, video."""

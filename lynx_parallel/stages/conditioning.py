@@ -1,4 +1,4 @@
-"""What a shot starts from, and the static keys and values of its guidance branches."""
+"""The inputs of a shot, and the static keys and values of its guidance branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels ↔ latents through Wan's VAE, and the initial noise."""
+"""Encodes and decodes with Wan's VAE, and draws the initial noise."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 
+from lynx_parallel.inputs.decode_memory import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from lynx_parallel.model.precision import Fp32Precision, convolutions_in
 
 LATENT_CHANNELS = 16
-TEMPORAL_STRIDE = 4
-SPATIAL_STRIDE = 8
 
 
 def latent_shape(width: int, height: int, num_frames: int) -> tuple[int, int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Prompts → UMT5 embeddings. The text encoder is large and needed briefly: load, encode, let go."""
+"""Makes UMT5 embeddings of prompts. The text encoder is large, so it is freed after encoding."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def pad(embeds_SC: torch.Tensor) -> torch.Tensor:
 
 
 class PromptFolder(MutableMapping[str, torch.Tensor]):
-    """Embeddings by prompt, in files that other processes read too.
+    """Embeddings by prompt, in files that several processes share.
 
     An embedding that cannot be written, for example to a full disk, is kept in memory. A damaged file counts as
     missing.

@@ -1,4 +1,4 @@
-"""ResumeState states: a shot's latents and its solver's whole memory after some steps, to go on from there.
+"""Saves and loads resume states: a shot's latents and the whole state of its scheduler after some steps.
 
 safetensors, never a pickle; written atomically; bound to the latents digest; under a checksum of its own.
 """
@@ -20,7 +20,7 @@ from lynx_parallel.output.checksums import DIGEST, SEAL, metadata_of, seal
 
 @dataclass(frozen=True)
 class ResumeState:
-    """A state between two steps; without latents, the beginning.
+    """The state of a shot between two steps. Without latents, the shot starts at its first step.
 
     Attributes:
         latents: [1, 16, T, h, w] fp32.

@@ -34,7 +34,7 @@ CODECS: dict[str, dict[str, str]] = {
     },
 }
 LOSSLESS: dict[str, dict[str, Any]] = {"h264": {"qp": 0}, "h265": {"x265-params": "lossless=1"}}
-"""What keeps every value of the yuv420p picture. x265 at crf 0 does not."""
+"""Options that keep every value of the yuv420p picture. x265 at crf 0 does not."""
 CODECS |= {"libx264": CODECS["h264"], "hevc": CODECS["h265"], "libx265": CODECS["h265"]}
 
 # Without these, players guess the matrix from the height and show 480p in another tint than 720p.
@@ -44,7 +44,7 @@ ACCURATE = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds. ``frames`` were decoded one by one, not read from a header."""
+    """Properties of a video file. ``frames`` is the number of decoded frames, not that of a header."""
 
     width: int
     height: int

@@ -1,4 +1,4 @@
-"""IR-SE50, the ArcFace network whose vector Lynx was trained on: a face crop → who it is.
+"""IR-SE50, the ArcFace network with whose embeddings Lynx was trained.
 
 Keys match facexlib's ``recognition_arcface_ir_se50.pth`` exactly. insightface's own recogniser (w600k_r50)
 is another network whose vector has the same shape: nothing but the checkpoint's hash tells a swap.
@@ -27,11 +27,11 @@ from lynx_parallel.inputs.weight_files import ARCFACE_SHA256
 from lynx_parallel.text import one_line
 
 KNOWN_SHA256 = ARCFACE_SHA256
-"""Of ``recognition_arcface_ir_se50.pth``, as facexlib publishes it."""
+"""sha256 of ``recognition_arcface_ir_se50.pth``, as facexlib publishes it."""
 
 CROP_SIZE, EMBEDDING_DIM = 112, 512
 HALVINGS = 4
-"""112 → 7: what the last layer reads."""
+"""Number of halvings: from 112 pixels to the 7 that the last layer reads."""
 SE_REDUCTION = 16
 # Blocks of each width; the first block of each of the four stages halves the picture.
 IR_SE50_WIDTHS = (64,) * 3 + (128,) * 4 + (256,) * 14 + (512,) * 3
@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class ArcFace(nn.Module):
-    """IR-SE50; with other ``widths``, a network of the same build and other size.
+    """IR-SE50, or a network of the same structure with other ``widths``.
 
     Args:
         widths: of each block's output. A block halves the picture if it is the first, or if its width

@@ -1,4 +1,4 @@
-"""Where the face is: detectors that give five landmarks, and the choice among several faces.
+"""Detects faces with their five landmarks, and chooses among several faces.
 
 No torch here, and insightface, onnxruntime and OpenCV only once a detector is made.
 """
@@ -49,14 +49,14 @@ class Face:
 
 
 class Detector(Protocol):
-    """What finds faces."""
+    """A face detector."""
 
     def detect(self, image: Picture) -> list[Face]:
         """Returns the faces in an RGB picture [H, W, 3], in no particular order. No face is no error."""
 
 
 class InsightFaceDetector:
-    """insightface's SCRFD, as the reference runs it.
+    """insightface's SCRFD, as upstream runs it.
 
     Args:
         root_or_pack: a folder of ``.onnx`` files, or a models root that holds ``buffalo_l``.

@@ -1,4 +1,4 @@
-"""Files of face detectors: found and checked before insightface, which would download or assert, sees them."""
+"""Finds and checks the files of face detectors, because insightface would download them or fail an assertion."""
 
 from __future__ import annotations
 

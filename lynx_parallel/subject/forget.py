@@ -1,4 +1,4 @@
-"""Everything that is kept of a subject: in this machine's cache, and in the output folders of its campaigns.
+"""Finds and removes everything of a subject in this machine's cache and in the output folders of its campaigns.
 
 ``find`` lists it, ``forget`` removes what is not a finished video. Imports neither torch nor Ray.
 """
@@ -26,12 +26,12 @@ KINDS = {
     "superseded": "superseded files",
     "unfinished": "half-written files",
 }
-"""What is removed, in words; names of attributes of ``Found``."""
+"""Descriptions of the removed files, by attribute of ``Found``."""
 
 
 @dataclass
 class Found:
-    """What is kept of one subject.
+    """The files of one subject.
 
     Attributes:
         cached: files in this machine's cache.

@@ -1,4 +1,4 @@
-"""From a photograph to what the model needs of a person: landmarks, crops, embedding."""
+"""Makes what the model needs of a person from a photograph: landmarks, crops, embedding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lynx_parallel.subject.picture import Picture, check_inside, check_landmarks
 
 @dataclass(frozen=True)
 class Person:
-    """What a picture gave, or was given with it.
+    """A person as the model needs it, found in a picture or given with it.
 
     Attributes:
         embedding: ArcFace vector [512], float32, L2-normalised.
-        landmarks: [5, 2] pixels of the picture; None where nothing needed them. Detected ones may lie outside it.
-        id_crop: what ArcFace saw, uint8 [112, 112, 3] RGB; None where the embedding was given.
+        landmarks: [5, 2] pixels of the picture; None if nothing needed them. Detected ones may lie outside it.
+        id_crop: what ArcFace saw, uint8 [112, 112, 3] RGB; None if the embedding was given.
         ref_crop: what the reference branch sees, uint8 [size, size, 3] RGB; None for lite.
-        warning: a line for the user, where the choice of the face was a guess.
+        warning: a line for the user, if the choice of the face was a guess.
     """
 
     embedding: np.ndarray
@@ -35,7 +35,7 @@ class Person:
 
 
 class FaceModels:
-    """The detector and the recogniser, each loaded when first needed.
+    """The detector and the recogniser. Each is loaded on first use.
 
     Args:
         files: of ``weights.find_face_models``.

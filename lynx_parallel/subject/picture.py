@@ -1,6 +1,6 @@
-"""A subject's picture, landmarks and embedding: read, checked, and cropped as the reference crops them.
+"""Reads and checks a subject's picture and landmarks, and crops the face as upstream does.
 
-No torch here: these run in the driver's helper tasks and in ``plan``.
+Ranks call it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def ref_crop(image: Picture, landmarks: ArrayLike, size: int = 256) -> Picture:
 
 
 def id_crop(image: Picture, landmarks: ArrayLike) -> Picture:
-    """Returns the tight crop that ArcFace reads (insightface's ``norm_crop``). [112, 112, 3] RGB, black outside the picture
+    """Returns the tight crop that ArcFace reads (insightface's ``norm_crop``). Black outside the picture. [112, 112, 3]
 
     Raises:
         SubjectError: as :func:`ref_crop`.

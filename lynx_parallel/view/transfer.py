@@ -10,7 +10,7 @@ from typing import Any, Self, TextIO
 from lynx_parallel.text import shown_size
 
 LINE_EVERY_S = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if there is no terminal."""
 
 
 class Transfer:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lynx_parallel.inputs.memory import parameter_bytes
+from lynx_parallel.inputs.projections import is_projection
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.checkpoints import load_transformer
-from lynx_parallel.model.projections import is_projection
 from lynx_parallel.parallel.shard import shard
 from tests.helpers.fake_gang import Collectives, fake_group
 from tests.helpers.shapes import shapes_of

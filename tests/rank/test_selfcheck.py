@@ -6,7 +6,6 @@ import errno
 import os
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from lynx_parallel.model.attention import Attention, sdpa
 from lynx_parallel.parallel import xdit
 from lynx_parallel.rank import selfcheck
 from lynx_parallel.rank.messages import Check
-from lynx_parallel.rank.selfcheck import check_group, check_rank, gpu_identity
+from lynx_parallel.rank.selfcheck import check_group, check_rank
 from tests.helpers.processes import run_gang
 
 CPU = torch.device("cpu")
@@ -45,7 +44,6 @@ def test_a_good_rank(tmp_path: Path, dtype: torch.dtype) -> None:
     assert str(dtype).removeprefix("torch.") in checks["attention"].detail
     assert list((tmp_path / "out" / ".lynx").iterdir()) == []
     assert torch.equal(torch.get_rng_state(), state)
-    assert gpu_identity(CPU) == "cpu"
 
 
 def _tf32(q: Any, k: Any, v: Any, need_lse: bool) -> Any:
@@ -123,12 +121,6 @@ def test_a_gpu_that_is_missing(tmp_path: Path) -> None:
         "memory": False, "attention": False, "decode": False, "output": True
     }  # fmt: skip
     assert not any("lynx-render doctor" in check.remedy for check in checks.values())
-
-
-def test_the_identity_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    properties = SimpleNamespace(name="NVIDIA H100", uuid="aa-bb")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    assert gpu_identity(torch.device("cuda")) == "NVIDIA H100 (GPU-aa-bb)"
 
 
 def test_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,21 @@
+"""Which keys of the transformer are projections behind static keys and values. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ProjectionKind = Literal["text", "identity", "reference"]
+
+PROJECTIONS: dict[ProjectionKind, tuple[str, ...]] = {
+    "text": ("attn2.to_k.", "attn2.to_v."),
+    "identity": ("id_adapter.",),
+    "reference": ("ref_adapter.",),
+}
+"""Modules of a block by what they project."""
+
+
+def is_projection(key: str) -> bool:
+    """Returns whether a state-dict key of ``LynxTransformer`` belongs to a projection of static keys or values."""
+    parts = key.split(".", 2)
+    modules = tuple(name for names in PROJECTIONS.values() for name in names)
+    return len(parts) == 3 and parts[0] == "blocks" and parts[2].startswith(modules)
