@@ -1,0 +1,34 @@
+"""Runs the README's commands that are not marked, one after another, in one folder."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+from tests.helpers.command import lynx_render
+from tests.helpers.documents import blocks
+from tests.helpers.repository import REPOSITORY
+
+MANIFEST = """\
+version: 1
+pipeline: demo-tiny
+output: renders/spring
+subjects:
+  ada: {image: faces/astronaut.jpg, vars: {person: woman}}
+prompts:
+  pumpkin: A {person} carves a pumpkin on a porch in the evening.
+"""
+
+
+def test_every_command(tmp_path: Path, demo: Path) -> None:
+    shutil.copytree(REPOSITORY / "manifests" / "faces", tmp_path / "faces")
+    (tmp_path / "campaign.yaml").write_text(MANIFEST)
+    commands = [command for block in blocks("README.md") if not block.mark for command in block.commands]
+    assert len(commands) >= 6
+    for command in commands:
+        program, *arguments = shlex.split(command, comments=True)
+        assert program == "lynx-render"
+        run = lynx_render(*arguments, cwd=tmp_path)
+        assert run.returncode == 0, f"{command}\n{run.stdout}{run.stderr}"
+    assert len(list((tmp_path / "renders").rglob("*.mp4"))) >= 5
