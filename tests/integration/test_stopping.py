@@ -181,4 +181,4 @@ def test_a_killed_driver_leaves_nothing_behind(start: Start, campaign: Path, tmp
     saved = saved_steps(output)
     resumed = lynx_render(campaign, "--only", "astronaut/beach", *settings, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout
-    assert steps(output, 2) == list(range(saved + 1, 301))
+    assert steps(output, 2) == list(range(saved + 1, 121))
