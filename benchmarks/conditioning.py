@@ -191,7 +191,7 @@ def denoise_and_look(folder: Path, keep: bool) -> dict[str, Any]:
         dtype=torch.float32, device=torch.device("cpu"),
     )  # fmt: skip
     torch.manual_seed(2)
-    inputs = ShotInputs(
+    inputs = ShotInputs(  # type: ignore[call-arg]
         torch.randn(SHOT_LATENTS),
         *(torch.randn(1, TEXT, text_dim) for _ in range(2)),
         *(torch.randn(1, ID, d) for _ in range(2)),

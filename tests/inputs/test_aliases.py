@@ -91,6 +91,6 @@ def test_the_table_follows_the_settings() -> None:
     for name, alias in ALIASES.items():
         section, _, key = alias.key.rpartition(".")
         assert name == name.casefold().replace("-", "_")
-        assert not alias.key or key in (sections[section].model_fields if section else ManifestFile.model_fields), name
+        assert not alias.key or key in (sections[section].model_fields if section else ManifestFile.model_fields), name  # type: ignore[attr-defined]
         assert alias.key or alias.note
-        assert all(name not in model.model_fields for model in (*sections.values(), ManifestFile)), name
+        assert all(name not in model.model_fields for model in (*sections.values(), ManifestFile)), name  # type: ignore[attr-defined]

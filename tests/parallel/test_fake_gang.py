@@ -91,9 +91,8 @@ def broadcast_inputs() -> list[Collective]:
     with joined(Layout(1, 1, 8), 0), Collectives() as sent:
         broadcast(ShotInputs(*(torch.empty(shape, device=device) for shape in INPUTS)), ShotInputs, device=device)
         counters = torch.empty(3, dtype=torch.int64, device=device)
-        broadcast(
-            ResumeState(*(torch.empty(shape, device=device) for shape in STATE), counters), ResumeState, device=device
-        )
+        state = ResumeState(*(torch.empty(shape, device=device) for shape in STATE), counters)  # type: ignore[call-arg]
+        broadcast(state, ResumeState, device=device)
     return sent.calls
 
 

@@ -48,7 +48,7 @@ def test_a_good_rank(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def _tf32(q: Any, k: Any, v: Any, need_lse: bool) -> Any:
     """Inputs cut to TF32's ten bits, as a kernel in fp32 must not do."""
-    return sdpa(*((t.view(torch.int32) & ~0x1FFF).view(torch.float32) for t in (q, k, v)), need_lse)
+    return sdpa(*((t.view(torch.int32) & ~0x1FFF).view(torch.float32) for t in (q, k, v)), need_lse)  # type: ignore[call-arg]
 
 
 def _no_image(q: Any, k: Any, v: Any, need_lse: bool) -> Any:

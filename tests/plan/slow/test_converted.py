@@ -193,7 +193,7 @@ def test_an_interrupted_conversion_is_continued(converted: Converted, tmp_path: 
     steps = converting.convert(source, target, torch.bfloat16)
     while not (target / "part-0.safetensors").exists():
         next(steps)
-    steps.close()
+    steps.close()  # type: ignore[attr-defined]
     inode = (target / "part-0.safetensors").stat().st_ino
     assert not (target / "part-1.safetensors").exists()
     numbers = list(converting.convert(source, target, torch.bfloat16))
