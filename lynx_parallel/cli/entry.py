@@ -13,7 +13,6 @@ import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
-from lynx_parallel.cli.options import Say
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
@@ -22,6 +21,7 @@ from lynx_parallel.cli.verify import verify
 from lynx_parallel.engine.process import check_working_folder, discard_unwritten, ensure_home
 from lynx_parallel.errors import ClusterError, LynxError
 from lynx_parallel.text import in_words
+from lynx_parallel.view.lines import Lines, show_log
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -66,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
     commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
     words: list[str] = []
+    if "--debug" in arguments:
+        show_log(sys.stderr)
     try:
         if not {"-h", "--help", "--version"} & set(arguments):
             check_working_folder()
@@ -86,5 +88,5 @@ def run(arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         else:
-            Say(sys.stderr)(in_words(error))
+            Lines(sys.stderr)(in_words(error))
         return error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code

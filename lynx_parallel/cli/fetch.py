@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from lynx_parallel.cli.interrupt import exit_code
-from lynx_parallel.cli.options import Debug, Json, Say
+from lynx_parallel.cli.options import Debug, Json
+from lynx_parallel.view.lines import Lines
 
 
 def fetch(
@@ -27,7 +28,7 @@ def fetch(
     from lynx_parallel.text import shown_size
 
     stream = sys.stderr if as_json else sys.stdout
-    say = Say(stream)
+    say = Lines(stream)
     try:
         fetched = fetch_all(load_pipeline(pipeline), converting=convert, stream=stream, say=say)
     except KeyboardInterrupt:

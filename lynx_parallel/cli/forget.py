@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lynx_parallel.cli.options import Debug, Json, Say
+from lynx_parallel.cli.options import Debug, Json
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.cache_root import cache_root
+from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
     from lynx_parallel.subject.forget import Found, Search
@@ -50,7 +51,7 @@ def forget(
         raise InputErrors(_choose(name, wanted[name]) for name in several)
     search = kept.find(wanted)
     if yes:
-        kept.forget(search, Say(sys.stderr))
+        kept.forget(search, Lines(sys.stderr))
     code = int(yes and any(found.left for found in search.subjects.values()))
     if as_json:
         rows = [_as_json(found, search, used) for found in search.subjects.values()]

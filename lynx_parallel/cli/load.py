@@ -9,8 +9,8 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lynx_parallel.cli.options import Say
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
     from lynx_parallel.inputs.manifest import Campaign
@@ -76,7 +76,7 @@ def load(
     weights, missing = present.weights, present.missing
     if download:
         for part in missing:
-            Say(sys.stderr)(f"{part.name}: downloading from the hub; lynx-render fetch shows progress and resumes")
+            Lines(sys.stderr)(f"{part.name}: downloading from the hub; lynx-render fetch shows progress and resumes")
             # Not 70 GB of a base that is refused afterwards.
             if part.name == model.base and (lines := base_mistakes(find_base(model.base, CONFIG_PATTERNS))):
                 raise InputErrors(lines)

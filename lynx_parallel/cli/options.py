@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.notices import Notice, notice_lines
+from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
     from lynx_parallel.inputs.cluster import ClusterSpec
@@ -24,7 +23,7 @@ Only = Annotated[list[str] | None, typer.Option("--only", metavar="PATTERN", hel
 Verify = Annotated[bool, typer.Option("--verify", help="Read finished files whole instead of trusting size and mtime.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings about the input as errors: exit 2.")]
 Json = Annotated[bool, typer.Option("--json", help="End with a JSON summary on stdout; progress goes to stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")]
 
 # Where and how long to render: of render and of plan, so that either takes the other's command line.
 Ulysses = Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, all-to-all over heads.")]
@@ -64,33 +63,6 @@ def cluster_spec(*, stop_after: str | None, hung_after: str, save_every: str, **
     )
 
 
-class Say:
-    """Prints one line of progress at a time and flushes it, so that a pipe or a log shows it immediately.
-
-    If the line cannot be written (a reader such as ``| head`` has ended, the terminal is closed, a log's disk is full),
-    only the line is lost.
-    """
-
-    def __init__(self, stream: Any):
-        self.stream = stream
-
-    def __call__(self, line: str) -> None:
-        with contextlib.suppress(OSError):
-            print(line, file=self.stream, flush=True)
-
-
-@contextlib.contextmanager
-def said_if_slow(say: Callable[[str], None], line: str, after: float = 0.6) -> Iterator[None]:
-    """Prints a line if the block takes more than ``after`` seconds."""
-    timer = threading.Timer(after, say, [line])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def show_notices(notices: Iterable[Notice], strict: bool) -> None:
     """Prints warnings about the input to stderr, one line per kind.
 
@@ -101,4 +73,4 @@ def show_notices(notices: Iterable[Notice], strict: bool) -> None:
     if strict and lines:
         raise InputErrors(lines)
     for line in lines:
-        Say(sys.stderr)(line)
+        Lines(sys.stderr)(line)

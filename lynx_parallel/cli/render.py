@@ -27,7 +27,6 @@ from lynx_parallel.cli.options import (
     Only,
     Ring,
     SaveEvery,
-    Say,
     Set,
     ShardWeights,
     StopAfter,
@@ -36,13 +35,13 @@ from lynx_parallel.cli.options import (
     Ulysses,
     Verify,
     cluster_spec,
-    said_if_slow,
     show_notices,
 )
 from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.inputs.notices import notices_as_json
 from lynx_parallel.text import shown_path
+from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
     from lynx_parallel.plan.plan import Item
@@ -69,13 +68,13 @@ def render(
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
-    say = Say(sys.stderr if as_json else sys.stdout)
+    say = Lines(sys.stderr if as_json else sys.stdout)
     cluster = cluster_spec(
         ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
         attention=attention, tiled_decode=tiled_decode, device=device, address=address, stop_after=stop_after,
         max_failures=max_failures, hung_after=hung_after, save_every=save_every,
     )  # fmt: skip
-    with said_if_slow(say, f"reading {manifest} and the weights"):
+    with say.if_slow(f"reading {manifest} and the weights"):
         loaded = load(manifest, set_, only, verify)
     campaign = loaded.campaign
     show_notices(campaign.notices, strict)

@@ -22,6 +22,8 @@ from lynx_parallel.engine.ray_folder import keep_logs, make_token, object_store_
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.text import first_line, shown_path
 
+_log = logging.getLogger(__name__)
+
 OBJECT_STORE_BYTES = 128 * 2**20
 """Size of the object store. It carries small results only: tensors travel as files or collectives."""
 START_WITHIN_S = 300.0
@@ -145,6 +147,7 @@ def ray_cluster(
         with _started(private, log, pending):
             yield Cluster(address, log)
         return
+    _log.debug("Ray's output goes to %s", log)
     say(f"joining Ray at {address}")
     _check(address, pending)
 
@@ -179,6 +182,7 @@ def _started(private: Path, log: Path, pending: list[int]) -> Iterator[None]:
 
     with diverted(log), ray_folder(private) as folder:
         make_token(folder)
+        _log.debug("starting Ray in %s", folder)
         ray = _joined(
             "local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, _node_ip_address="127.0.0.1",
             _temp_dir=str(folder), _plasma_directory=str(object_store_folder(folder, private, OBJECT_STORE_BYTES)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.rank.actor import RankActor
 from lynx_parallel.rank.environment import rank_environment, threads_here
 from lynx_parallel.rank.messages import Check, RankConfig
+
+_log = logging.getLogger(__name__)
 
 START_FACTOR = 10
 """A rank may take this many times ``hung_after`` to start. The first import on a cluster is slow."""
@@ -125,6 +128,8 @@ async def meet(gang: Gang, within: float) -> None:
     order = sorted(range(len(machines)), key=lambda index: (-count[machines[index]], machines.index(machines[index])))
     gang.ranks = [gang.ranks[index] for index in order]
     gang.hellos = [hellos[index] for index in order]
+    for hello in gang.hellos:
+        _log.debug("rank: %s", hello)
 
 
 async def check_files(gang: Gang, output: Output, needed: Sequence[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import replace
 
 from lynx_parallel.engine.attempt import Attempt
@@ -15,6 +16,8 @@ from lynx_parallel.failures import SHARED_KINDS, Failure
 from lynx_parallel.output.waiting import find_latents, forget_waiting
 from lynx_parallel.rank.messages import Rendered
 from lynx_parallel.text import in_words, shown_path
+
+_log = logging.getLogger(__name__)
 
 
 class Outcomes:
@@ -70,6 +73,7 @@ class Outcomes:
         """Asks the policy what follows a failed attempt, and does it."""
         board, run, name = self._board, self._board.run, work.item.shot.name
         failure = Failure.of(error, attempt.logs)
+        _log.debug("%s, attempt %d: %s", name, attempt.number, failure, exc_info=error)
         self._use_finished_latents(work)
         work.history.append(failure.kind)
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from lynx_parallel.engine.policy import HUNG_AFTER_S
 from lynx_parallel.engine.ray_results import answer
 from lynx_parallel.errors import ClusterError, LynxError
 from lynx_parallel.rank.messages import Check, Hello
+
+_log = logging.getLogger(__name__)
 
 CPUS_OF_A_CPU_RANK = 0.25
 """CPUs that Ray reserves for a rank on the CPU. Ranks share the real cores."""
@@ -134,6 +137,9 @@ async def place(size: int, options: StartOptions) -> Placement:
     for strategy, within in _strategies(size, options):
         group = placement_group(
             [bundle] * size, strategy=strategy, bundle_label_selector=None if selector is None else [selector] * size
+        )
+        _log.debug(
+            "placing %d × %s: %s, within %.0f s, excluded %s", size, bundle, strategy, within, set(options.excluded)
         )
         try:
             await asyncio.wait_for(answer(group.ready()), within)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,8 @@ from lynx_parallel.errors import ClusterError, LynxError, RenderError
 from lynx_parallel.failures import SHARED_KINDS, remedy_for
 from lynx_parallel.output.folder import Output
 from lynx_parallel.rank.messages import RankConfig
+
+_log = logging.getLogger(__name__)
 
 RETRY_SOON_S = 0.1
 """Seconds before a start is repeated without the machine or GPU that was just left out."""
@@ -60,6 +63,7 @@ class GangStarter:
                     sizes.size, self._rank_config(), prompts, options, board.run.output, self._needed_files()
                 )
         except LynxError as error:
+            _log.debug("a gang could not be started: %s", error, exc_info=error)
             slot.end()
             return error
         slot.failed_starts = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,6 +17,8 @@ from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.plan.hashing import Remembered
 from lynx_parallel.text import shown_size
 from lynx_parallel.view.transfer import Transfer
+
+_log = logging.getLogger(__name__)
 
 SIDE_BY_SIDE = 4
 """Files downloaded at the same time. One connection seldom uses the whole bandwidth."""
@@ -71,6 +74,7 @@ def with_sizes(downloads: Sequence[Download]) -> list[Download]:
     sized = []
     for download in downloads:
         if download.size is None:
+            _log.debug("HEAD %s", download.url.partition("?")[0])
             response = get_session().head(download.url, follow_redirects=True, timeout=30)
             hf_raise_for_status(response)
             length = response.headers.get("Content-Length", "")

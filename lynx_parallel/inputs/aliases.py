@@ -1,4 +1,4 @@
-"""What other programs call our settings, for suggestions in error messages. Never accepted as a setting."""
+"""Names of settings in other programs, for suggestions in error messages. They are not accepted as settings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lynx_parallel.inputs.problems import nearest
 
 
 class Alias(NamedTuple):
-    """A foreign name.
+    """A name in another program.
 
     Attributes:
-        key: our key, with its section; empty where there is no such setting.
-        note: a sentence for the user, where the meaning differs.
+        key: the key here, with its section; empty if there is no such setting.
+        note: a sentence for the user, if the meaning differs.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Which configurations of a base this code honours. A key that it would ignore is refused, not passed over in silence.
+"""The supported configurations of a base model. A key that the code would ignore is refused.
 
 Sources: the configuration classes of diffusers 0.42 and the published configurations of the Wan family (2.1: T2V, I2V,
 FLF2V, VACE; 2.2: A14B, 5B, Animate). Imports neither torch nor diffusers.
@@ -21,7 +21,7 @@ T2V = "Wan2.1-T2V"
 
 @dataclass(frozen=True)
 class Rule:
-    """Which values of a key are supported.
+    """The supported values of a key.
 
     Attributes:
         fits: whether a value is supported; None accepts any.
@@ -35,7 +35,7 @@ class Rule:
 
 
 ANY = Rule()
-"""The code honours every value, checks it elsewhere, or the key changes nothing."""
+"""Any value is supported, is checked elsewhere, or changes nothing."""
 
 
 def only(*values: Any, supported: str = "", required: bool = False) -> Rule:
@@ -137,7 +137,7 @@ TEXT_ENCODER: dict[str, Rule] = {
     "architectures": Rule(lambda value: not value or "UMT5" in str(value), "UMT5EncoderModel"),
     "quantization_config": TRANSFORMER["quantization_config"],
 }
-"""transformers honours the other keys of a text encoder, or ignores them as it does for everyone."""
+"""transformers handles the other keys of a text encoder."""
 
 
 def base_mistakes(base: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The text that the model sees of a prompt. Imports neither torch nor diffusers."""
+"""Cleans prompts as Wan's pipeline does. Imports neither torch nor diffusers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import re
 
 MAX_TOKENS = 512
-"""Wan's text length: longer prompts are cut, shorter ones zero-padded, and the zeros are attended."""
+"""Tokens of a prompt. Longer prompts are cut. Shorter ones are zero-padded, and the model attends to the zeros."""
 
 
 def clean_prompt(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Command-line options that say where to render. They never change a pixel."""
+"""Command-line options for where and how long to render. They never change a pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicts the memory that decoding a video takes, from its size alone. Pure; imports neither torch nor Ray."""
+"""Predicts the memory that decoding a video takes, from its size alone. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHOLE, _BAND, _TILED_VIDEOS, _FRAME_VIDEOS = 51, 57, 5, 3
 
 
 class VideoSize(NamedTuple):
-    """Pixels and frames of a video."""
+    """Size of a video in pixels and frames."""
 
     width: int
     height: int

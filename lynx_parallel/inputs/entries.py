@@ -1,4 +1,4 @@
-"""The manifest's keys as the user writes them."""
+"""The keys of a manifest."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TableEntry(Strict):
 
 
 class SubjectsFrom(Strict):
-    """``subjects: {from: faces/*.jpg}`` or ``{from: people.csv}``; the other keys are for all of its subjects."""
+    """``subjects: {from: faces/*.jpg}`` or ``{from: people.csv}``. The other keys apply to all of its subjects."""
 
     from_: Text = Field(alias="from", description="pictures such as faces/*.jpg, or a table such as people.csv")
     face: Face = "largest"

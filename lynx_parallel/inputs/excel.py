@@ -1,4 +1,4 @@
-"""Rows of an Excel workbook, as text. Needs the extra ``[excel]`` (openpyxl)."""
+"""Reads the rows of an Excel workbook as text. Needs the extra ``[excel]`` (openpyxl)."""
 
 from __future__ import annotations
 

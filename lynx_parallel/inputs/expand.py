@@ -1,4 +1,4 @@
-"""From subjects, prompts and shot groups to shots: seeds, takes, texts, settings, names."""
+"""Expands subjects, prompts and shot groups to shots: seeds, takes, texts, settings, names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_SHOTS = 1_000_000
 
 @dataclass
 class Expansion:
-    """Turns groups into shots and records what does not fit.
+    """Expands groups to shots, and records mistakes.
 
     Attributes:
         document: the manifest, for lines.

@@ -1,4 +1,4 @@
-"""Reads ``shots:``: the entries, a table, or their default, as groups whose ids are known."""
+"""Reads ``shots:``, which is a list, a table or missing, into groups with known ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids made from file names and texts that are no ids themselves."""
+"""Makes ids from file names and texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layout(guidance, ring, ulysses): which rank holds what. Pure; imports neither torch nor Ray."""
+"""The layout of a gang: degrees of guidance, ring and Ulysses. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lynx_parallel.errors import InputErrors
 
 @dataclass(frozen=True)
 class Needs:
-    """What a shot asks of a layout.
+    """Requirements of a shot on its layout.
 
     Attributes:
         heads: attention heads of the model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from lynx_parallel.inputs.weight_names import resolve_file, resolve_weights
 from lynx_parallel.inputs.yaml_lines import Document, read_yaml
 from lynx_parallel.text import shown_path
 
+_log = logging.getLogger(__name__)
+
 
 def load_campaign(manifest: Path | str | Record, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Campaign:
     """Reads a manifest, its pipeline file, prompts and tables, and expands them to shots.
@@ -45,6 +48,7 @@ def load_campaign(manifest: Path | str | Record, overrides: Sequence[str] = (), 
         InputErrors: all mistakes, one line each.
     """
     record = manifest if isinstance(manifest, Record) else find_record(manifest)
+    _log.debug("reading %s", manifest)
     with reading(record.copies if record else None) as sources:
         campaign = _load_campaign(manifest if record is None else record, overrides, only)
     return replace(campaign, sources=sources.content)

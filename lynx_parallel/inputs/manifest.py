@@ -1,4 +1,4 @@
-"""What a manifest means: a campaign of shots, each a subject, a prompt and a take, fully resolved.
+"""The content of a manifest: a campaign of shots with all settings resolved.
 
 Made by ``lynx_parallel.inputs.load.load_campaign``; everything here is checked, frozen and absolute.
 """
@@ -19,7 +19,7 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Passed through to the sidecar: what allows this face to be rendered."""
+    """The consent to render this face. It is copied to the sidecar."""
 
     ref: str
     scope: str | None = None

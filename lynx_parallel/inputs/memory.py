@@ -1,4 +1,4 @@
-"""What a rank holds in memory, from shapes alone. Pure; imports neither torch nor Ray.
+"""Predicts the memory of a rank from shapes alone. Imports neither torch nor Ray.
 
 Weights and static keys and values are exact. Activations and decoding are derived from the code and hold to within a
 few per cent of what is traced. Communication buffers and ``ALLOWANCE_BYTES`` are estimates: no GPU has confirmed them.

@@ -1,4 +1,4 @@
-"""Output names: the ``name:`` pattern, and what a name may be."""
+"""Checks output names and the ``name:`` pattern."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings about the user's input: what is allowed, but probably not meant. Imports neither torch nor Ray."""
+"""Warnings about input that is allowed, but probably not meant. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_EXAMPLES = 3
-"""Examples that one line shows; the rest is counted."""
+"""Examples that one line shows. Further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)

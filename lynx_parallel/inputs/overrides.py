@@ -1,4 +1,4 @@
-"""The command line's ``--set`` and ``--only``."""
+"""Reads the options ``--set`` and ``--only``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTABLE = (
 
 @dataclass
 class Forced:
-    """What ``--set`` asks for; ``output`` is relative to the working folder."""
+    """The settings of ``--set``. ``output`` is relative to the working folder."""
 
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     video: dict[str, Any] = field(default_factory=dict)

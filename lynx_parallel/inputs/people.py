@@ -1,4 +1,4 @@
-"""``subjects: {from: people.csv}``: one subject a row."""
+"""Reads ``subjects: {from: people.csv}``, one subject per row."""
 
 from __future__ import annotations
 

@@ -26,11 +26,11 @@ HEIC_REMEDY = "pip install 'lynx-parallel[heic]' (pillow-heif), or save it as JP
 
 
 class HeicUnreadable(SubjectError):
-    """A HEIC picture, and pillow-heif is not installed."""
+    """A HEIC picture cannot be read, because pillow-heif is not installed."""
 
 
 class OutsideLandmarks(SubjectError):
-    """Landmarks that somebody wrote down lie outside the picture."""
+    """Landmarks of the manifest lie outside the picture."""
 
 
 @contextmanager

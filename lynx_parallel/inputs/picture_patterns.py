@@ -1,4 +1,4 @@
-"""Finds the pictures that ``subjects: {from: faces/*.jpg}`` means, and says which files it leaves out."""
+"""Finds the pictures of ``subjects: {from: faces/*.jpg}``, and reports the files that it leaves out."""
 
 from __future__ import annotations
 

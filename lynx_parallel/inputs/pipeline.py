@@ -57,7 +57,7 @@ Frames = Annotated[
     must("a whole number 4k+1 (1, 5, 9, … up to 100001)"),
 ]
 MIN_FPS = 1 / 2000
-"""Frames per second at least: ffmpeg takes no fewer."""
+"""Least frames per second that ffmpeg accepts."""
 Fps = Annotated[float, Field(ge=MIN_FPS, le=240), must("a number from 1/2000 (0.0005) to 240")]
 Steps = Annotated[int, Field(ge=1, le=1000), must("a whole number from 1 to 1000")]
 Shift = Annotated[float, Field(gt=0), must("a finite number above 0")]
@@ -166,7 +166,7 @@ def overlay(base: Sampling, *layers: SamplingOverrides) -> Sampling:
 
 
 class AdapterFile(Strict):
-    """Where an adapter's weights lie: absolute path, ``hub:org/repo[@revision]/path`` or ``demo:name``."""
+    """The place of an adapter's weights: absolute path, ``hub:org/repo[@revision]/path`` or ``demo:name``."""
 
     file: Text = Field(description="a file, hub:org/repo/path or demo:name")
     license: Text | None = None
@@ -207,7 +207,7 @@ class ModelSpec(Strict):
 
 
 class FaceSpec(Strict):
-    """Models that find the face and tell who it is, for subjects whose landmarks or embedding are not given.
+    """Models that find and recognise the face of subjects without given landmarks or embedding.
 
     Attributes:
         detector: an insightface pack (folder, or ``buffalo_l`` under ``~/.insightface/models``), a YuNet ``.onnx``
@@ -227,7 +227,7 @@ class FaceSpec(Strict):
 
 
 class Video(Strict):
-    """How frames become a file: ffmpeg's libx264 or libx265.
+    """Encoding of the video file, by ffmpeg's libx264 or libx265.
 
     Attributes:
         crf: constant rate factor: lower is better and larger. 0 is read, because finished videos have it, and refused
@@ -254,6 +254,6 @@ class PipelineSpec(Strict):
 
 DEMO_FACES = "demo:faces"
 BUFFALO_L = "buffalo_l"
-"""insightface's pack where insightface itself keeps it, ``~/.insightface/models/buffalo_l``."""
+"""insightface's pack in insightface's own folder, ``~/.insightface/models/buffalo_l``."""
 ARCFACE = "arcface_ir_se50"
 """facexlib's recognition_arcface_ir_se50.pth in lynx-parallel's cache folder."""

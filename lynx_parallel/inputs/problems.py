@@ -72,7 +72,7 @@ def one_of(names: Sequence[str]) -> str:
 
 
 class Problems:
-    """Collects mistakes; ``raise_if_any`` raises them as one InputErrors, sorted by file and line.
+    """Collects mistakes. ``raise_if_any`` raises them as one InputErrors, sorted by file and line.
 
     Attributes:
         notices: warnings, which do not raise.
@@ -86,7 +86,7 @@ class Problems:
         return len(self._found)
 
     def add(self, file: Path | str, line: int, message: str) -> None:
-        """Records ``file:line: message``; saying the same twice counts once."""
+        """Records ``file:line: message``; the same line counts once."""
         self._found.setdefault((shown_path(file), line, escaped(message)))
 
     def option(self, message: str) -> None:

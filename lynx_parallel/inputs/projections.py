@@ -1,4 +1,4 @@
-"""Which keys of the transformer are projections behind static keys and values. Imports no torch."""
+"""Finds the keys of the transformer's projections that make static keys and values. Imports no torch."""
 
 from __future__ import annotations
 

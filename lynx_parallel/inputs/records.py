@@ -1,4 +1,4 @@
-"""Records of runs: what a run was asked for and made of, so that it can be explained and repeated.
+"""Records of runs: their options and inputs, so that a run can be explained and repeated.
 
 Each run has a folder, ``<output>/.lynx/manifests/<stamp>/``. It holds copies of the text files and ``run.json``.
 ``lynx-render`` takes that folder in place of a manifest. Imports neither torch nor Ray.
@@ -27,7 +27,7 @@ RECORD_VERSION = 1
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for.
+    """The command line of a run.
 
     Attributes:
         command: all of it, as typed.

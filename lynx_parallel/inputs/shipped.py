@@ -1,4 +1,4 @@
-"""Where the pipelines and manifests that come with the package lie."""
+"""Finds the pipelines and manifests that come with the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text files that a campaign is made of: manifest, pipeline file, tables and prompt files.
+"""Collects the text files of a campaign: manifest, pipeline file, tables and prompt files.
 
 Whoever reads one asks ``place_of`` where it is and hands its content to ``note``. So ``reading`` knows what a campaign
 was made of, and can have copies read in place of files that changed or are gone.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass
 class Sources:
-    """What is read during one ``reading``.
+    """The files that are read during one ``reading``.
 
     Attributes:
         copies: files to read in place of others, by absolute path.

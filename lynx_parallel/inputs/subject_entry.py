@@ -1,4 +1,4 @@
-"""From one checked entry to a Subject, whether it stands in the manifest or in a table."""
+"""Makes a Subject of one checked entry of the manifest or of a table."""
 
 from __future__ import annotations
 

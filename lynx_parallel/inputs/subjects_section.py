@@ -1,4 +1,4 @@
-"""Reads ``subjects:`` and ``prompts:``."""
+"""Reads ``subjects:``."""
 
 from __future__ import annotations
 

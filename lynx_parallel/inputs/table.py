@@ -1,4 +1,4 @@
-"""``shots: {from: shots.csv}``: one shot group a row."""
+"""Reads ``shots: {from: shots.csv}``, one shot group per row."""
 
 from __future__ import annotations
 

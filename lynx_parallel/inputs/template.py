@@ -15,7 +15,7 @@ _BRACES = "write {{ and }} for braces"
 
 
 class Field(NamedTuple):
-    """One ``{name}`` or ``{name|default}``; ``default`` is None where none is given."""
+    """One ``{name}`` or ``{name|default}``; ``default`` is None if it is missing."""
 
     name: str
     default: str | None

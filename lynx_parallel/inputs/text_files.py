@@ -1,4 +1,4 @@
-"""Reads the user's files as bytes or text, or says in one line why that is not possible."""
+"""Reads the user's files as bytes or text. An error is one line with the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_BYTES = 16 * 2**20
 
 
 class Unreadable(Exception):
-    """A file cannot be used at all; ``line`` is where it shows (1 when it is the whole file)."""
+    """A file cannot be used. ``line`` is the line of the mistake, or 1 for the whole file."""
 
     def __init__(self, reason: str, line: int = 1):
         super().__init__(reason)

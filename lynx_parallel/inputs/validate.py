@@ -1,4 +1,4 @@
-"""Between a parsed file and the strict models: every mistake in our own words, with its line."""
+"""Validates a parsed file with the strict models, and reports every mistake in plain words with its line."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ARCFACE_SHA256 = "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28"
-"""Of facexlib's ``recognition_arcface_ir_se50.pth``, which Lynx was trained with."""
+"""sha256 of facexlib's ``recognition_arcface_ir_se50.pth``, with which Lynx was trained."""
 
 
 CONVERTED = "converted.json"
@@ -20,7 +20,7 @@ BASE_PATTERNS = ("model_index.json", *(f"{name}/*" for name in COMPONENTS))
 
 
 CONFIG_PATTERNS = ("model_index.json", *(f"{name}/*config.json" for name in COMPONENTS))
-"""Files of a few kilobytes that say what kind of model a base is."""
+"""Small files that show what kind of model a base is."""
 
 
 @dataclass(frozen=True)

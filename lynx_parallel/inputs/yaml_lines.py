@@ -39,7 +39,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class Place(NamedTuple):
-    """Where an entry stands; ``where`` is how errors call it, such as ``row``."""
+    """The place of an entry. ``where`` is its kind in error messages, such as ``row``."""
 
     file: Path
     line: int
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """What YAML dropped from an unquoted value.
+    """Text that YAML dropped from an unquoted value.
 
     Attributes:
         line: where it stands.

@@ -1,1 +1,1 @@
-"""The Lynx model in torch: reads as on one device, imports neither Ray nor xfuser."""
+"""The Lynx model in torch, written as for one device. Imports neither Ray nor xfuser."""

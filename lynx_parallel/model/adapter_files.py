@@ -1,4 +1,4 @@
-"""Lynx's adapter files, in both known layouts: which key fills which parameter of ``LynxTransformer``."""
+"""Maps the keys of Lynx's adapter files, in both known layouts, to parameters of ``LynxTransformer``."""
 
 from __future__ import annotations
 

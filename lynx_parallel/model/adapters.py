@@ -16,7 +16,7 @@ LITE_NORM_EPS = 1e-5
 
 
 class PerceiverAttention(nn.Module):
-    """Latents attend to the input and to themselves; q and k are each scaled by D^-1/4."""
+    """Attention of latents to the input and to themselves. q and k are each scaled by D^-1/4."""
 
     def __init__(self, dim: int, heads: int, dim_head: int):
         super().__init__()
@@ -40,7 +40,7 @@ class PerceiverAttention(nn.Module):
 
 
 class Resampler(nn.Module):
-    """ArcFace vector → ID tokens.
+    """Makes ID tokens of an ArcFace vector.
 
     Input [B, 1, 512], output [B, queries, output_dim] with output_dim 5120 (full) or 2048 (lite) at
     14B. Sizes come from the file: see ``Resampler.from_shapes``.

@@ -1,4 +1,4 @@
-"""Attention kernels, how one is chosen, and how the token axis is split over ranks.
+"""Attention kernels, the choice among them, and the interface that splits the token axis over ranks.
 
 Legend of tensor names: B batch, L query tokens held by this rank, N all tokens, S key tokens,
 H heads, D channels of a head, C = H·D channels.
@@ -29,7 +29,7 @@ _PROBED_KEYS = 130, 16
 
 
 class Kernel(NamedTuple):
-    """A kernel that was called on the device and gave the right result.
+    """A kernel that has given the right result on the device.
 
     Attributes:
         warnings: one line for each faster kernel that is installed but does not work.
@@ -41,7 +41,7 @@ class Kernel(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the order of kernels depends on.
+    """Facts that the order of kernels depends on.
 
     Attributes:
         device: torch's device type.
@@ -220,7 +220,7 @@ _KERNELS: dict[str, Attention] = {"flash3": flash3, "cudnn": cudnn, "flash": fla
 
 
 class LocalTokens:
-    """The token axis on a single rank: nothing to split, nothing to gather.
+    """The token axis on a single rank, which splits and gathers nothing.
 
     ``parallel.xdit.UspTokens`` has the same three methods for a gang. The model calls these and
     never asks how many ranks there are. Text, ID and reference keys are replicated on every rank,

@@ -26,7 +26,7 @@ class KV(NamedTuple):
 
 
 class BlockConditioning(NamedTuple):
-    """What one guidance branch shows to one block; None where the block has no such adapter."""
+    """Conditioning of one block by one guidance branch. None for an adapter that the block lacks."""
 
     text: KV
     identity: KV | None = None
@@ -43,7 +43,7 @@ def rotate(x_BLHD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
 
 
 class LynxBlock(nn.Module):
-    """Takes over the modules of a ``WanTransformerBlock``, so that its state-dict keys stay Wan's.
+    """Uses the modules of a ``WanTransformerBlock``, so that its state-dict keys stay Wan's.
 
     Adapters' keys: ``id_adapter.*`` and ``ref_adapter.*``; absent where the block has none.
     """

@@ -14,11 +14,11 @@ import torch
 from lynx_parallel.inputs.pipeline import VaeDtype
 
 Fp32Precision = Literal["ieee", "tf32"]
-"""torch's own terms."""
+"""Names of the precisions, as in torch."""
 
 
 class VaePrecision(NamedTuple):
-    """How a VAE of a ``vae_dtype`` is loaded and run."""
+    """Precision of a VAE's weights and convolutions, by ``vae_dtype``."""
 
     weights: torch.dtype
     convolutions: Fp32Precision

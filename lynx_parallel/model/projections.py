@@ -1,4 +1,4 @@
-"""The projections behind static keys and values: kept on the device, or borrowed from the file for a moment.
+"""The projections that make static keys and values. They stay on the device, or are read from the file on use.
 
 At 14B they are 12.6 of about 37 GB, and idle while denoising: their results are static.
 """
@@ -22,7 +22,7 @@ def projection_units(block: nn.Module) -> list[list[nn.Module]]:
 
 
 class KeptProjections:
-    """Projections live on the device like all other weights."""
+    """Projections stay on the device like all other weights."""
 
     @contextmanager
     def borrowed(self, index: int, block: nn.Module, kind: ProjectionKind) -> Iterator[None]:
@@ -31,7 +31,7 @@ class KeptProjections:
 
 
 class BorrowedProjections(KeptProjections):
-    """Projections live in the weights file; each is read for its block, used, and let go.
+    """Projections stay in the weights file. Each is read for its block, used, and freed.
 
     Args:
         readers: by state-dict key, what reads that tensor to its dtype and device.

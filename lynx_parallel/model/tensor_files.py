@@ -1,4 +1,4 @@
-"""safetensors files: which tensors they hold, and each read straight to its dtype and device."""
+"""Reads safetensors files: their tensors, and each tensor in its dtype and on its device."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Shapes = dict[str, tuple[int, ...]]
 # Others would be converted without a word: quantised weights need scales, whole numbers are no weights.
 _DTYPES = ("F16", "BF16", "F32", "F64")
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
-"""Names the file of each key, where a model has several files."""
+"""Index with the file of each key, for a model of several files."""
 
 
 class Source(NamedTuple):
-    """Where a parameter comes from."""
+    """File and key of a parameter."""
 
     path: Path
     key: str

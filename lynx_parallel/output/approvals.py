@@ -1,4 +1,4 @@
-"""Approvals: which finished shots the user agreed to have made again. Imports neither torch nor Ray.
+"""Stores which finished shots the user has allowed to be made again. Imports neither torch nor Ray.
 
 They are kept in the output folder, so that a job that is queued again does not ask again.
 """

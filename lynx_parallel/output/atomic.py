@@ -1,4 +1,4 @@
-"""Files and where they live. Imports neither torch nor Ray."""
+"""Writes, publishes and moves files atomically. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _fsync(path: Path) -> None:
 
 
 _NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""Answers of file systems that cannot flush a folder: CIFS, vboxsf, many FUSE file systems."""
+"""Error numbers of file systems that cannot flush a folder: CIFS, vboxsf, many FUSE file systems."""
 
 
 def _fsync_folder(folder: Path) -> None:

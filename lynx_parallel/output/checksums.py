@@ -1,4 +1,4 @@
-"""safetensors files under a checksum of their own. Imports neither torch nor Ray, and numpy only on use."""
+"""Digests, and safetensors files that hold their own checksum. Imports neither torch nor Ray, and numpy only on use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SEAL = "sha256"
+CHECKSUM_KEY = "sha256"
 """Key of the checksum in a file's metadata."""
 DIGEST = "latents_digest"
 """Key of a shot's latents digest in a file's metadata."""
-_SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_CHECKSUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _MAX_HEADER_BYTES = 16 * 2**20
 
 
@@ -29,7 +29,7 @@ def pack(key: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
     plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     blank = save(plain, metadata={"sha256": "0" * 64})
-    match = _SEAL.search(blank)
+    match = _CHECKSUM.search(blank)
     assert match  # the header, and its metadata first, is how such a file begins
     start, end = match.span(1)
     return blank[:start] + _checksum(key, blank, start, end).encode() + blank[end:]
@@ -41,7 +41,7 @@ def unpack(key: str, data: bytes) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: ``data`` is anything else than ``pack`` made for ``key``.
     """
-    match = _SEAL.search(data)
+    match = _CHECKSUM.search(data)
     if not match or _checksum(key, data, *match.span(1)).encode() != match[1]:
         raise ValueError("damaged, or not ours")
     from safetensors.numpy import load
@@ -49,7 +49,7 @@ def unpack(key: str, data: bytes) -> dict[str, NDArray[Any]]:
     return load(data)
 
 
-def seal(data: bytes, metadata: Mapping[str, str]) -> bytes:
+def add_checksum(data: bytes, metadata: Mapping[str, str]) -> bytes:
     """Returns a safetensors file with metadata and a checksum: ``sha256`` of the file with this field zeroed.
 
     Equal tensors and metadata give equal bytes. safetensors itself writes metadata in random order.
@@ -58,10 +58,10 @@ def seal(data: bytes, metadata: Mapping[str, str]) -> bytes:
         data: a safetensors file without metadata.
     """
     size, header = _header(data)
-    text = json.dumps({"__metadata__": {SEAL: "0" * 64, **metadata}, **header}, separators=(",", ":")).encode()
+    text = json.dumps({"__metadata__": {CHECKSUM_KEY: "0" * 64, **metadata}, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     blank = len(text).to_bytes(8, "little") + text + data[8 + size :]
-    match = _SEAL.search(blank)
+    match = _CHECKSUM.search(blank)
     assert match
     start, end = match.span(1)
     return blank[:start] + _checksum("", blank, start, end).encode() + blank[end:]
@@ -70,15 +70,15 @@ def seal(data: bytes, metadata: Mapping[str, str]) -> bytes:
 def metadata_of(data: bytes) -> dict[str, str] | None:
     """Returns a safetensors file's metadata, or None if ``data`` is damaged.
 
-    A file that ``seal`` made is checked whole. A file without a checksum is checked for its size alone.
+    A file that ``add_checksum`` made is checked whole. A file without a checksum is checked for its size alone.
     """
     try:
         size, header = _header(data)
     except ValueError:
         return None
     metadata = header.get("__metadata__", {})
-    if SEAL in metadata:
-        match = _SEAL.search(data[: 8 + size])
+    if CHECKSUM_KEY in metadata:
+        match = _CHECKSUM.search(data[: 8 + size])
         if not match or _checksum("", data, *match.span(1)).encode() != match[1]:
             return None
     return metadata if _length(size, header) == len(data) else None

@@ -1,4 +1,4 @@
-"""A subject's crops in the output folder: what the model sees of a face, for people to check.
+"""Writes a subject's crops to the output folder, so that people can check what the model sees of a face.
 
 Imports neither torch nor Ray, and Pillow and numpy only on use.
 """

@@ -1,4 +1,4 @@
-"""What an output folder holds: sidecars (the truth), journal (the history); the lock is in ``lock``.
+"""The output folder: paths, sidecars, publication, superseded files. The sidecars alone decide what is done.
 
 Order of publication: latents, mp4, sidecar. The sidecar's rename is what makes a shot done.
 """

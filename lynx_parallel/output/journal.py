@@ -15,7 +15,7 @@ from lynx_parallel.output.sidecar import encode_text
 
 
 class Journal:
-    """Append-only history, one JSON object a line; the driver alone writes it.
+    """An append-only history with one JSON object per line. Only the driver writes it.
 
     A record that cannot be written, to a full disk say, is kept and written with the next: history fails no shot.
 
@@ -49,7 +49,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class History:
-    """What a journal says; lines that cannot be read are passed over.
+    """The content of a journal. Lines that cannot be read are skipped.
 
     Attributes:
         attempted: names of all shots it knows of.

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lynx_parallel.output.checksums import DIGEST, SEAL, metadata_of, read_metadata, sha256_file
+from lynx_parallel.output.checksums import CHECKSUM_KEY, DIGEST, metadata_of, read_metadata, sha256_file
 from lynx_parallel.output.folder import PART, Output
 from lynx_parallel.output.journal import History
 from lynx_parallel.output.sidecar import SUFFIXES
@@ -122,7 +122,7 @@ class _Verification:
         waits = self.output.private / "latents" / mine["latents"]
         finished = [path for path in (waits, self.output.path(name, "latents")) if _is_sealed(path)]
         if "latents" in there and self.output.path(name, "latents") in finished:
-            self._read(self.output.path(name, "latents"), _unsealed)
+            self._read(self.output.path(name, "latents"), _without_checksum)
         if "sidecar" in there:
             self._add("damaged", mine["sidecar"], "not a readable sidecar")
         elif finished:
@@ -138,7 +138,7 @@ class _Verification:
     def _private(self) -> None:
         """Checks what ``.lynx`` keeps for later runs."""
         private = self.output.private
-        for folder, damage in (("partial", _broken), ("prompts", _broken), ("latents", _unsealed)):
+        for folder, damage in (("partial", _broken), ("prompts", _broken), ("latents", _without_checksum)):
             for path in sorted((private / folder).rglob("*.safetensors")):
                 self._read(path, damage)
         for path in sorted((private / "superseded").glob("*")):
@@ -175,13 +175,13 @@ def _broken(path: Path) -> str:
     return "" if metadata_of(path.read_bytes()) is not None else "its checksum or its size differs"
 
 
-def _unsealed(path: Path) -> str:
-    return "" if SEAL in (metadata_of(path.read_bytes()) or {}) else "its checksum differs"
+def _without_checksum(path: Path) -> str:
+    return "" if CHECKSUM_KEY in (metadata_of(path.read_bytes()) or {}) else "its checksum differs"
 
 
 def _is_sealed(path: Path) -> bool:
     metadata = read_metadata(path) or {}
-    return DIGEST in metadata and SEAL in metadata
+    return DIGEST in metadata and CHECKSUM_KEY in metadata
 
 
 def by_kind(findings: list[Finding]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.output.atomic import atomic_write
-from lynx_parallel.output.checksums import DIGEST, SEAL, read_metadata
+from lynx_parallel.output.checksums import CHECKSUM_KEY, DIGEST, read_metadata
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
 
@@ -82,6 +82,6 @@ def _record(output: Output, name: str) -> Path:
 
 def _is_of(path: Path, digests: Collection[str]) -> bool:
     metadata = read_metadata(path)
-    if not metadata or SEAL not in metadata:
+    if not metadata or CHECKSUM_KEY not in metadata:
         return False
     return metadata.get(DIGEST) in digests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from lynx_parallel.inputs.special import refuse_special
 from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import digest, sha256_file
+
+_log = logging.getLogger(__name__)
 
 
 def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[str, str]:
@@ -86,6 +89,7 @@ class Remembered:
         match self.entries.get(real):
             case [size, mtime_ns, str(known)] if [size, mtime_ns] == seen and len(known) == 64:
                 return known
+        _log.debug("hashing %s (%d bytes)", path, status.st_size)
         return self.add(path, sha256_file(Path(real)))
 
     def add(self, path: Path, sha256: str) -> str:

@@ -5,6 +5,7 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ from lynx_parallel.output.sidecar import SUFFIXES
 from lynx_parallel.output.waiting import find_latents
 from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_known, as_seen, changed
 from lynx_parallel.text import counted
+
+_log = logging.getLogger(__name__)
 
 _OF_WEIGHTS = ("weights", "face.detector", "face.recognizer")
 """Names that ``changed`` returns if weights differ."""
@@ -117,6 +120,7 @@ def make_plan(
         _item(campaign, shot, digests, output, known, today, verify)
         for shot, digests in zip(shots, all_digests, strict=True)
     ]
+    _log.debug("compared %d shots with %s", len(items), campaign.output)
     names = {shot.name for shot in campaign.shots}
     orphans = [name for name, _ in output.sidecars(but=names)] if whole else []
     return Plan(items, orphans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, ModelSpec
 from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, FaceFiles, WeightFiles
+
+_log = logging.getLogger(__name__)
 
 
 def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
@@ -92,6 +95,7 @@ def find_base(base: str, patterns: Sequence[str] = BASE_PATTERNS) -> Path:
     if (found := hub_base(base)) is None:
         return Path(base).expanduser().absolute()
     repo, revision = found
+    _log.debug("%s: looking in the hub cache, then on the hub", base)
     from huggingface_hub import snapshot_download
 
     return Path(_from_hub(base, lambda: snapshot_download(repo, revision=revision, allow_patterns=list(patterns))))
@@ -109,6 +113,7 @@ def find_adapter(file: str, stem: str) -> Path:
     if (found := hub_file(file)) is None:
         return Path(file).expanduser().absolute()
     repo, revision, path = found
+    _log.debug("%s: looking in the hub cache, then on the hub", file)
     from huggingface_hub import hf_hub_download
 
     return Path(_from_hub(file, lambda: hf_hub_download(repo, path, revision=revision)))

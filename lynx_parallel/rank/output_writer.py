@@ -22,7 +22,7 @@ from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS
 from lynx_parallel.output.atomic import atomic_write
-from lynx_parallel.output.checksums import SEAL, metadata_of, seal, sha256_file
+from lynx_parallel.output.checksums import CHECKSUM_KEY, add_checksum, metadata_of, sha256_file
 from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.rank.disk_space import when_room
 from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered
@@ -87,7 +87,7 @@ class OutputWriter:
         except OSError as error:
             raise RenderError(f"{order.latents}: {error.strerror}") from None
         found = hashlib.sha256(data).hexdigest()
-        if found != order.sha256 if order.sha256 else SEAL not in (metadata_of(data) or {}):
+        if found != order.sha256 if order.sha256 else CHECKSUM_KEY not in (metadata_of(data) or {}):
             raise DamagedError(f"{order.latents}: the latents are damaged: their checksum differs")
         if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
@@ -118,7 +118,7 @@ class OutputWriter:
         """
         assert frames is not None
         if "latents" in parts:
-            saved = seal(save({"latents": latents.float().cpu().contiguous()}), metadata or {})
+            saved = add_checksum(save({"latents": latents.float().cpu().contiguous()}), metadata or {})
             when_room(lambda: _write(parts["latents"], saved), parts["latents"], self._waits)
         began = time.perf_counter()
         encode = partial(

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.cleaning import MAX_TOKENS, clean_prompt
 from lynx_parallel.output.atomic import atomic_write
-from lynx_parallel.output.checksums import metadata_of, seal
+from lynx_parallel.output.checksums import add_checksum, metadata_of
 
 
 class TextEncoder:
@@ -90,7 +90,7 @@ class PromptFolder(MutableMapping[str, torch.Tensor]):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as part:
-                part.write_bytes(seal(save({"embeds": embeds_SC.contiguous()}), {}))
+                part.write_bytes(add_checksum(save({"embeds": embeds_SC.contiguous()}), {}))
         except OSError:
             self._memory[prompt] = embeds_SC
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from lynx_parallel.output.atomic import atomic_write
-from lynx_parallel.output.checksums import DIGEST, SEAL, metadata_of, seal
+from lynx_parallel.output.checksums import CHECKSUM_KEY, DIGEST, add_checksum, metadata_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def save_resume_state(path: Path, state: ResumeState, digest: str) -> None:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(state).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
-        part.write_bytes(seal(save(tensors), {DIGEST: digest}))
+        part.write_bytes(add_checksum(save(tensors), {DIGEST: digest}))
 
 
 def load_resume_state(
@@ -86,7 +86,7 @@ def load_resume_state(
         return ResumeState()
     metadata = metadata_of(data)
     # An earlier version wrote the digest alone. Anything else without a checksum has lost it.
-    if metadata is not None and (SEAL in metadata or set(metadata) <= {DIGEST}):
+    if metadata is not None and (CHECKSUM_KEY in metadata or set(metadata) <= {DIGEST}):
         if metadata.get(DIGEST) != digest:
             return ResumeState()
         try:

@@ -255,6 +255,14 @@ def test_a_manifest_named_like_a_command(folder: Path, demo: Path, name: str) ->
         assert line.startswith(f"{name}:6: ")
 
 
+def test_debug_shows_the_log(folder: Path) -> None:
+    quiet, debug = (lynx_render("plan", "m.yaml", *options, cwd=folder) for options in ((), ("--debug",)))
+    assert quiet.stdout == debug.stdout
+    assert "lynx_parallel." not in quiet.stderr
+    assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} lynx_parallel\.inputs\.load: reading m\.yaml$", debug.stderr, re.M)
+    assert "lynx_parallel.plan.plan: compared 4 shots with " in debug.stderr
+
+
 def test_debug_shows_where_and_leaves_the_exit_code(folder: Path) -> None:
     run = lynx_render("none.yaml", "--debug", cwd=folder)
     assert run.returncode == 2

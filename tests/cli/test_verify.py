@@ -18,7 +18,7 @@ from lynx_parallel.engine.record import write_record
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.records import Request
 from lynx_parallel.output.atomic import part_path
-from lynx_parallel.output.checksums import seal
+from lynx_parallel.output.checksums import add_checksum
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.verify import verify
@@ -127,7 +127,7 @@ def test_a_finished_shot_whose_files_are_all_gone(campaign: Campaign, manifest: 
 def test_what_is_kept_for_later_runs(campaign: Campaign) -> None:
     output, digest = Output(campaign.output), "d" * 64
     save_resume_state(output.resume_state(digest), state(), digest)
-    latents = seal(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), latents_metadata(digest, {}))
+    latents = add_checksum(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), latents_metadata(digest, {}))
     for path in (waiting(output, "ada/sit-t01"), output.private / "prompts" / "a.safetensors"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(latents)
@@ -152,7 +152,7 @@ def test_finished_latents_without_a_video(campaign: Campaign) -> None:
     for kind in ("video", "sidecar"):
         output.path(ADA, kind).unlink()
     path = output.path(ADA, "latents")
-    path.write_bytes(seal(save({"latents": torch.zeros(9)}), latents_metadata("d" * 64, {})))
+    path.write_bytes(add_checksum(save({"latents": torch.zeros(9)}), latents_metadata("d" * 64, {})))
     assert found(campaign) == ([("missing", f"{ADA}.mp4")], 1)
     flip(path, 8 * path.stat().st_size - 1)
     assert found(campaign) == ([("damaged", f"{ADA}.latents.safetensors"), ("missing", f"{ADA}.mp4")], 1)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from lynx_parallel.cli.options import Say
 from lynx_parallel.engine.signals import signals
+from lynx_parallel.view.lines import Lines
 
 PRINTS = """
 import signal, sys, time
-from lynx_parallel.cli.options import Say
+from lynx_parallel.view.lines import Lines
 said = []
 signal.signal(signal.SIGHUP, lambda *_: said.append("hung up"))
-say = Say(sys.stdout)
+say = Lines(sys.stdout)
 say("before")
 while not said:  # pause() would miss a signal that has come already
     time.sleep(0.01)
@@ -51,4 +51,4 @@ def test_a_line_for_a_terminal_that_is_gone_is_lost_and_no_more() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_line_for_a_full_disk_is_lost_and_no_more() -> None:
     with Path("/dev/full").open("wb", buffering=0) as raw:
-        Say(os.fdopen(os.dup(raw.fileno()), "w", closefd=False))("a line")
+        Lines(os.fdopen(os.dup(raw.fileno()), "w", closefd=False))("a line")

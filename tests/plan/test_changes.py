@@ -23,7 +23,7 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.inputs.records import Request
 from lynx_parallel.output.approvals import Approvals
-from lynx_parallel.output.checksums import seal
+from lynx_parallel.output.checksums import add_checksum
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.waiting import latents_metadata, waiting
 from lynx_parallel.plan import digests as identity
@@ -395,7 +395,7 @@ def test_an_approved_render_may_end_as_an_encoding(folder: Path, tmp_path: Path)
     for item in make_plan(load_campaign(folder / "mine" / "m.yaml"), WEIGHTS, today=TODAY).items:
         path = waiting(output, item.shot.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(seal(save({"latents": np.zeros(1)}), latents_metadata(item.digests.resume, None)))
+        path.write_bytes(add_checksum(save({"latents": np.zeros(1)}), latents_metadata(item.digests.resume, None)))
     encoded = found(folder)
     assert [(change.action, len(change.names)) for change in encoded] == [("encode", len(shots))]
     approve(encoded, Approvals(tmp_path / "approvals"), False, lambda line: None)

@@ -110,10 +110,10 @@ def test_a_closed_stream_is_no_file_of_ours(tmp_path: Path, descriptors: tuple[i
 DIVERTED = """
 import os, subprocess, sys
 from pathlib import Path
-from lynx_parallel.cli.options import Say
+from lynx_parallel.view.lines import Lines
 from lynx_parallel.engine.process import diverted, open_streams
 open_streams()
-say = Say(sys.stdout)
+say = Lines(sys.stdout)
 with diverted(Path("logs/ray.log")):
     say("ours")
     print("python")

@@ -17,7 +17,7 @@ from lynx_parallel.errors import DamagedError, RenderError
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.pipeline import Video
-from lynx_parallel.output.checksums import metadata_of, read_metadata, seal
+from lynx_parallel.output.checksums import add_checksum, metadata_of, read_metadata
 from lynx_parallel.output.waiting import latents_metadata
 from lynx_parallel.plan.weights import find_weights
 from lynx_parallel.rank.messages import EncodeOrder, RankConfig
@@ -117,7 +117,7 @@ def finisher(campaign: Path) -> Decoded:
 def written(folder: Path) -> tuple[Path, torch.Tensor]:
     latents = torch.randn(1, 16, 3, 6, 8)
     path = folder / "a.latents.safetensors"
-    path.write_bytes(seal(save({"latents": latents}), latents_metadata("d" * 64, {})))
+    path.write_bytes(add_checksum(save({"latents": latents}), latents_metadata("d" * 64, {})))
     return path, latents
 
 

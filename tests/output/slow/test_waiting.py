@@ -21,7 +21,7 @@ from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output import folder as ledger
 from lynx_parallel.output.atomic import atomic_write
-from lynx_parallel.output.checksums import read_metadata, seal
+from lynx_parallel.output.checksums import add_checksum, read_metadata
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.waiting import all_waiting, find_latents, latents_metadata, waiting, write_record
@@ -37,7 +37,7 @@ TODAY = date(2026, 1, 1)
 
 
 def latents_of(digest: str) -> bytes:
-    return seal(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), latents_metadata(digest, {"prompt": "A walk."}))
+    return add_checksum(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), latents_metadata(digest, {"prompt": "A walk."}))
 
 
 def put(path: Path, data: bytes) -> None:
@@ -106,7 +106,7 @@ def test_latents_of_others_are_not_taken(folder: Path) -> None:
     path = output.path(ADA, "latents")
     plain = save({"latents": torch.zeros(1)})
     unsealed = save({"latents": torch.zeros(1)}, {"latents_digest": digest})
-    for data in (b"", b"\xff" * 99, plain, unsealed, seal(plain, {}), latents_of("0" * 64)):
+    for data in (b"", b"\xff" * 99, plain, unsealed, add_checksum(plain, {}), latents_of("0" * 64)):
         put(path, data)
         assert (ada(campaign).action, ada(campaign).reason) == ("render", "files without a readable sidecar")
     path.unlink()
@@ -156,7 +156,7 @@ class EncodingGang(FakeGang):
         order.logs.mkdir(parents=True)
         await asyncio.sleep(60)
         metadata = latents_metadata(order.digest, order.settings)
-        data = seal(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), metadata)
+        data = add_checksum(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), metadata)
         with atomic_write(parts["latents"]) as part:
             part.write_bytes(data)
         latents = {"size": len(data), "sha256": "0" * 64}

@@ -1,0 +1,48 @@
+"""Lines for the user on a terminal, a pipe or a log, and the log of ``--debug``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import TextIO
+
+
+class Lines:
+    """Prints one line at a time and flushes it, so that a pipe or a log shows it immediately.
+
+    If it cannot be written, only the line is lost: a reader such as ``| head`` has ended, the terminal is closed, or a
+    log's disk is full.
+
+    Args:
+        stream: stdout or stderr. With ``--json``, progress goes to stderr.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def __call__(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            print(line, file=self.stream, flush=True)
+
+    @contextlib.contextmanager
+    def if_slow(self, line: str, after: float = 0.6) -> Iterator[None]:
+        """Prints a line if the block takes more than ``after`` seconds."""
+        timer = threading.Timer(after, self, [line])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def show_log(stream: TextIO) -> None:
+    """Shows the debug messages of this package's loggers: time, module, message."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("lynx_parallel")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers[:] = [handler]
