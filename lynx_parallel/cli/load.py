@@ -106,7 +106,7 @@ def fetch_hint(campaign: Campaign) -> str:
 
 
 def _lines(missing: tuple[Missing, ...], campaign: Campaign, download: bool) -> list[str]:
-    """Returns what cannot be had: parts that come by hand, and for render also those that only fetch brings."""
+    """Returns a line for each part that will stay missing: render does not download what only fetch does."""
     lines = []
     for part in missing:
         if part.comes_by == "hand":

@@ -148,7 +148,7 @@ def _write_tokenizer(folder: Path) -> None:
 
     printable = sorted(set(string.printable) - set(string.whitespace))
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(f"<0x{byte:02X}>", -100.0) for byte in range(256)]  # only where nothing else fits
+    pieces += [(f"<0x{byte:02X}>", -100.0) for byte in range(256)]  # used only if nothing else fits
     pieces += [(character, -3.0) for character in printable]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")

@@ -187,5 +187,5 @@ def _space(free: int, total: int) -> str:
 
 
 def gigabytes(size: int) -> str:
-    """Returns a size in GB, or in MB where it is small."""
+    """Returns a size in GB, or in MB if it is small."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

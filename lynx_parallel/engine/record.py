@@ -30,7 +30,7 @@ def write_record(folder: Path, campaign: Campaign, weights: Mapping[str, str], r
     """Writes the record of a run that begins.
 
     Args:
-        folder: of this record; it is made.
+        folder: of the record. It is created.
         weights: digests by ``weights.weight_digests``.
         started: time, ISO 8601.
 

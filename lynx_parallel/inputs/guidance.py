@@ -16,13 +16,13 @@ BranchName = Literal["c", "i", "u"]
 def guidance_coefficients(
     guidance_scale: float, guidance_scale_i: float | None, *, identity: bool = True
 ) -> dict[BranchName, float]:
-    """Coefficients of the branches, in summing order; a branch whose coefficient is 0 is left out.
+    """Returns the coefficients of the branches, in summing order, without those that are 0.
 
     v = u + g_i·(i − u) + g·(c − i) = g·c + (g_i − g)·i + (1 − g_i)·u; without g_i: g·c + (1 − g)·u.
-    g ≤ 1 runs c alone, as the reference does.
+    g ≤ 1 runs c alone, as upstream does.
 
     Args:
-        identity: whether any identity acts; where none does, i = u, and two branches are left.
+        identity: whether any identity acts. If none does, i = u, and two branches are left.
     """
     if guidance_scale <= 1:
         return {"c": 1.0}
@@ -40,7 +40,7 @@ def sampling_coefficients(sampling: Sampling, *, has_reference: bool, inside: bo
     """Returns the coefficients of a shot's branches inside or outside its identity window.
 
     Args:
-        has_reference: False for lite, which has no branch i: the reference ignores ``guidance_scale_i`` there.
+        has_reference: False for lite, which has no branch i: upstream ignores ``guidance_scale_i`` there.
     """
     acts = sampling.ip_scale > 0 or (has_reference and sampling.ref_scale > 0)
     g_i = sampling.guidance_scale_i if has_reference else None

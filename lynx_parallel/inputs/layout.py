@@ -91,7 +91,7 @@ class Layout:
 
 
 def choose_layout(needs: Needs, ranks: int, breaks: tuple[int, ...] = ()) -> Layout:
-    """Returns the layout of at most this many ranks that fits a shot best, where none was asked for by hand.
+    """Returns the layout of at most this many ranks that fits a shot best, if none was requested.
 
     It uses as many ranks as fit. Ulysses comes first, because it is exact and sends least. Guidance takes the ranks
     that Ulysses cannot use. A ring is used only between machines, where all-to-all is slow. Each Ulysses group then

@@ -77,7 +77,7 @@ def _is_text(text: str) -> bool:
 
 
 def select(shots: Sequence[Shot], only: Iterable[str], problems: Problems) -> tuple[Shot, ...]:
-    """Shots whose ``subject/prompt`` or name fits any of the patterns; a pattern must fit something."""
+    """Returns the shots whose ``subject/prompt`` or name fits a pattern. Each pattern must fit a shot."""
     patterns = list(dict.fromkeys(only))
     if not patterns:
         return tuple(shots)

@@ -97,7 +97,7 @@ class Sampling(Strict):
         reference_latent: ``mode`` of the VAE posterior, or a ``sample`` drawn with seed+1.
         reference_size: side of the face crop that the reference branch sees, in pixels.
         identity_window: identity acts in step i of N where start ≤ i/N < end; outside of it no branch knows it.
-        ref_blocks: transformer blocks in which the reference acts.
+        ref_blocks: transformer blocks with the reference branch.
         seed: of the initial noise.
     """
 

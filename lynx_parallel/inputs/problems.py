@@ -15,7 +15,7 @@ from lynx_parallel.text import escaped, shown_path
 
 KeyPath = tuple[str | int, ...]
 
-MAX_LINES = 100  # more help nobody; the rest is counted
+MAX_LINES = 100  # further mistakes are only counted
 _SHOWN_CHARS = 80
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.*-]{0,99}")
 

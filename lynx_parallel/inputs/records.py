@@ -47,7 +47,7 @@ class Record:
 
     Attributes:
         folder: where it is.
-        manifest: the manifest's own path; it may be gone.
+        manifest: path of the manifest, which may no longer exist.
         output: the output folder that the record is in.
         request: what was asked for.
         version: of lynx-parallel.
@@ -70,10 +70,10 @@ class Record:
     pictures: Mapping[Path, str | None] = field(default_factory=dict)
 
     def as_of_today(self, manifest: Path) -> Record:
-        """Returns the record with the shipped pipeline that is installed now, and with its manifest where it is now.
+        """Returns the record with the shipped pipeline that is installed now, and with the manifest's current place.
 
         Args:
-            manifest: where it is now; its folder may have been moved, with the files beside it.
+            manifest: its current path. Its folder may have been moved, with the files in it.
         """
         before, now = os.path.realpath(self.manifest.parent), os.path.realpath(manifest.parent)
         copies = {path: copy for path, copy in self.copies.items() if path not in self.shipped}

@@ -50,7 +50,7 @@ def adapter_keys(path: Path, shapes: Shapes, layout: _Layout, *, stride: int = 1
     """Returns the state-dict key of ``LynxTransformer`` for each key of a file.
 
     Args:
-        stride: in the reference layout the i-th adapter sits in block ``i * stride`` (lite: 2);
+        stride: in upstream's layout the i-th adapter belongs to block ``i * stride`` (lite: 2);
             the single-file layout names the block itself.
 
     Raises:

@@ -1,6 +1,6 @@
 """Lynx's trained parts: the resampler, the ID projections and the reference projections.
 
-State-dict keys match the reference's files exactly, so loading is ``load_state_dict(strict=True)``.
+State-dict keys match upstream's files exactly, so loading is ``load_state_dict(strict=True)``.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def base_sources(folder: Path) -> dict[str, Source]:
 
 
 def merge(sources: dict[str, Source], more: Mapping[str, Source]) -> None:
-    """Adds to ``sources``; no file may overrule another."""
+    """Adds to ``sources``. No file may replace the parameter of another."""
     for target, source in more.items():
         if (first := sources.setdefault(target, source)) is not source:
             raise CheckpointError(

@@ -203,7 +203,7 @@ class Output:
         for kind, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             if kind == "sidecar" and "latents" not in kinds:
-                # The latents stay in use; the superseded video keeps a copy of what it was.
+                # The latents stay in use; the superseded video keeps a copy of its sidecar.
                 with atomic_write(target) as part:
                     part.write_bytes(sources[kind].read_bytes())
             else:

@@ -27,7 +27,7 @@ def shard(transformer: LynxTransformer, group: dist.ProcessGroup, *, keep_projec
         keep_projections: as given to ``load_transformer``.
     """
     device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-    # DTensor remembers placements by the mesh's ranks alone; those of an earlier gang name a group that is gone.
+    # DTensor caches placements by the mesh's ranks alone. Those of an earlier gang name a group that is gone.
     _clear_sharding_prop_cache()
     mesh = DeviceMesh.from_group(group, device)
     # Projections that are borrowed from the file come and go whole, block by block: nothing of them is kept to shard.

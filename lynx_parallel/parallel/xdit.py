@@ -168,7 +168,7 @@ def join(
 
 
 def leave() -> None:
-    """Takes this process out of its gang; does nothing where it is in none."""
+    """Takes this process out of its gang. Does nothing if it is in none."""
     if dist.is_initialized():
         from xfuser.core.distributed import parallel_state
 

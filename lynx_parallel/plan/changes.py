@@ -170,7 +170,7 @@ class _History:
 
 
 def _in_words(values: Sequence[Mapping[str, tuple[Any, Any]]]) -> Iterator[str]:
-    """Yields the changed settings of some shots, with old and new value where they are short and the same for all."""
+    """Yields the changed settings of some shots, with old and new value if they are short and the same for all."""
     every: dict[str, set[str]] = {}
     for one in values:
         for name, both in one.items():

@@ -30,7 +30,7 @@ def check_work(campaign: Campaign, todo: Sequence[Item], weights: WeightFiles, c
 
     Args:
         todo: shots to render or to encode; finished ones are not looked at.
-        weights: parts of them may be missing; what needs those is not checked.
+        weights: some may be missing. Checks that need them are then skipped.
 
     Raises:
         InputErrors: all mistakes, one line each.

@@ -23,7 +23,7 @@ class LayoutChoice:
     """Chooses layouts for the shots of one campaign.
 
     Args:
-        cluster: degrees asked for by hand, if any; they hold for every shot.
+        cluster: options. Degrees that the user has given apply to every shot.
 
     Raises:
         CheckpointError: the base has no readable transformer configuration.

@@ -40,7 +40,7 @@ def find_face_models(face: FaceSpec | None) -> FaceFiles | None:
 
 
 def face_files(face: FaceSpec) -> FaceFiles:
-    """Returns where a pipeline's face models are expected; builds ``demo:faces`` where needed."""
+    """Returns where a pipeline's face models are expected; builds ``demo:faces`` if needed."""
     detector, recognizer = Path(face.detector), Path(face.recognizer)
     sha256: str | None = face.recognizer_sha256 or ARCFACE_SHA256
     if DEMO_FACES in (face.detector, face.recognizer):
@@ -70,7 +70,7 @@ def find_weights(model: ModelSpec) -> WeightFiles:
     """Returns the local weights of a pipeline. Builds ``demo:tiny`` and asks the hub if needed.
 
     Raises:
-        CheckpointError: a hub id that cannot be had, an unknown ``demo:`` name.
+        CheckpointError: a failed download, or an unknown ``demo:`` name.
         ClusterError: no place for the demo weights.
     """
     adapters = model.adapters
@@ -83,7 +83,7 @@ def find_weights(model: ModelSpec) -> WeightFiles:
 
 
 def find_base(base: str, patterns: Sequence[str] = BASE_PATTERNS) -> Path:
-    """Returns the folder of a base; builds ``demo:tiny`` and downloads from the hub where needed.
+    """Returns the folder of a base; builds ``demo:tiny`` and downloads from the hub if needed.
 
     Raises the errors of ``find_weights``.
 
@@ -155,7 +155,7 @@ def _demo(name: str, allowed: tuple[str, ...]) -> Path:
 
 
 def _build(module: str, root: Path) -> None:
-    """Has a part of the demo made, where it is not there yet."""
+    """Builds a part of the demo if it is missing."""
     if is_built(root):
         return
     # In a process of its own: building needs torch, which this one does without.

@@ -56,8 +56,8 @@ class Check:
     Attributes:
         name: of the check, such as ``attention``.
         seconds: that the check took.
-        detail: what was found; the first line of the error where the check failed.
-        remedy: what to do about a failure; empty where ``ok``.
+        detail: the result; the first line of the error if the check failed.
+        remedy: what to do about a failure; empty if ``ok``.
     """
 
     name: str

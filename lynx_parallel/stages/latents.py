@@ -47,7 +47,7 @@ def encode_reference(
     Args:
         crop_HW3: uint8 RGB, [size, size, 3]; None for the unconditional reference, which is an
             all-zero picture *after* normalisation to [-1, 1], i.e. grey.
-        mode: the posterior's mode, or a sample drawn with ``seed + 1`` as the reference does.
+        mode: the posterior's mode, or a sample drawn with ``seed + 1``, as upstream does.
         seed: the shot's seed; unused for "mode".
         precision: of convolutions of an fp32 VAE on CUDA.
     """

@@ -24,7 +24,7 @@ class ResumeState:
 
     Attributes:
         latents: [1, 16, T, h, w] fp32.
-        last_sample: the same shape; what UniPC's corrector starts from.
+        last_sample: the same shape; the sample from which UniPC's corrector starts.
         model_outputs: [k, 1, 16, T, h, w]; UniPC's memory, oldest first, k ≤ its order.
         counters: int64 [3]: steps done, ``lower_order_nums``, ``this_order``.
     """

@@ -97,7 +97,7 @@ class ArcFace(nn.Module):
         self.body = nn.Sequential(*map(Block, inputs, widths, strides))
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(last),
-            nn.Dropout(),  # does nothing at inference; it counts in the keys
+            nn.Dropout(),  # does nothing at inference, but has an index in the keys
             nn.Flatten(),
             nn.Linear(last * (CROP_SIZE // 2**HALVINGS) ** 2, EMBEDDING_DIM),
             nn.BatchNorm1d(EMBEDDING_DIM),

@@ -172,7 +172,7 @@ class SubjectCache:
                     there.add(output)
                     remove(crops)
                 else:
-                    self.warn(f"{output}: not there; if it lies on a disk that is away, remove {crops} by hand")
+                    self.warn(f"{output}: missing; if it is on a disk that is not connected, remove {crops} by hand")
             except OSError as error:
                 self.warn(f"{crops}: cannot be removed: {error.strerror or error}")
             else:

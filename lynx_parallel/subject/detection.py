@@ -61,8 +61,8 @@ class InsightFaceDetector:
     Args:
         root_or_pack: a folder of ``.onnx`` files, or a models root that holds ``buffalo_l``.
         det_size: the picture is fitted into a square of this side; ignored by a network of fixed size.
-        rgb_quirk: hand insightface, which expects BGR, an RGB array as the reference does. False is what the
-            network was trained on, and gives slightly other landmarks than the reference's.
+        rgb_quirk: pass RGB to insightface, which expects BGR, as upstream does. With False, the network gets what it
+            was trained on, and the landmarks differ slightly from upstream's.
 
     Raises:
         CheckpointError: no such pack, no detector of landmarks in it, or an unreadable file. Nothing is

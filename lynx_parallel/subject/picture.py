@@ -143,8 +143,8 @@ def similarity(source: NDArray, target: NDArray) -> NDArray[np.float64]:
 
     S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
     as in skimage.transform.SimilarityTransform, which insightface uses. Never mirrors. In the inputs'
-    precision and skimage's order of operations: the reference works on float32 points, and only so are its
-    crops met to the last grey level.
+    precision and skimage's order of operations: upstream works on float32 points, and only this gives crops that are
+    equal to the last grey level.
     """
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     centred = source - source_mean

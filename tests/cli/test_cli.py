@@ -342,7 +342,7 @@ def test_plan_shows_the_text_of_each_shot(folder: Path, demo: Path) -> None:
     assert rows[0]["negative_prompt"] == ""
 
 
-def test_a_text_cut_by_a_comment_is_told_and_strict_refuses_it(folder: Path, demo: Path) -> None:
+def test_a_text_cut_by_a_comment_is_reported_and_strict_refuses_it(folder: Path, demo: Path) -> None:
     text = (folder / "m.yaml").read_text().partition("prompts:")[0] + "prompts:\n  run: A {person} on track #1 runs.\n"
     (folder / "m.yaml").write_text(text)
     told = (

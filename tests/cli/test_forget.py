@@ -281,7 +281,7 @@ def test_an_output_folder_that_is_gone(folder: Path) -> None:
     shutil.rmtree(folder / "spring")
     run = light("forget", "ada", "--from", folder / "spring.yaml", "--yes", cwd=folder / "here")
     assert run.returncode == 0
-    assert run.stderr.startswith(f"{folder / 'spring'}: not there; if it lies on a disk that is away, remove ")
+    assert run.stderr.startswith(f"{folder / 'spring'}: missing; if it is on a disk that is not connected, remove ")
     assert not cached(folder, 0)
     assert cached(folder, 1)
 

@@ -29,7 +29,7 @@ def failed(error: Exception) -> RenderError:
     return raised.value
 
 
-def test_memory_is_told_in_one_short_line() -> None:
+def test_lack_of_memory_is_one_short_line() -> None:
     told = failed(OutOfMemoryError(OUT_OF_MEMORY))
     assert str(told) == "out of host memory: Ray ended a rank when 192.0.2.7 used 3.71GB of 23.54GB"
     assert told.kind == "memory"

@@ -367,7 +367,7 @@ def test_a_warning_of_a_machine_is_shown_once(campaign_of: Any, tmp_path: Path) 
     ]
 
 
-def test_what_ranks_are_told_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
+def test_what_ranks_know_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
     """Where its crops are shown, in which sizes, for whom; the journal keeps whose each attempt was."""
     campaign = campaign_of(tmp_path)
     subject = campaign.shots[0].subject.id
@@ -421,7 +421,7 @@ def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
     assert len(keys) == 2
 
 
-def test_ranks_are_told_the_precision_of_the_vae(campaign_of: Any, tmp_path: Path) -> None:
+def test_ranks_get_the_precision_of_the_vae(campaign_of: Any, tmp_path: Path) -> None:
     campaign = campaign_of(tmp_path)
     model = campaign.pipeline.model.model_copy(update={"vae_dtype": "tf32"})
     told: set[str] = set()

@@ -56,7 +56,7 @@ def test_lost_words_of_prompts(load: Load, prompts: str, told: list[str]) -> Non
         "  p: {text: A woman runs.} #1",
     ],
 )
-def test_ordinary_comments_are_not_told(load: Load, prompts: str) -> None:
+def test_ordinary_comments_are_not_reported(load: Load, prompts: str) -> None:
     assert lost(load, HEAD + ADA + f"prompts:\n{prompts}\n") == []
 
 

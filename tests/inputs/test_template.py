@@ -56,7 +56,7 @@ def test_wrong_vars_at_the_top(complain: Complain) -> None:
     assert line.startswith("m.yaml:4: vars.'a b': 'a b': a var's name is a letter")
 
 
-def test_a_misspelt_var_beside_a_default_is_told(load: Load, folder: Path) -> None:
+def test_a_misspelt_var_beside_a_default_is_reported(load: Load, folder: Path) -> None:
     """Without the default this is an error; the default would hide it."""
     prompts = "prompts: {p: 'A {person|person} runs.', q: '{size|small}'}\n"
     campaign = load(HEAD + BOTH.replace("person: woman", "persn: woman") + prompts)

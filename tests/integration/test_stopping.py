@@ -85,7 +85,7 @@ def test_a_second_driver_is_refused(campaign: Path, tmp_path: Path) -> None:
     assert lock.exists()
 
 
-def test_put_aside_and_gone_on_with(start: Start, campaign: Path, tmp_path: Path) -> None:
+def test_stopped_and_resumed(start: Start, campaign: Path, tmp_path: Path) -> None:
     """SIGUSR1 ends with 75; the next run goes on after the saved step, and ends with the same bits."""
     settings = ("--set", "sampling.num_inference_steps=80")
     output, whole = tmp_path / "renders" / "demo", tmp_path / "whole"

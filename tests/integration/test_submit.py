@@ -176,7 +176,7 @@ def test_bad_input_is_1_for_the_submitter_and_2_for_the_job(head: Head, tmp_path
     assert (info["status"], info["driver_exit_code"]) == ("FAILED", 2)
 
 
-def test_a_stopped_job_is_gone_on_with(head: Head, campaign: Path, tmp_path: Path) -> None:
+def test_a_stopped_job_is_resumed(head: Head, campaign: Path, tmp_path: Path) -> None:
     output, working = tmp_path / "renders" / "demo", campaign.parent
     settings = ("demo.yaml", "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=100")
     settings += ("--set", f"output={output}")

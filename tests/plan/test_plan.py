@@ -137,7 +137,7 @@ def test_latents_saved_earlier_are_used(folder: Path, done: Campaign) -> None:
     assert ada(load(folder, MANIFEST, *off)) == ("done", "", False)
 
 
-def test_files_that_cannot_be_read_are_told_at_once(folder: Path) -> None:
+def test_files_that_cannot_be_read_are_reported_together(folder: Path) -> None:
     campaign = load(folder)
     for name in ("ada.npy", "bob.jpg"):
         (folder / name).unlink()
@@ -284,7 +284,7 @@ def test_a_sidecar_edited_by_hand(done: Campaign) -> None:
     assert ada(done) == ("render", "changed: not known what", True)
 
 
-def test_files_without_a_sidecar_are_told(done: Campaign) -> None:
+def test_files_without_a_sidecar_are_reported(done: Campaign) -> None:
     Output(done.output).path(ADA, "sidecar").unlink()
     assert ada(done) == ("render", "files without a readable sidecar", True)
 

@@ -275,4 +275,4 @@ def test_hub_names_without_network(home: Path, revision: str) -> None:
 )
 def test_what_the_hub_cache_lacks_is_one_line(home: Path, base: str, adapter: str, named: str) -> None:
     (line,) = hub(home, base, adapter)
-    assert line.startswith(f"error: {named}: not in the local hub cache, and the hub did not give it: ")
+    assert line.startswith(f"error: {named}: not in the local hub cache, and the download failed: ")

@@ -286,7 +286,7 @@ def test_a_rank_checks_itself(load: RankConfig, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_broken_gpu_is_told_by_the_check_and_not_by_hello(
+def test_a_broken_gpu_is_reported_by_the_check_and_not_by_hello(
     load: RankConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One GPU of many must not end the run, as an error of ``hello`` would."""

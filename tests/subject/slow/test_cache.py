@@ -615,7 +615,7 @@ def test_forget_an_output_that_is_gone(cache: SubjectCache, warnings: list[str],
     cache.refer(A, subject="ada", output=tmp_path / "away")
     assert cache.forget(["ada"]) == {"ada": [out]}
     assert warnings == [
-        f"{tmp_path / 'away'}: not there; if it lies on a disk that is away, "
+        f"{tmp_path / 'away'}: missing; if it is on a disk that is not connected, "
         f"remove {tmp_path / 'away' / '.lynx' / 'faces' / 'ada'} by hand"
     ]
 
