@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.engine.address import REACH_WITHIN_S, Address, check_head, still_answers
-from lynx_parallel.engine.context_thread import Held, NotInTime
+from lynx_parallel.engine.context_thread import ContextThread, NotInTime
 from lynx_parallel.engine.process import diverted
 from lynx_parallel.engine.ray_folder import keep_logs, make_token, object_store_folder, ray_folder
 from lynx_parallel.errors import ClusterError
@@ -159,7 +159,7 @@ def ray_cluster(
 
 
 def _check(address: Address, pending: list[int]) -> None:
-    check = Held(_checked(address), "check of the head", pending)
+    check = ContextThread(_checked(address), "check of the head", pending)
     try:
         check.enter(REACH_WITHIN_S + 1)
     except NotInTime:
@@ -210,7 +210,7 @@ def _held(
         failed: makes the error of a reason.
         at_once: after a signal or an error, do not wait for Ray to end.
     """
-    held = Held(ray, "Ray", pending)
+    held = ContextThread(ray, "Ray", pending)
     try:
         held.enter(within)
     except NotInTime:

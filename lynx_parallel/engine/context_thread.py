@@ -17,7 +17,7 @@ class NotInTime(Exception):
     """A context was not entered in time."""
 
 
-class Held:
+class ContextThread:
     """Enters and leaves a context manager in a thread of its own.
 
     The main thread stays free for signals. The thread lives as long as the context: the kernel ends Ray's processes

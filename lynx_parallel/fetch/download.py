@@ -14,7 +14,7 @@ from typing import Any, Self
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.output.atomic import publish
 from lynx_parallel.output.checksums import sha256_file
-from lynx_parallel.plan.hashing import Remembered
+from lynx_parallel.plan.hashing import DigestCache
 from lynx_parallel.text import shown_size
 from lynx_parallel.view.transfer import Transfer
 
@@ -53,14 +53,14 @@ class Download:
         have = self.part.stat().st_size if self.part.exists() else 0
         return 0 if self.size is not None and have > self.size else have
 
-    def is_there(self, remembered: Remembered) -> bool:
+    def is_there(self, digest_cache: DigestCache) -> bool:
         """Returns whether ``path`` exists with the right size and content."""
         if not self.path.is_file() or self.size not in (None, self.path.stat().st_size):
             return False
         if self.digest is None:
             return True
         whole = len(self.digest) == _SHA256_DIGITS
-        return self.digest == (remembered.sha256(self.path) if whole else _git_id(self.path))
+        return self.digest == (digest_cache.sha256(self.path) if whole else _git_id(self.path))
 
 
 def with_sizes(downloads: Sequence[Download]) -> list[Download]:
@@ -83,7 +83,7 @@ def with_sizes(downloads: Sequence[Download]) -> list[Download]:
     return sized
 
 
-def download_all(downloads: Sequence[Download], transfer: Transfer, remembered: Remembered) -> None:
+def download_all(downloads: Sequence[Download], transfer: Transfer, digest_cache: DigestCache) -> None:
     """Downloads the files. Each one appears at its path only when it is complete.
 
     An interrupted call leaves partial files. The next call resumes from them.
@@ -96,11 +96,11 @@ def download_all(downloads: Sequence[Download], transfer: Transfer, remembered: 
     try:
         futures = {pool.submit(_download, download, transfer): download for download in downloads}
         for future in as_completed(futures):
-            remembered.add(futures[future].path, future.result())
+            digest_cache.add(futures[future].path, future.result())
     finally:
         transfer.stop()  # after an error or Ctrl-C, downloads still running end at their next chunk
         pool.shutdown(wait=False, cancel_futures=True)
-        remembered.save()
+        digest_cache.save()
 
 
 def check_room(downloads: Sequence[Download]) -> None:

@@ -21,7 +21,7 @@ from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, PipelineSpec
 from lynx_parallel.inputs.problems import nearest
 from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, FaceFiles, WeightFiles
 from lynx_parallel.plan.converted import convert
-from lynx_parallel.plan.hashing import Remembered, weight_digests
+from lynx_parallel.plan.hashing import DigestCache, weight_digests
 from lynx_parallel.plan.weights import arcface_file, find_face_models, find_weights, hub_base, hub_file, pack_folder
 from lynx_parallel.text import first_line, one_line, shown_size
 from lynx_parallel.view.transfer import Transfer
@@ -67,13 +67,13 @@ def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO, say: Callable
         ClusterError: a server cannot be reached or refuses, a file's content is wrong, or a disk is full.
     """
     with _remedies():
-        remembered = Remembered()
+        digest_cache = DigestCache()
         licenses: dict[str, str] = {}
         wanted = [*_hub_files(spec, licenses), *_face_files(spec)]
         if here := sum(one.path.exists() for one in wanted):
             say(f"checking {here} files that are already here")
-        lacking = with_sizes([one for one in wanted if not one.is_there(remembered)])
-        remembered.save()
+        lacking = with_sizes([one for one in wanted if not one.is_there(digest_cache)])
+        digest_cache.save()
         if any(one.url == PACK_URL for one in lacking):
             say(f"insightface's pack buffalo_l: licence: {PACK_LICENSE}")
         if lacking:
@@ -82,7 +82,7 @@ def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO, say: Callable
             resumed = f", {shown_size(arrived)} of them already here" if arrived else ""
             say(f"downloading {len(lacking)} files, {shown_size(total)}{resumed}")
             with Transfer(total, arrived, "downloaded", stream, say) as transfer:
-                download_all(lacking, transfer, remembered)
+                download_all(lacking, transfer, digest_cache)
         _unpack()
         weights, face = find_weights(spec.model), find_face_models(spec.face)
         digests = weight_digests(weights, face)

@@ -21,7 +21,7 @@ from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.weight_files import CONVERTED, WeightFiles
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import digest, sha256_file
-from lynx_parallel.plan.hashing import Remembered
+from lynx_parallel.plan.hashing import DigestCache
 
 FORMAT = 1
 """Version of a copy's content, part of its name. Increase it when a conversion writes something else."""
@@ -80,13 +80,13 @@ def _root(digests: Mapping[str, str], dtype: str) -> Path:
 
 def _is_whole(root: Path) -> bool:
     """Returns whether a copy holds every file as it was written."""
-    remembered = Remembered()
+    digest_cache = DigestCache()
     try:
         files = json.loads((root / CONVERTED).read_text(encoding="utf-8"))["files"]
-        whole = bool(files) and all(remembered.sha256(root / name) == sha256 for name, sha256 in files.items())
+        whole = bool(files) and all(digest_cache.sha256(root / name) == sha256 for name, sha256 in files.items())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, CheckpointError):
         return False
-    remembered.save()
+    digest_cache.save()
     return whole
 
 
@@ -123,7 +123,7 @@ def _publish(part: Path, root: Path, sources: Mapping[str, str]) -> None:
     if root.exists():  # damaged, or else it would have been used
         shutil.rmtree(root)
     part.rename(root)
-    remembered = Remembered()
+    digest_cache = DigestCache()
     for name in sha256:
-        remembered.add(root / name, sha256[name])
-    remembered.save()
+        digest_cache.add(root / name, sha256[name])
+    digest_cache.save()

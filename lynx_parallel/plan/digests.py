@@ -80,10 +80,10 @@ class ShotDigests:
     @property
     def resume(self) -> str:
         """Digest of the settings, with texts as the model sees them. Resume states are bound to it."""
-        return digest(as_seen(self.settings))
+        return digest(as_model_sees(self.settings))
 
 
-def as_known(digests: ShotDigests, sidecar: Mapping[str, Any]) -> ShotDigests:
+def as_in_sidecar(digests: ShotDigests, sidecar: Mapping[str, Any]) -> ShotDigests:
     """Returns a shot's digests, with the digests of its sidecar where the model sees no difference.
 
     A digest is of the texts as they are written. Two texts that ``clean_prompt`` makes equal, because they differ in
@@ -97,14 +97,14 @@ def as_known(digests: ShotDigests, sidecar: Mapping[str, Any]) -> ShotDigests:
         return digests
     settings, encoding = sidecar["settings"], sidecar["encoding"]
     with contextlib.suppress(ValueError):  # NaN, in a file that was not written here
-        same = digest(as_seen(settings)) == digests.resume
+        same = digest(as_model_sees(settings)) == digests.resume
         if same and _digests(settings, encoding) == (latents, video):
             same_file = digest(encoding) == digest(digests.encoding)
             return replace(digests, latents=latents, video=video if same_file else digests.video)
     return digests
 
 
-def as_seen(settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_model_sees(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings with the texts as the model sees them."""
     texts = {name: settings.get(name) for name in _TEXTS}
     return {**settings, **{name: clean_prompt(text) for name, text in texts.items() if isinstance(text, str)}}
@@ -273,7 +273,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], *, fold: bool = True
     """
     names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     if names & _TEXTS:
-        before, after = as_seen(old), as_seen(new)
+        before, after = as_model_sees(old), as_model_sees(new)
         names -= {name for name in _TEXTS if before.get(name) == after.get(name)}
     return sorted({"weights" if fold and name.startswith("weights.") else name for name in names})
 

@@ -24,24 +24,24 @@ def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[
 
     Face models count as ``face.detector`` and ``face.recognizer``.
 
-    Files are read once; the result is remembered under the user's cache folder by path, size and mtime.
+    Files are read once; the result is digest_cache under the user's cache folder by path, size and mtime.
 
     Raises:
         CheckpointError: a file is missing or cannot be read.
     """
-    remembered = Remembered()
+    digest_cache = DigestCache()
     try:
-        digests = {f"base/{path.relative_to(weights.base)}": remembered.sha256(path) for path in _base_files(weights)}
+        digests = {f"base/{path.relative_to(weights.base)}": digest_cache.sha256(path) for path in _base_files(weights)}
         for name in ("resampler", "id", "ref"):
             if path := getattr(weights, name):
-                digests[name] = remembered.sha256(path)
+                digests[name] = digest_cache.sha256(path)
         if face is not None:
-            digests["face.recognizer"] = remembered.sha256(face.recognizer)
-            digests["face.detector"] = digest([remembered.sha256(path) for path in _detector_files(face.detector)])
+            digests["face.recognizer"] = digest_cache.sha256(face.recognizer)
+            digests["face.detector"] = digest([digest_cache.sha256(path) for path in _detector_files(face.detector)])
     except OSError as error:
         raise CheckpointError(f"{error.filename}: {error.strerror or error}") from None
     finally:
-        remembered.save()  # also of a run broken off: hashing 70 GB takes minutes
+        digest_cache.save()  # also of a run broken off: hashing 70 GB takes minutes
     return digests
 
 
@@ -70,7 +70,7 @@ def _is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-class Remembered:
+class DigestCache:
     """Caches sha256 by (path, size, mtime) in the cache folder. A damaged cache file counts as empty."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from lynx_parallel.inputs.manifest import Campaign, Shot
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
 from lynx_parallel.output.waiting import find_latents
-from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_known, as_seen, changed
+from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_in_sidecar, as_model_sees, changed
 from lynx_parallel.text import counted
 
 _log = logging.getLogger(__name__)
@@ -166,7 +166,10 @@ def _without_weights(campaign: Campaign, shot: Shot, digests: ShotDigests, outpu
     """Says of a shot what can be said without digests of the weights."""
     if (old := output.sidecar(shot.name)) is None:
         return Item(shot, digests, "unknown", "never finished")
-    before, now = as_seen({**old["settings"], **old["encoding"]}), as_seen({**digests.settings, **digests.encoding})
+    before, now = (
+        as_model_sees({**old["settings"], **old["encoding"]}),
+        as_model_sees({**digests.settings, **digests.encoding}),
+    )
     names = changed(before, now)
     if differing := [name for name in names if name not in _OF_WEIGHTS]:
         return Item(shot, digests, "unknown", f"changed: {', '.join(differing)}", stale=True)
@@ -182,7 +185,7 @@ def _compared(campaign: Campaign, shot: Shot, digests: ShotDigests, output: Outp
     old = output.sidecar(shot.name)
     if old is None:
         return _without_sidecar(shot, digests, output)
-    known = as_known(digests, old)
+    known = as_in_sidecar(digests, old)
     same_latents = old["digests"]["latents"] == known.latents
     has_latents = same_latents and output.intact(shot.name, old, "latents", verify=verify)
     reason = ""

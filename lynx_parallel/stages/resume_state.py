@@ -54,8 +54,8 @@ def restore(scheduler: UniPCMultistepScheduler, state: ResumeState) -> None:
     assert state.counters is not None
     assert state.model_outputs is not None
     done, scheduler.lower_order_nums, scheduler.this_order = (int(n) for n in state.counters)
-    order, remembered = scheduler.config.solver_order, list(state.model_outputs)
-    scheduler.model_outputs = [None] * (order - len(remembered)) + remembered
+    order, digest_cache = scheduler.config.solver_order, list(state.model_outputs)
+    scheduler.model_outputs = [None] * (order - len(digest_cache)) + digest_cache
     seen = list(scheduler.timesteps[max(done - order, 0) : done])
     scheduler.timestep_list = [None] * (order - len(seen)) + seen
     scheduler.last_sample = state.last_sample

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lynx_parallel.engine import process
-from lynx_parallel.engine.context_thread import Held, NotInTime
+from lynx_parallel.engine.context_thread import ContextThread, NotInTime
 from lynx_parallel.engine.signals import Interrupted
 
 
@@ -30,7 +30,7 @@ def recorded(threads: list[threading.Thread], wait: threading.Event | None = Non
 def test_one_thread_enters_and_leaves() -> None:
     """The kernel ends Ray's processes with the thread that started them."""
     threads: list[threading.Thread] = []
-    held = Held(recorded(threads), "test", [])
+    held = ContextThread(recorded(threads), "test", [])
     held.enter(60)
     assert len(threads) == 1
     assert threads[0] is not threading.current_thread()
@@ -43,11 +43,11 @@ def test_one_thread_enters_and_leaves() -> None:
 def test_a_signal_or_the_time_gives_it_up() -> None:
     end = threading.Event()
     with pytest.raises(Interrupted) as interrupted:
-        Held(recorded([], end), "test", [15]).enter(60)
+        ContextThread(recorded([], end), "test", [15]).enter(60)
     assert interrupted.value.number == 15
     assert process.gave_up()
     with pytest.raises(NotInTime):
-        Held(recorded([], end), "test", []).enter(0.1)
+        ContextThread(recorded([], end), "test", []).enter(0.1)
     end.set()
 
 
@@ -59,7 +59,7 @@ def test_what_it_raises_comes_here() -> None:
 
     for error in (ValueError("a"), TimeoutError("of its own"), SystemExit(3)):
         with pytest.raises(type(error)) as raised:
-            Held(fails(error), "test", []).enter(60)
+            ContextThread(fails(error), "test", []).enter(60)
         assert raised.value is error
     assert not process.gave_up()
 
@@ -72,7 +72,7 @@ def test_one_that_does_not_leave_is_given_up() -> None:
         yield
         end.wait()
 
-    held = Held(stays(), "test", [])
+    held = ContextThread(stays(), "test", [])
     held.enter(60)
     held.leave(0.1)
     assert process.gave_up()
