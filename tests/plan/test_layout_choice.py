@@ -1,4 +1,4 @@
-"""Which layout a shot gets; what does not fit is one line before any work."""
+"""The layout of a shot, and the lines about layouts that do not fit the model or the cluster."""
 
 from __future__ import annotations
 
