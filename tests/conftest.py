@@ -87,14 +87,18 @@ def _folder(item: pytest.Item) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """For ``pytest -n 2``: every file is one unit of work."""
+    """For ``pytest -n 2``: tests that start Ray run on one worker, one after another. Other files run on any worker.
+
+    Two runs with two ranks each would compete for two cores, and take longer than one after the other.
+    """
     config.option.loadscopereorder = False
-    return OneFileAWorker(config, log)
+    return OneWorkerForRay(config, log)
 
 
-class OneFileAWorker(LoadScopeScheduling):
+class OneWorkerForRay(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0]
+        path = nodeid.partition("::")[0]
+        return "ray" if path.split("/")[1] in FIRST else path
 
 
 @pytest.fixture(scope="session", autouse=True)
