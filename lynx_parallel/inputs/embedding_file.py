@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EMBEDDING_KEY, EMBEDDING_SIZE = "face_embedding", 512
+MAX_BYTES = 2**20
+"""Largest embedding file that is read. One of 512 float64 has 4 KB."""
 
 
 def embedding_mistake(path: Path) -> str | None:
-    """Returns what is wrong with an embedding file, or None. Reads the whole file, which has 2 to 4 KB."""
+    """Returns what is wrong with an embedding file, or None. Reads the whole file, which has at most ``MAX_BYTES``."""
     try:
         read_embedding(path)
     except SubjectError as error:
@@ -39,6 +41,8 @@ def read_embedding(path: Path | str) -> NDArray[np.float32]:
     wanted = f"[{EMBEDDING_SIZE}] floats are needed"
     refuse_special(path, SubjectError)
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise SubjectError(f"{path}: {size} bytes: an embedding has 2 to 4 KB: {wanted}")
         value = _load_vector(path)
     except SubjectError:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -340,6 +341,7 @@ EMBEDDINGS = {
     "zero": ("npy", _npy(0 * GOOD), "all zero: no face has this embedding"),
     "pickle": ("npy", _npy(np.array([print], dtype=object)), "cannot be read: "),
     "empty": ("npy", b"", "cannot be read: "),
+    "size": ("npy", _npy(np.ones(2**18)), "2097280 bytes: an embedding has 2 to 4 KB: [512] floats are needed"),
     "key": ("safetensors", save({"vector": GOOD}), "no key face_embedding, but vector"),
     "cut": ("safetensors", save({"face_embedding": GOOD})[:-1], "cannot be read: "),
 }
@@ -354,6 +356,13 @@ def test_an_embedding_that_cannot_be_used(folder: Path, command: str, damage: st
     (folder / f"ada.{kind}").write_bytes(data)
     (line,) = refused_by(command, cwd=folder)
     assert line.startswith(f"ada.{kind}: {reason}")
+
+
+def test_an_embedding_that_is_a_pipe(folder: Path) -> None:
+    (folder / "ada.npy").unlink()
+    os.mkfifo(folder / "ada.npy")
+    (line,) = refused("plan", "m.yaml", cwd=folder)
+    assert "ada.npy" in line
 
 
 def test_an_embedding_that_no_shot_needs(folder: Path) -> None:
