@@ -62,6 +62,6 @@ def attend(rank: int, store: Any) -> list[torch.Tensor]:
 
 def test_a_rank_on_the_cpu_never_touches_cuda() -> None:
     serial = sdpa(*_qkv(), False)[0].flatten(2)  # type: ignore[call-arg]
-    for outputs in run_gang(2, attend):
+    for outputs in run_gang(2, attend, fresh=True):
         for output in outputs:
             torch.testing.assert_close(output, serial)
