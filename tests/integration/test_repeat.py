@@ -8,12 +8,13 @@ from pathlib import Path
 
 from lynx_parallel.stages.video import probe
 from tests.helpers.command import lynx_render
+from tests.helpers.ray_head import Head
 
 ONE = ("--only", "astronaut/beach")
 NAME = "astronaut/beach-t01"
 
 
-def test_a_run_is_recorded_asked_for_and_repeated(campaign: Path, tmp_path: Path) -> None:
+def test_a_run_is_recorded_asked_for_and_repeated(head: Head, campaign: Path, tmp_path: Path) -> None:
     output = tmp_path / "renders" / "demo"
     fewer = ("--set", "sampling.num_inference_steps=2")
     first = lynx_render(campaign, *ONE, *fewer, "--set", "video.crf=24", "--ulysses", "2", cwd=tmp_path)
@@ -34,7 +35,7 @@ def test_a_run_is_recorded_asked_for_and_repeated(campaign: Path, tmp_path: Path
     assert "video.crf 24 → 18: --set video.crf=24 was given when they were made" in plain.stderr
     assert (output / f"{NAME}.mp4").read_bytes() == video
 
-    approved = lynx_render(campaign, *ONE, *fewer, "--yes", cwd=tmp_path)
+    approved = head.render(campaign, *ONE, *fewer, "--yes", cwd=tmp_path)
     assert approved.returncode == 0, approved.stdout + approved.stderr
     assert "0 rendered, 1 encoded, 0 already done" in approved.stdout
     [approval] = map(json.loads, (output / ".lynx" / "approvals.jsonl").read_text().splitlines())
@@ -45,7 +46,7 @@ def test_a_run_is_recorded_asked_for_and_repeated(campaign: Path, tmp_path: Path
         path.unlink()
     for path in (output / "astronaut").iterdir():
         path.unlink()
-    again = lynx_render(record, cwd=tmp_path)
+    again = head.render(record, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert re.search(r"^\[1/1\] rendered in .*: renders/demo/astronaut/beach-t01.mp4$", again.stdout, re.M)
     assert (output / f"{NAME}.latents.safetensors").read_bytes() == latents

@@ -1,121 +1,19 @@
-"""``ray job submit`` to a head of its own, with the dashboard and a token."""
+"""``ray job submit`` to a head with the dashboard and a token."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import random
-import shutil
-import socket
 import subprocess
-import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.helpers.command import COMMAND, PATIENCE_S, environment, ranks_of, sidecars, steps, wait_for
+from tests.helpers.command import COMMAND, PATIENCE_S, ranks_of, sidecars, steps, wait_for
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.listeners import is_loopback, listeners
-
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-
-def free_ports(count: int) -> list[int]:
-    """Below those that the kernel gives to others while the head starts."""
-    with contextlib.ExitStack() as held:
-        ports: list[int] = []
-        for port in random.sample(range(20_000, 32_000), 1000):
-            with contextlib.suppress(OSError):
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
-                ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise AssertionError("no free ports")
-
-
-@dataclass
-class Head:
-    """A cluster of one machine, and what its users know: the dashboard's address, the token in ``HOME``."""
-
-    process: psutil.Process
-    url: str
-    token: str
-    env: dict[str, str]
-
-    def start(self, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
-        """``ray job ARGUMENTS``, its output in one pipe."""
-        return subprocess.Popen(
-            [*RAY, "job", *arguments],
-            cwd=cwd, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    def job(self, *arguments: str, cwd: Path) -> tuple[int, str]:
-        process = self.start(*arguments, cwd=cwd)
-        printed, _ = process.communicate(timeout=PATIENCE_S)
-        return process.returncode, printed
-
-    def info(self, job: str) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{self.url}/api/jobs/{job}", headers={"Authorization": f"Bearer {self.token}"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-
-@pytest.fixture(scope="module")
-def head(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    home = tmp_path_factory.mktemp("home")
-    folder = tempfile.mkdtemp(prefix="lynx-head-", dir="/tmp")  # short, for the limit on socket paths
-    gcs, dashboard, client, agent, agent_grpc, metrics, env_agent, node, objects, *others = free_ports(11)
-    env = environment() | {
-        "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0",
-        # Keeps it on the loopback interface, which --node-ip-address does not.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "AUTOSCALER_METRIC_PORT": str(others[0]), "DASHBOARD_METRIC_PORT": str(others[1]),
-    }  # fmt: skip
-    url = f"http://127.0.0.1:{dashboard}"
-    subprocess.run([*RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True, timeout=PATIENCE_S)
-    started = subprocess.Popen(
-        [
-            *RAY, "start", "--head", "--block", f"--port={gcs}",
-            "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
-            f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}",
-            f"--runtime-env-agent-port={env_agent}", f"--node-manager-port={node}", f"--object-manager-port={objects}",
-            "--num-cpus=2", f"--object-store-memory={128 * 2**20}", f"--temp-dir={folder}",
-        ],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    process = psutil.Process(started.pid)
-    token = (home / ".ray" / "auth_token").read_text().strip()
-    one = Head(process, url, token, env | {"RAY_ADDRESS": url})
-
-    def up() -> bool:
-        assert started.poll() is None, started.communicate()[0]
-        with contextlib.suppress(OSError):
-            return isinstance(one.info(""), list)
-        return False
-
-    try:
-        wait_for(up, "the head")
-        yield one
-    finally:
-        # Not `ray stop`: it ends every Ray on this machine.
-        family = [process, *process.children(recursive=True)]
-        started.terminate()
-        _, alive = psutil.wait_procs(family, timeout=20)
-        for left in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
-        started.communicate(timeout=20)
-        shutil.rmtree(folder, ignore_errors=True)
+from tests.helpers.ray_head import RAY, Head
 
 
 def submission(job: str, *arguments: str) -> list[str]:

@@ -291,7 +291,7 @@ def peaks_on_a_gang(rank: int, store: Any) -> dict[Any, int]:
         for name, ffn_dim in CASES:
             transformer = small(ffn_dim, DTYPES[name])
             transformer.tokens = membership.tokens
-            peaks[layout, name, ffn_dim] = min(peak_of_a_forward(transformer, DTYPES[name]) for _ in range(3))
+            peaks[layout, name, ffn_dim] = min(peak_of_a_forward(transformer, DTYPES[name]) for _ in range(8))
         xdit.leave()
     dist.init_process_group("gloo", store=PrefixStore("rows", store), rank=rank, world_size=2)
     split = split_decoder(AutoencoderKLWan(base_dim=VAE_DIM).eval().requires_grad_(False))
@@ -327,7 +327,7 @@ def test_activations_of_one_rank_are_close(dtype: str, ffn_dim: int) -> None:
 @pytest.mark.parametrize(("dtype", "ffn_dim"), CASES)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_activations_on_a_gang_are_close(layout: Layout, dtype: str, ffn_dim: int, gang_peaks: dict[Any, int]) -> None:
-    """gloo lets go of what it has sent a little late at times: the least of three forwards, and room for one buffer."""
+    """The peak is the least of eight forwards, because gloo sometimes frees a sent buffer late."""
     assert estimate(layout, dtype, ffn_dim) == pytest.approx(gang_peaks[layout, dtype, ffn_dim], rel=0.08)
 
 

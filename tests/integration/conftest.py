@@ -1,0 +1,16 @@
+"""A running Ray for tests of what happens after Ray has started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.ray_head import Head, ray_head
+
+
+@pytest.fixture(scope="session")
+def head(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with ray_head(tmp_path_factory.mktemp("home")) as head:
+        yield head
