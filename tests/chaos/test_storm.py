@@ -13,9 +13,9 @@ from tests.chaos.storm import storm
 
 def test_every_shot_ends_once(demo: Path, tmp_path: Path) -> None:
     faults = len(FAULTS) - 1
-    report = storm(tmp_path / "storm", seed=5, faults=faults, takes=3, steps=60, pause=(0.5, 2.0), alone=False)
+    report = storm(tmp_path / "storm", seed=5, faults=faults, takes=2, steps=40, pause=(0.3, 1.0), alone=False)
     print(report)
-    assert report.shots == 12
+    assert report.shots == 8
     assert set(FAULTS) - set(report.faults) <= {
         MEMORY_MONITOR,
         "a full disk",

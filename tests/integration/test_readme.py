@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
-from tests.helpers.command import lynx_render
+from tests.helpers.command import COMMAND, PATIENCE_S
 from tests.helpers.documents import blocks
+from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
 MANIFEST = """\
@@ -21,7 +23,8 @@ prompts:
 """
 
 
-def test_every_command(tmp_path: Path, demo: Path) -> None:
+def test_every_command(head: Head, tmp_path: Path) -> None:
+    """``RAY_ADDRESS`` names a running Ray, so that no command has to start one."""
     shutil.copytree(REPOSITORY / "manifests" / "faces", tmp_path / "faces")
     (tmp_path / "campaign.yaml").write_text(MANIFEST)
     commands = [command for block in blocks("README.md") if not block.mark for command in block.commands]
@@ -29,6 +32,10 @@ def test_every_command(tmp_path: Path, demo: Path) -> None:
     for command in commands:
         program, *arguments = shlex.split(command, comments=True)
         assert program == "lynx-render"
-        run = lynx_render(*arguments, cwd=tmp_path)
+        run = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=tmp_path, env=head.env | {"RAY_ADDRESS": head.address},
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
         assert run.returncode == 0, f"{command}\n{run.stdout}{run.stderr}"
     assert len(list((tmp_path / "renders").rglob("*.mp4"))) >= 5
