@@ -24,8 +24,9 @@ demo: install
 quick: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not ray and not gang and not slow and not gpu"
 
+# Three workers on two cores, because many tests wait for processes.
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadscope
+	$(BIN)/python -m pytest -q -n 3 --dist loadscope
 
 # Tests and benchmark of one GPU. The budget is 10 minutes, without the installation. REAL=1 uses the published weights,
 # which must be installed, and adds a contact sheet. The device is looked for before the installation, because that

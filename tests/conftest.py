@@ -40,7 +40,9 @@ MARKERS = {
 }
 """Markers of the tests in a folder. Within any other folder, tests in ``slow/`` are marked slow."""
 FIRST = ("integration", "chaos")
-"""Folders whose tests take longest. They start first, so that both workers end at about the same time."""
+"""Folders whose tests take longest. They start first, so that all workers end at about the same time."""
+WAITING = ("test_two_hosts.py", "test_starting.py", "test_stopping.py")
+"""Tests in them that wait most of their time."""
 
 
 def _set_environment() -> None:
@@ -87,18 +89,21 @@ def _folder(item: pytest.Item) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """For ``pytest -n 2``: tests that start Ray run on one worker, one after another. Other files run on any worker.
+    """For ``pytest -n 3``: tests that start Ray run on two workers, other files on any worker.
 
-    Two runs with two ranks each would compete for two cores, and take longer than one after the other.
+    One of the two workers gets the tests that mostly wait, for example for a lost connection. Three runs with two ranks
+    each at once would compete for the cores of a small machine, and take longer than one after the other.
     """
     config.option.loadscopereorder = False
-    return OneWorkerForRay(config, log)
+    return TwoWorkersForRay(config, log)
 
 
-class OneWorkerForRay(LoadScopeScheduling):
+class TwoWorkersForRay(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "ray" if path.split("/")[1] in FIRST else path
+        if path.split("/")[1] not in FIRST:
+            return path
+        return "ray, waiting" if path.rpartition("/")[2] in WAITING else "ray, working"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,12 +28,13 @@ def test_the_next_run_only_encodes(
 ) -> None:
     output, name = tmp_path / "renders" / "demo", "astronaut/beach-t01"
     options = (campaign, "--only", name.removesuffix("-t01") + "*", "--set", f"save_latents={save_latents}")
+    one_rank = ("--ulysses", "1", "--max-gpus", "1")
     script = tmp_path / "ffmpeg"
     script.write_text(REFUSES.format(ffmpeg=imageio_ffmpeg.get_ffmpeg_exe()))
     script.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
-        failed = lynx_render(*options, "--ulysses", "1", "--max-gpus", "1", cwd=tmp_path)
+        failed = lynx_render(*options, *one_rank, cwd=tmp_path)
     assert failed.returncode == 1
     assert "no video of more than three frames" in failed.stdout
     logs = output / ".lynx" / "logs" / name
@@ -46,7 +47,7 @@ def test_the_next_run_only_encodes(
     assert f"encode  {name}: its latents are finished, its video is not" in planned.stdout
     assert lynx_render("verify", output, cwd=tmp_path).stdout.count("missing     ") == 1
 
-    again = head.render(*options, cwd=tmp_path)
+    again = head.render(*options, *one_rank, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "0 rendered, 1 encoded" in again.stdout
     assert probe(output / f"{name}.mp4").frames == 9
