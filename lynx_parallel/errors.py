@@ -42,7 +42,7 @@ class InputErrors(LynxError):
 
 
 class ClusterError(LynxError):
-    """The machine, the cluster or an installed package cannot do what was asked (exit 3)."""
+    """The machine, the cluster or an installed package cannot do the requested work (exit 3)."""
 
     exit_code = 3
 

@@ -44,10 +44,10 @@ class Answer:
         return [*checks, self.failure] if self.failure else checks
 
 
-def ask(what: str, device: str, *arguments: str, timeout: float = TIMEOUT_S) -> Answer:
+def ask(report: str, device: str, *arguments: str, timeout: float = TIMEOUT_S) -> Answer:
     """Runs ``lynx_parallel.doctor.device`` with these arguments and returns what it reported."""
     # faulthandler names the module in which a process crashes.
-    command = [sys.executable, "-X", "faulthandler", "-m", "lynx_parallel.doctor.device", what, device, *arguments]
+    command = [sys.executable, "-X", "faulthandler", "-m", "lynx_parallel.doctor.device", report, device, *arguments]
     environment = dict(os.environ)
     if not device.startswith("cuda"):
         environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -74,7 +74,7 @@ def check_head(address: Address) -> None:
     """Checks that a Ray head answers. Takes ``REACH_WITHIN_S`` at most, unless the name lookup takes longer.
 
     Raises:
-        ClusterError: nothing listens there, nothing answers, or what answers is no Ray head.
+        ClusterError: nothing listens, nothing answers, or the answer is not that of a Ray head.
     """
     deadline = time.monotonic() + REACH_WITHIN_S
     place = address.value if address.value != "auto" else _own_cluster(address)
@@ -156,7 +156,7 @@ def _ask(address: Address, place: str, deadline: float) -> None:
             if code == grpc.StatusCode.UNIMPLEMENTED:
                 raise address.refused("what answers there is no Ray head")
             if code != grpc.StatusCode.UNAVAILABLE:
-                return  # it answers, and ray.init will say what it lacks (a token, say)
+                return  # it answers; ray.init reports what is missing, for example a token
             if time.monotonic() > busy_until:
                 raise address.refused("what answers there is no Ray head. A head listens on port 6379 by default")
             time.sleep(0.5)

@@ -22,9 +22,15 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import part_path, publish, set_aside
 from lynx_parallel.output.crops import Crops
+from lynx_parallel.output.finished_latents import (
+    find_latents,
+    read_record,
+    remove_unpublished,
+    unpublished_path,
+    write_record,
+)
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
-from lynx_parallel.output.waiting import find_latents, forget_waiting, read_record, waiting, write_record
 from lynx_parallel.plan.digests import crops_source, shot_digests, subject_key
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item
@@ -90,7 +96,7 @@ class Attempt:
         await self._check_folder(gang)
         parts = {"video": part_path(run.output.path(name, "video"), self.number)}
         if item.action == "render":
-            parts["latents"] = waiting(run.output, name)
+            parts["latents"] = unpublished_path(run.output, name)
         try:
             self._check_subject()
             with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
@@ -129,7 +135,7 @@ class Attempt:
             raise (RenderError if machine_at_fault(error) else SubjectError)(str(error)) from None
         if not same:
             run.output.resume_state(item.digests.resume).unlink(missing_ok=True)
-            forget_waiting(run.output, item.shot.name)
+            remove_unpublished(run.output, item.shot.name)
             raise SubjectError("its picture or embedding changed after the run began; run again")
 
     def _keep_latents(self) -> None:
@@ -140,11 +146,11 @@ class Attempt:
         output, name = self.run.output, self.item.shot.name
         with contextlib.suppress(LynxError, OSError):
             if find_latents(output, name, self.item.digests.latents_digests, published=False) is None:
-                forget_waiting(output, name)  # files of a killed rank
+                remove_unpublished(output, name)  # files of a killed rank
                 return
             self._check_subject()
             if self.run.campaign.save_latents and not output.has_files(name):
-                publish(waiting(output, name), output.path(name, "latents"))
+                publish(unpublished_path(output, name), output.path(name, "latents"))
 
     def set_latents_aside(self) -> Path:
         """Moves the damaged latents of this encoding to ``.lynx/damaged/``. Returns their new path."""
@@ -211,7 +217,7 @@ class Attempt:
             item, self.run.campaign.pipeline.model, made, outputs, **self._ranks(gang, footprint), attempt=self.number,
             seconds=seconds, before=before, run=self.run.name,
         )  # fmt: skip
-        output.commit(name, kinds, sidecar, self.number, latents=waiting(output, name))
+        output.commit(name, kinds, sidecar, self.number, latents=unpublished_path(output, name))
 
     async def _tell_progress(self, gang: Gang) -> None:
         with contextlib.suppress(LynxError):
@@ -223,8 +229,8 @@ class Attempt:
         total = self.item.shot.sampling.num_inference_steps
         self._say(f"resuming at step {done + 1} of {total}" if done < total else "resuming after its last step")
 
-    def _say(self, what: str) -> None:
-        self.run.say(f"{self._count()} {self.item.shot.name}: {what}")
+    def _say(self, news: str) -> None:
+        self.run.say(f"{self._count()} {self.item.shot.name}: {news}")
 
 
 @contextlib.contextmanager

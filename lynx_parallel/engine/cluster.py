@@ -46,7 +46,7 @@ _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
-# (pattern of Ray's log, what it means). The first match counts.
+# (pattern in Ray's log, its meaning). The first match counts.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
         r"InvalidAuthToken|Unauthenticated",
@@ -229,7 +229,7 @@ def _held(
 
 @contextlib.contextmanager
 def _joined(address: str, **options: Any) -> Iterator[None]:
-    """Joins Ray, and imports what the driver needs of it."""
+    """Joins Ray, and imports the parts of Ray that the driver uses."""
     import ray
 
     try:
@@ -266,7 +266,7 @@ def cause_in(log: Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns what an error of Ray says, in one line."""
+    """Returns the message of an error of Ray, in one line."""
     if "Version mismatch" in str(error):
         versions = re.findall(r"(?:Ray|Python): \S+", str(error))
         return f"the cluster and this machine have different versions ({', '.join(dict.fromkeys(versions))})"

@@ -27,10 +27,10 @@ from lynx_parallel.inputs.records import Request
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import try_publishing
 from lynx_parallel.output.crops import faces_folder, make_faces_folder
+from lynx_parallel.output.finished_latents import all_unpublished, unpublished_files
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal, now
 from lynx_parallel.output.lock import Lock
-from lynx_parallel.output.waiting import all_waiting, waiting_files
 from lynx_parallel.plan.checks import check_work
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item, Plan
@@ -48,7 +48,7 @@ class Driver:
         weight_digests: by ``plan.hashing.weight_digests``.
         replan: compares the campaign with the current output folder.
         say: takes each line of progress.
-        request: what the command line asked for.
+        request: options of the command line.
         check: raises if the remaining work cannot be done.
     """
 
@@ -195,8 +195,8 @@ class Driver:
         obsolete = self.output.resume_states()
         if obsolete:
             obsolete &= {self.output.resume_state(item.digests.resume) for item in done}
-        if found := all_waiting(self.output):
-            obsolete |= found & {path for item in done for path in waiting_files(self.output, item.shot.name)}
+        if found := all_unpublished(self.output):
+            obsolete |= found & {path for item in done for path in unpublished_files(self.output, item.shot.name)}
         return [item for item in done if item.digests.video not in history.done], obsolete
 
     def _settle(self, done: list[Item], history: History, journal: Journal) -> None:

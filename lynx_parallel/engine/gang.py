@@ -104,7 +104,7 @@ class Gang:
         """Renders one shot.
 
         Args:
-            resuming: called with the number of steps that the shot's resume state has done, if there is one.
+            resuming: called with the number of finished steps if the shot has a resume state.
 
         Raises:
             SubjectError: the subject cannot be used; the gang stays usable.

@@ -71,7 +71,7 @@ class Machines:
 
     @property
     def untried(self) -> bool:
-        """Whether there seems to be room where no rank has run yet."""
+        """Whether a machine without any rank so far seems to have room."""
         if self.full:
             return False
         new = {machine.node for machine in self.options.usable} - {machine_of(place) for place in self._known}
@@ -94,7 +94,7 @@ class Machines:
         return verdict if await self._leave_out(bad, line) else None
 
     def explain(self, place: str, reason: str) -> str:
-        """Returns the line for a failure that every shot shares: what, where, and what to do."""
+        """Returns the line for a failure that every shot shares: the failure, the place and the remedy."""
         host = self._hosts.get(machine_of(place), "this machine")
         reason = reason.rstrip(".")
         return f"every shot fails in the same way, last on {host}: {reason}. {remedy_for(reason, host=host)}"
@@ -106,7 +106,7 @@ class Machines:
 
         Args:
             host: name of the machine.
-            line: what to print about it.
+            line: the line to print.
         """
         self._hosts[machine_of(place)] = host
         count, last = self._unfit.get(place, (0, -APART_S))

@@ -13,7 +13,7 @@ from lynx_parallel.engine.policy import GiveUp, Retry, decide
 from lynx_parallel.engine.queue import Slot, Work
 from lynx_parallel.errors import DamagedError, LynxError
 from lynx_parallel.failures import SHARED_KINDS, Failure
-from lynx_parallel.output.waiting import find_latents, forget_waiting
+from lynx_parallel.output.finished_latents import find_latents, remove_unpublished
 from lynx_parallel.rank.messages import Rendered
 from lynx_parallel.text import in_words, shown_path
 
@@ -42,7 +42,7 @@ class Outcomes:
         item, name = work.item, work.item.shot.name
         run.journal.append("done", name=name, attempt=attempt, video=item.digests.video, seconds=round(seconds, 3))
         with contextlib.suppress(OSError):  # the next run removes them
-            forget_waiting(run.output, name)
+            remove_unpublished(run.output, name)
             run.output.resume_state(item.digests.resume).unlink()
         denoised = item.action == "render"
         (run.summary.rendered if denoised else run.summary.encoded).append(name)

@@ -215,10 +215,10 @@ async def hold_gpu(machine: str, gpu: str, within: float = 30.0) -> Any | None:
         )
         holders.append(holder)
         try:
-            mine = await asyncio.wait_for(answer(holder.gpu.remote()), within)
+            held = await asyncio.wait_for(answer(holder.gpu.remote()), within)
         except (TimeoutError, LynxError):
             break
-        if mine == gpu:
+        if held == gpu:
             found = holder
             break
     for holder in holders:

@@ -45,7 +45,7 @@ def _own(descriptor: int, stream: TextIO | None) -> TextIO:
 
 @contextlib.contextmanager
 def diverted(log: Path) -> Iterator[None]:
-    """Sends to a file what libraries and child processes print. What streams of ``open_streams`` print is not affected.
+    """Sends the output of libraries and child processes to a file. The streams of ``open_streams`` are not affected.
 
     The descriptors 1 and 2 stay diverted after the block: threads of C++ libraries print until the process ends.
 
@@ -57,8 +57,8 @@ def diverted(log: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     raw = os.fdopen(2, "wb", buffering=0, closefd=False)
-    there = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
-    with contextlib.redirect_stdout(there), contextlib.redirect_stderr(there):
+    stream = io.TextIOWrapper(raw, errors="backslashreplace", write_through=True)
+    with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         yield
     with contextlib.suppress(OSError):  # not after an error, which may name it
         if not log.stat().st_size:
@@ -80,7 +80,7 @@ def ensure_home() -> None:
     Libraries ask for a home folder, even if they store nothing there.
 
     Raises:
-        ClusterError: there is no cache folder either.
+        ClusterError: the cache folder is missing, too.
     """
     try:
         Path.home()

@@ -42,7 +42,7 @@ class Work:
 
 @dataclass(eq=False)
 class Slot:
-    """Room for one gang: the current gang, if there is one, and the subject whose conditioning it holds.
+    """Room for one gang: the current gang, if any, and the subject whose conditioning it holds.
 
     Attributes:
         footprint: of the gang when it was started.
@@ -53,7 +53,7 @@ class Slot:
         failure: signature of the last failure; empty after a finished shot.
         shun: subject whose shots must not come next, because the subject may be at fault.
         closed: whether it takes no more shots.
-        doing: what the starting gang does, see ``placement``.
+        doing: activity of a starting gang, see ``placement``.
     """
 
     gang: Gang | None = None

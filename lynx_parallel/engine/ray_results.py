@@ -55,7 +55,7 @@ def _memory_used(error: OutOfMemoryError) -> str:
 
 
 def _cause_of_death(error: ActorDiedError) -> str:
-    """Returns why a rank's process ended: the error of its constructor, if there was one."""
+    """Returns why a rank's process ended: the error of its constructor, if it has one."""
     if "creation task" not in str(error):
         return str(as_render_error(error))
     return f"a rank could not be created: {str(error).strip().splitlines()[-1].strip()}"

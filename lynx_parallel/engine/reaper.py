@@ -82,7 +82,7 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
         names = [*process.cmdline(), *(file.path for file in process.open_files())]
     except (psutil.Error, OSError):  # gone, or somebody else's
         return False
-    ours = os.getpid(), os.getppid()  # the driver, where it lives to see this, has a log there, too
+    ours = os.getpid(), os.getppid()  # a driver that still lives also has a log in this folder
     return process.pid not in ours and any(str(folder) in name for name in names)
 
 

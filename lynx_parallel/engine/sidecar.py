@@ -19,7 +19,7 @@ _OF_THE_LATENTS = ("layout", "ranks", "attention", "sharded", "conditioning")
 
 
 def made_by(layout: Layout, ranks: Sequence[Hello], *, sharded: bool) -> dict[str, Any]:
-    """Returns what a sidecar says of the ranks that made the latents. Arguments as in ``make_sidecar``."""
+    """Returns the part of a sidecar about the ranks that made the latents. Arguments as in ``make_sidecar``."""
     return {
         "layout": {"guidance": layout.guidance, "ring": layout.ring, "ulysses": layout.ulysses},
         "ranks": [
@@ -52,7 +52,7 @@ def make_sidecar(
         ranks: that made it, rank 0 first.
         seconds: of the whole attempt.
         run: name of the run's record, see ``lynx_parallel.inputs.records``.
-        before: the sidecar of the render, or what ``made_by`` says of it, if only its latents were encoded now.
+        before: the sidecar of the render, or the result of ``made_by``, if only its latents were encoded now.
     """
     shot, subject, consent = item.shot, item.shot.subject, item.shot.subject.consent
     sidecar = {

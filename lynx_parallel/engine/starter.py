@@ -112,7 +112,7 @@ class GangStarter:
         return await machines.unfit(error.place, error.host, f"{error.host}: {error}")
 
     def _report_step(self, slot: Slot, step: str) -> None:
-        """Records what a starting gang does. The first gang to load reports it, because loading may take minutes."""
+        """Records the activity of a starting gang. The first gang reports its loading, which may take minutes."""
         slot.doing = step
         if step == LOADING and not self._loading_reported:
             self._loading_reported = True

@@ -138,7 +138,7 @@ def choose_kernel(
 
 @torch.no_grad()
 def probe(attention: Attention, device: torch.device, dtype: torch.dtype, need_lse: bool) -> str | None:
-    """Calls a kernel on small tensors and compares with attention in float64. Returns what is wrong, or None."""
+    """Compares a kernel on small tensors with attention in float64. Returns the fault, or None."""
     generator = torch.Generator().manual_seed(0)  # leaves the random state of the process alone
     for keys in _PROBED_KEYS:
         q_BLHD, k_BSHD, v_BSHD = (
@@ -150,7 +150,7 @@ def probe(attention: Attention, device: torch.device, dtype: torch.dtype, need_l
             out, lse = attention(q_BLHD.to(device), k_BSHD.to(device), v_BSHD.to(device), need_lse)
             out = out.double().cpu()  # waits for the device: a launch fails late
             lse = lse.double().cpu() if need_lse and lse is not None else None
-        except Exception as error:  # ImportError, OSError, RuntimeError, TypeError, … by what is broken
+        except Exception as error:  # ImportError, OSError, RuntimeError, TypeError, … depending on the fault
             return f"{type(error).__name__}: {one_line((str(error).strip().splitlines() or ['no message'])[0])}"
         # One lost key in 130 is an error of 0.08; rounding to bf16 is one of 0.002. ``not <`` also catches NaN.
         tolerance = 1e-4 if dtype == torch.float32 else 0.02

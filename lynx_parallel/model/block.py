@@ -78,7 +78,7 @@ class LynxBlock(nn.Module):
             modulation_B6C: the time embedding's shift, scale and gate for attention and feed-forward.
             tokens: how the token axis lies over ranks.
             length: number of tokens of all ranks together, without padding.
-            features: takes what self-attention reads, [B, L, C]; for a face crop, the reference feature.
+            features: gets the input of self-attention, [B, L, C]. Of a face crop, it is the reference feature.
         """
         x = x_BLC
         shift, scale, gate, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)

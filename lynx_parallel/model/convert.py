@@ -49,13 +49,13 @@ def convert(source: Path, target: Path, dtype: torch.dtype) -> Iterator[int]:
     written = 0
     for path in files:
         file, tensors = open_file(path, mapped=False), {}
-        there = (target / path.name).exists()
+        exists = (target / path.name).exists()
         for key in file.keys():
-            if not there:
+            if not exists:
                 tensors[key] = read_tensor(file, key, loaded_dtype(key, dtype))
             written += math.prod(shapes[key]) * loaded_dtype(key, dtype).itemsize
             yield written
-        if not there:
+        if not exists:
             with atomic_write(target / path.name) as part:
                 save_file(tensors, part, metadata={"format": "pt"})
     if (source / INDEX).exists():

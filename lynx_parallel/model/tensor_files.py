@@ -113,11 +113,11 @@ def read_tensor(file: Any, key: str, dtype: torch.dtype, parameter: torch.Tensor
     start = min(parameter.device_mesh.get_local_rank() * chunk, rows)
     stop = min(start + chunk, rows)
     if start < stop:
-        mine = file.get_slice(key)[start:stop].to(dtype).contiguous()
+        local = file.get_slice(key)[start:stop].to(dtype).contiguous()
     else:  # a file that is not mapped refuses an empty slice
-        mine = torch.empty(0, *parameter.shape[1:], dtype=dtype, device=parameter.device_mesh.device_type)
+        local = torch.empty(0, *parameter.shape[1:], dtype=dtype, device=parameter.device_mesh.device_type)
     return DTensor.from_local(
-        mine, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+        local, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
     )
 
 

@@ -59,7 +59,7 @@ class Report:
 
 
 def verify(output: Output, shots: Set[str] | None = None, expected: Set[str] = frozenset()) -> Report:
-    """Reads every file that has a checksum: outputs, resume states, waiting latents, superseded files.
+    """Reads every file that has a checksum: outputs, resume states, unpublished latents, superseded files.
 
     Args:
         shots: names of all shots of the manifest; None without a manifest. Without one, shots that were never made and

@@ -62,7 +62,7 @@ def find_changes(
         weights: digests by ``weights.weight_digests``.
         set_: the values of ``--set``.
     """
-    found: dict[tuple[Any, ...], list[tuple[Item, str, dict[str, tuple[Any, Any]]]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[Item, str, dict[str, tuple[Any, Any]]]]] = {}
     history = _History(campaign, weights, set_)
     for item in items:
         if not item.stale or item.action not in ("encode", "render"):
@@ -83,13 +83,13 @@ def find_changes(
         # Without the action: the approved run may have made the latents, or found them damaged, before it was cut off.
         transition = f"{old['digests']['video'][:16]}-{item.digests.video[:16]}"
         values = {name: (before.get(name), new.get(name)) for name in names}
-        found.setdefault((item.action, causes), []).append((item, transition, values))
+        groups.setdefault((item.action, causes), []).append((item, transition, values))
     return [
         Change(
             action, causes, tuple(_in_words([values for _, _, values in group])),
             tuple(item.shot.name for item, _, _ in group), tuple(transition for _, transition, _ in group),
         )
-        for (action, causes), group in found.items()
+        for (action, causes), group in groups.items()
     ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ class _History:
             values: (old, new) of each changed setting.
         """
         inputs = self._inputs(str(sidecar.get("run", "")))
-        found: dict[Cause, None] = {}
+        causes: dict[Cause, None] = {}
         for name, (_, new) in values.items():
             if name.startswith("subject."):
                 continue  # pictures, embeddings and landmarks are the user's
@@ -124,8 +124,8 @@ class _History:
             else:
                 cause = self._of_setting(item, name, new, inputs)
             if cause != OWN:
-                found[cause] = None
-        return tuple(found)
+                causes[cause] = None
+        return tuple(causes)
 
     def _inputs(self, run: str) -> RunInputs | None:
         """Returns what a run was made of. Runs of the same inputs share it, as there may be many of them."""

@@ -242,7 +242,7 @@ def _vae(campaign: Campaign) -> dict[str, str]:
 
 
 def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the subject's part of the latents digest: given files by content, other data by what computes them."""
+    """Returns the subject's part of the latents digest: files by content, other data by their models."""
     needs_pixels = campaign.pipeline.model.adapters.ref is not None
     finds_id, finds_face = subject.embedding is None, subject.landmarks is None
     settings: dict[str, Any] = {"subject.embedding": _content(subject.embedding)}

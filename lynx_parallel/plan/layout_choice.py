@@ -81,9 +81,9 @@ class LayoutChoice:
         return []
 
     def _mistakes(self, shot: Shot) -> Iterator[str]:
-        blocks, there = parse_blocks(shot.sampling.ref_blocks), self._config["num_layers"]
-        if blocks is not None and max(blocks) >= there:
-            yield f"sampling.ref_blocks {shot.sampling.ref_blocks!r}: the model has blocks 0 to {there - 1}"
+        blocks, layers = parse_blocks(shot.sampling.ref_blocks), self._config["num_layers"]
+        if blocks is not None and max(blocks) >= layers:
+            yield f"sampling.ref_blocks {shot.sampling.ref_blocks!r}: the model has blocks 0 to {layers - 1}"
         most = self._config["rope_max_seq_len"]
         sizes = ("num_frames", "height", "width")
         for name, patches in zip(sizes, self._grid(shot), strict=True):
@@ -104,8 +104,8 @@ class LayoutChoice:
             available: ranks that the cluster can hold.
 
         Raises:
-            InputErrors: more ranks asked for than there are.
-            ClusterError: there is none.
+            InputErrors: more ranks are requested than exist.
+            ClusterError: no rank is available.
         """
         if self.asked is not None:
             if self.asked.size > available:
@@ -115,8 +115,10 @@ class LayoutChoice:
                 )
             return self.asked.size
         if available < 1:
-            what = "no GPU found. Use --device cpu, or run lynx-render doctor" if device == "cuda" else "no CPU is free"
-            raise ClusterError(f"--device {device}: {what}.")
+            reason = (
+                "no GPU found. Use --device cpu, or run lynx-render doctor" if device == "cuda" else "no CPU is free"
+            )
+            raise ClusterError(f"--device {device}: {reason}.")
         return 1 if device == "cuda" else min(2, os.cpu_count() or 1, available)
 
     def layout(self, shot: Shot, ranks: int, breaks: tuple[int, ...] = ()) -> Layout:
@@ -139,14 +141,14 @@ class LayoutChoice:
     def gangs(self, size: int, device: str, available: int, shots: int) -> int:
         """Returns how many gangs of ``size`` ranks work at the same time.
 
-        As many as asked for; else one on the CPU, whose cores it fills, and as many as there are GPUs for.
+        As many as requested. By default one on the CPU, because it uses all cores, and as many as the GPUs allow.
 
         Raises:
-            InputErrors: more asked for than there is room for.
+            InputErrors: more gangs are requested than have room.
         """
         most = self.most(device, available)
         if (asked := self._cluster.gangs) is not None and asked * size > most:
-            raise InputErrors([f"--gangs {asked}: needs {asked * size} ranks, there is room for {most}"])
+            raise InputErrors([f"--gangs {asked}: needs {asked * size} ranks, the cluster has {most}"])
         if size > most:
             raise InputErrors([f"--max-gpus {most}: a shot needs {size}"])
         return min(asked or (most // size if device == "cuda" else 1), shots)

@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.manifest import Campaign, Shot
+from lynx_parallel.output.finished_latents import find_latents
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
-from lynx_parallel.output.waiting import find_latents
 from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_in_sidecar, as_model_sees, changed
 from lynx_parallel.text import counted
 
@@ -40,7 +40,7 @@ class Item:
         reason: why, in words for the user; empty for a shot never made before.
         stale: old files with other or unknown settings exist, and are moved aside when the new ones are done.
         latents: finished latents to encode that no sidecar lists; None for those of the shot's sidecar.
-        warnings: for the sidecar: what the model will not see of the texts.
+        warnings: for the sidecar: parts of the texts that the model does not see.
     """
 
     shot: Shot
@@ -59,8 +59,8 @@ class Known:
     Attributes:
         weights: digests by ``weights.weight_digests``.
         all_weights: False if some weights are not on this machine; their digests are missing then.
-        unreadable: what is wrong with a subject's picture, by the subject's id.
-        cut: what the model does not see of a text, by the text.
+        unreadable: the fault of a subject's picture, by the subject's id.
+        cut: the part that the model does not see, by text.
     """
 
     weights: Mapping[str, str]
@@ -129,15 +129,15 @@ def make_plan(
 def _all_digests(campaign: Campaign, shots: Sequence[Shot], known: Known) -> list[ShotDigests]:
     """Returns the digests of each shot, or raises one InputErrors for all subjects whose files cannot be read."""
     all_digests, lines = CampaignDigests(campaign, known.weights), dict[str, None]()
-    found = []
+    digests = []
     for shot in shots:
         try:
-            found.append(all_digests.of(shot))
+            digests.append(all_digests.of(shot))
         except InputErrors as error:
             lines.update(dict.fromkeys(error.lines))
     if lines:
         raise InputErrors(lines)
-    return found
+    return digests
 
 
 def in_order(shots: Sequence[Shot]) -> list[Shot]:

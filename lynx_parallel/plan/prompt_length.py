@@ -52,7 +52,7 @@ def may_be_too_long(text: str) -> bool:
 
 
 def find_cuts(tokenizer: Path, texts: Iterable[str]) -> dict[str, Cut]:
-    """Returns the texts of which the model would not see the end, and what of each.
+    """Returns the texts whose end the model would not see, each with the lost part.
 
     Args:
         tokenizer: folder of a base's tokenizer, with ``tokenizer.json``.
@@ -78,7 +78,7 @@ def _cut(counter: Any, text: str) -> Cut | None:
     marks = sum(encoding.special_tokens_mask)  # the end mark, which is kept
     own = [span for span, special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True) if not special]
     start = _begin(text, own, MAX_TOKENS - marks)
-    # A word of which the model sees a part is lost, too. Some languages have no spaces: there, only what is not seen.
+    # A word that the model sees in part counts as lost. In a language without spaces, only the unseen part is lost.
     word = text.rfind(" ", 0, start + 1) + 1
     whole = start - word <= LONGEST_WORD
     return Cut(len(encoding.ids), text[word:] if whole else f"…{text[start:]}")

@@ -19,7 +19,7 @@ from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.model.attention import Kernel, choose_kernel
 from lynx_parallel.model.precision import use_ieee
 from lynx_parallel.output.atomic import set_aside
-from lynx_parallel.output.waiting import latents_metadata
+from lynx_parallel.output.finished_latents import latents_metadata
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast

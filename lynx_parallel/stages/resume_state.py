@@ -73,7 +73,7 @@ def save_resume_state(path: Path, state: ResumeState, digest: str) -> None:
 def load_resume_state(
     path: Path, digest: str, device: torch.device, on_damage: Callable[[Path], None] = lambda path: None
 ) -> ResumeState:
-    """Returns the state at ``path``, or the beginning if there is none of this shot.
+    """Returns the state at ``path``, or the state before the first step if this shot has none.
 
     A state of an earlier version has no checksum and is accepted without one.
 

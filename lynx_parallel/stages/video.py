@@ -68,7 +68,7 @@ def encode_video(frames: Frames, path: Path, *, fps: float, codec: str, crf: int
 
     Raises:
         RenderError: one line with ffmpeg's last words.
-        ClusterError: there is no ffmpeg.
+        ClusterError: ffmpeg is missing.
 
     Whatever ends it early, an interrupt included, leaves neither a process nor a file.
     """
@@ -226,11 +226,11 @@ def _run(path: Path, *arguments: str) -> bytes:
     return done.stdout
 
 
-def _failure(what: str, status: int, stderr: bytes) -> str:
+def _failure(action: str, status: int, stderr: bytes) -> str:
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     said = "; ".join(lines[-3:])[-400:]
-    return f"cannot {what}: ffmpeg {how}" + (f": {said}" if said else "")
+    return f"cannot {action}: ffmpeg {how}" + (f": {said}" if said else "")
 
 
 def _ffmpeg() -> str:

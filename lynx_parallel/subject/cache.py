@@ -101,10 +101,10 @@ class SubjectCache:
         Raises:
             OSError: the cache cannot be read.
         """
-        found: dict[str, set[Path]] = {}
+        folders: dict[str, set[Path]] = {}
         for reference in self._kept(dict.fromkeys(subjects))[1]:
-            found.setdefault(reference.subject, set()).add(reference.output)
-        return found
+            folders.setdefault(reference.subject, set()).add(reference.output)
+        return folders
 
     def kept(self, subjects: Collection[str] | Wanted) -> list[Path]:
         """Returns the files of these subjects that ``forget`` would remove from the cache.
@@ -112,10 +112,10 @@ class SubjectCache:
         Raises:
             OSError: the cache cannot be read.
         """
-        entries, mine, _ = self._kept(_wanted(subjects))
-        keys = {reference.key for reference in mine}
-        theirs = (path for path in entries if path.name.partition(".")[0] in keys)
-        return sorted({*theirs, *(reference.path for reference in mine)})
+        entries, references, _ = self._kept(_wanted(subjects))
+        keys = {reference.key for reference in references}
+        own = (path for path in entries if path.name.partition(".")[0] in keys)
+        return sorted({*own, *(reference.path for reference in references)})
 
     def forget(self, subjects: Collection[str] | Wanted) -> dict[str, list[Path]]:
         """Removes these subjects: their entries, and their crops in every output folder that used them.

@@ -28,10 +28,10 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[Person, NDArray[Any
 
     Entries of version 0.1.0 have no ``schema``. They are of schema 1.
     """
-    found = dict(arrays)
-    if int(found.pop(_SCHEMA, 1)) != SCHEMA:
+    fields = dict(arrays)
+    if int(fields.pop(_SCHEMA, 1)) != SCHEMA:
         return None
-    latents = found.pop(_LATENTS, None)
-    if "embedding" not in found or not found.keys() <= _FIELDS:
+    latents = fields.pop(_LATENTS, None)
+    if "embedding" not in fields or not fields.keys() <= _FIELDS:
         return None
-    return Person(**found), latents  # type: ignore[arg-type]
+    return Person(**fields), latents  # type: ignore[arg-type]

@@ -19,10 +19,10 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.records import Request
 from lynx_parallel.output.atomic import part_path
 from lynx_parallel.output.checksums import add_checksum
+from lynx_parallel.output.finished_latents import latents_metadata, unpublished_path
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.verify import verify
-from lynx_parallel.output.waiting import latents_metadata, waiting
 from lynx_parallel.stages.resume_state import save_resume_state
 from tests.helpers.campaigns import MANIFEST, edit_sidecar, finish, load, tree, write
 from tests.helpers.damage import flip, state
@@ -128,7 +128,7 @@ def test_what_is_kept_for_later_runs(campaign: Campaign) -> None:
     output, digest = Output(campaign.output), "d" * 64
     save_resume_state(output.resume_state(digest), state(), digest)
     latents = add_checksum(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), latents_metadata(digest, {}))
-    for path in (waiting(output, "ada/sit-t01"), output.private / "prompts" / "a.safetensors"):
+    for path in (unpublished_path(output, "ada/sit-t01"), output.private / "prompts" / "a.safetensors"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(latents)
     output.supersede(ADA, ("video", "sidecar"))  # the latents stay; what moved aside has a copy of the sidecar
@@ -137,7 +137,7 @@ def test_what_is_kept_for_later_runs(campaign: Campaign) -> None:
     [old] = output.private.glob("superseded/*/ada/*.mp4")
     kept = [
         output.resume_state(digest),
-        waiting(output, "ada/sit-t01"),
+        unpublished_path(output, "ada/sit-t01"),
         output.private / "prompts" / "a.safetensors",
         old,
     ]

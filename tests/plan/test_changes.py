@@ -24,8 +24,8 @@ from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.inputs.records import Request
 from lynx_parallel.output.approvals import Approvals
 from lynx_parallel.output.checksums import add_checksum
+from lynx_parallel.output.finished_latents import latents_metadata, unpublished_path
 from lynx_parallel.output.folder import Output
-from lynx_parallel.output.waiting import latents_metadata, waiting
 from lynx_parallel.plan import digests as identity
 from lynx_parallel.plan.changes import Change, find_changes
 from lynx_parallel.plan.plan import make_plan
@@ -393,7 +393,7 @@ def test_an_approved_render_may_end_as_an_encoding(folder: Path, tmp_path: Path)
     approve(rendered, Approvals(tmp_path / "approvals"), True, lambda line: None)
     output, shots = Output(campaign.output), load_campaign(folder / "mine" / "m.yaml").shots
     for item in make_plan(load_campaign(folder / "mine" / "m.yaml"), WEIGHTS, today=TODAY).items:
-        path = waiting(output, item.shot.name)
+        path = unpublished_path(output, item.shot.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(add_checksum(save({"latents": np.zeros(1)}), latents_metadata(item.digests.resume, None)))
     encoded = found(folder)

@@ -18,7 +18,7 @@ from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.output.checksums import add_checksum, metadata_of, read_metadata
-from lynx_parallel.output.waiting import latents_metadata
+from lynx_parallel.output.finished_latents import latents_metadata
 from lynx_parallel.plan.weights import find_weights
 from lynx_parallel.rank.messages import EncodeOrder, RankConfig
 from lynx_parallel.rank.output_writer import OutputWriter

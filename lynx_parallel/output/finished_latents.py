@@ -27,7 +27,7 @@ def latents_metadata(digest: str, settings: Mapping[str, Any] | None) -> dict[st
     return {DIGEST: digest, SETTINGS: json.dumps(settings or {}, sort_keys=True)}
 
 
-def waiting(output: Output, name: str) -> Path:
+def unpublished_path(output: Output, name: str) -> Path:
     """Returns where a shot's latents wait for their video."""
     return output.private / "latents" / (name + SUFFIXES["latents"])
 
@@ -39,7 +39,7 @@ def find_latents(output: Output, name: str, digests: Collection[str], *, publish
         digests: that the latents may have, see ``ShotDigests.latents_digests``.
         published: whether to look where a shot's latents belong, too. A sidecar says more of those, if there is one.
     """
-    paths = [waiting(output, name), *([output.path(name, "latents")] if published else [])]
+    paths = [unpublished_path(output, name), *([output.path(name, "latents")] if published else [])]
     return next((path for path in paths if _is_of(path, digests)), None)
 
 
@@ -59,18 +59,18 @@ def read_record(output: Output, name: str) -> dict[str, Any]:
     return {}
 
 
-def forget_waiting(output: Output, name: str) -> None:
-    """Removes the waiting latents of a shot that is done, or must be rendered again."""
-    for path in waiting_files(output, name):
+def remove_unpublished(output: Output, name: str) -> None:
+    """Removes the unpublished latents of a shot that is done, or must be rendered again."""
+    for path in unpublished_files(output, name):
         path.unlink(missing_ok=True)
 
 
-def waiting_files(output: Output, name: str) -> tuple[Path, Path]:
+def unpublished_files(output: Output, name: str) -> tuple[Path, Path]:
     """Returns where a shot's latents wait, and where the record of its ranks does."""
-    return waiting(output, name), _record(output, name)
+    return unpublished_path(output, name), _record(output, name)
 
 
-def all_waiting(output: Output) -> set[Path]:
+def all_unpublished(output: Output) -> set[Path]:
     """Returns all latents that wait, and the records of their ranks."""
     folder = output.private / "latents"
     return {path for kind in ("latents", "sidecar") for path in folder.rglob(f"*{SUFFIXES[kind]}")}

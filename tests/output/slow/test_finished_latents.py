@@ -22,9 +22,15 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output import folder as ledger
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import add_checksum, read_metadata
+from lynx_parallel.output.finished_latents import (
+    all_unpublished,
+    find_latents,
+    latents_metadata,
+    unpublished_path,
+    write_record,
+)
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
-from lynx_parallel.output.waiting import all_waiting, find_latents, latents_metadata, waiting, write_record
 from lynx_parallel.plan.digests import shot_digests
 from lynx_parallel.plan.plan import Item, Plan, make_plan
 from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
@@ -68,7 +74,7 @@ def test_the_header_says_what_the_latents_are(folder: Path) -> None:
 def test_plan_encodes_finished_latents(folder: Path, place: str) -> None:
     campaign = load(folder)
     output, digest = Output(campaign.output), shot_digests(campaign, campaign.shots[0], WEIGHTS).latents
-    path = output.path(ADA, "latents") if place == "published" else waiting(output, ADA)
+    path = output.path(ADA, "latents") if place == "published" else unpublished_path(output, ADA)
     put(path, latents_of(digest))
     item = ada(campaign)
     assert (item.action, item.reason) == ("encode", "its latents are finished, its video is not")
@@ -92,10 +98,10 @@ def test_finished_latents_under_old_files(folder: Path) -> None:
     newer = load(folder, MANIFEST, "sampling.seed=7")
     output = Output(newer.output)
     assert ada(newer).action == "render"
-    put(waiting(output, ADA), latents_of(shot_digests(newer, newer.shots[0], WEIGHTS).latents))
+    put(unpublished_path(output, ADA), latents_of(shot_digests(newer, newer.shots[0], WEIGHTS).latents))
     item = ada(newer)
     assert (item.action, item.reason, item.stale) == ("encode", "changed: sampling.seed", True)
-    assert item.latents == waiting(output, ADA)
+    assert item.latents == unpublished_path(output, ADA)
     assert ada(load(folder)).action == "done"
 
 
@@ -199,7 +205,7 @@ def test_the_next_run_only_encodes(campaign_of: Any, tmp_path: Path, save_latent
     summary, _, _ = supervise(campaign, world, ClusterSpec())
     assert [failed for failed, _ in summary.failed] == [name]
     assert world.renders == [name]
-    there = output.path(name, "latents") if save_latents else waiting(output, name)
+    there = output.path(name, "latents") if save_latents else unpublished_path(output, name)
     [item] = planned(campaign).items
     assert (item.action, item.latents) == ("encode", there)
     assert output.path(name, "latents").exists() is save_latents
@@ -208,7 +214,7 @@ def test_the_next_run_only_encodes(campaign_of: Any, tmp_path: Path, save_latent
     supervise(campaign, again, ClusterSpec())
     assert (again.renders, again.encodings, again.denoise) == ([], [name], [False])
     assert len(planned(campaign).of("done")) == 1
-    assert not all_waiting(output)
+    assert not all_unpublished(output)
     assert not list((output.private / "latents").rglob("*.json"))
     sidecar = output.sidecar(name)
     assert sidecar
@@ -263,7 +269,7 @@ def test_a_killed_driver_finds_the_latents_again(campaign_of: Any, tmp_path: Pat
     """The rank had written them; nobody was left to publish them."""
     campaign = one_shot(campaign_of, tmp_path)
     output, [item] = Output(campaign.output), planned(campaign).items
-    put(waiting(output, item.shot.name), latents_of(item.digests.latents))
+    put(unpublished_path(output, item.shot.name), latents_of(item.digests.latents))
     world = Encoder()
     supervise(campaign, world, ClusterSpec())
     assert (world.renders, world.encodings) == ([], [item.shot.name])
@@ -276,7 +282,7 @@ def test_a_killed_driver_had_no_time_to_tidy_up(folder: Path) -> None:
     output = Output(campaign.output)
     for shot in campaign.shots:
         finish(campaign, shot)
-        put(waiting(output, shot.name), latents_of("0" * 64))
+        put(unpublished_path(output, shot.name), latents_of("0" * 64))
         write_record(output, shot.name, {"layout": {}})
     journal = Journal(output.journal)
     replan = lambda: make_plan(campaign, WEIGHTS, today=TODAY)  # noqa: E731
@@ -338,7 +344,7 @@ def test_waiting_and_damaged_latents_are_forgotten_with_their_subject(folder: Pa
     journal.close()
     damaged = output.private / "damaged"
     paths = [
-        waiting(output, "ada/run-t01"), waiting(output, "bob/run-t01"), damaged / "ada/run-t01.latents.safetensors.2",
+        unpublished_path(output, "ada/run-t01"), unpublished_path(output, "bob/run-t01"), damaged / "ada/run-t01.latents.safetensors.2",
         damaged / "bob/run-t01.latents.safetensors", damaged / f"{'ada':0<64}.safetensors",
     ]  # fmt: skip
     write_record(output, "ada/run-t01", {})
