@@ -344,8 +344,9 @@ def test_waiting_and_damaged_latents_are_forgotten_with_their_subject(folder: Pa
     journal.close()
     damaged = output.private / "damaged"
     paths = [
-        unpublished_path(output, "ada/run-t01"), unpublished_path(output, "bob/run-t01"), damaged / "ada/run-t01.latents.safetensors.2",
-        damaged / "bob/run-t01.latents.safetensors", damaged / f"{'ada':0<64}.safetensors",
+        unpublished_path(output, "ada/run-t01"), unpublished_path(output, "bob/run-t01"),
+        damaged / "ada/run-t01.latents.safetensors.2", damaged / "bob/run-t01.latents.safetensors",
+        damaged / f"{'ada':0<64}.safetensors",
     ]  # fmt: skip
     write_record(output, "ada/run-t01", {})
     for path in paths:
