@@ -37,7 +37,7 @@ from benchmarks.machine import describe, record
 from benchmarks.shapes import WAN_14B, Shapes, dim_of, id_shapes, model_shapes, ref_shapes, transformer_shapes
 from lynx_parallel.demo.tiny import SCHEDULER
 from lynx_parallel.inputs.memory import parameter_bytes, static_kv_bytes
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.checkpoints import build_transformer, load_transformer

@@ -13,12 +13,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from diffusers import AutoencoderKLWan
 
 from lynx_parallel.inputs.base_configs import check_base
 from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.inputs.guidance import inside_window
-from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, FaceSpec, ModelSpec, Sampling, VaeDtype
+from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec, VaeDtype
+from lynx_parallel.inputs.sampling import REFERENCE_PROMPT, Sampling
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.checkpoints import load_resampler, load_scheduler_config, load_transformer, load_vae
@@ -26,10 +27,11 @@ from lynx_parallel.model.precision import VAE_PRECISIONS, Fp32Precision, use_iee
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.plan.weights import find_face_models, find_weights
 from lynx_parallel.stages.conditioning import ConditioningCache, ShotInputs, make_phase
-from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise, make_scheduler
+from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise
 from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
 from lynx_parallel.stages.prompt import encode_prompts, pad
 from lynx_parallel.stages.resume_state import ResumeState
+from lynx_parallel.stages.schedulers import Scheduler, make_scheduler
 from lynx_parallel.subject.detection import FaceChoice
 from lynx_parallel.subject.person import FaceModels, Person, identify_person
 from lynx_parallel.subject.picture import read_picture
@@ -264,12 +266,9 @@ class LynxPipeline:
         """Returns the guidance inside or outside the identity window, see ``make_phase``."""
         return make_phase(self.transformer, inputs, sampling, self.guidance, self.conditioning, inside=inside)
 
-    def make_scheduler(self, sampling: Sampling) -> UniPCMultistepScheduler:
-        """Returns the base's scheduler with the timesteps of these settings."""
-        return make_scheduler(
-            self.scheduler_config, sampling.num_inference_steps, flow_shift=sampling.flow_shift,
-            sigma_schedule=sampling.sigma_schedule, device=self.device,
-        )  # fmt: skip
+    def make_scheduler(self, sampling: Sampling) -> Scheduler:
+        """Returns the scheduler of these settings at its first step."""
+        return make_scheduler(self.scheduler_config, sampling, self.device)
 
     def denoise(
         self,

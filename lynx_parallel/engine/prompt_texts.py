@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from lynx_parallel.inputs.manifest import Shot
-from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT
+from lynx_parallel.inputs.sampling import REFERENCE_PROMPT
 from lynx_parallel.output.prompt_files import PromptFiles
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ class Alias(NamedTuple):
 
 
 _WINDOW = "It takes both fractions: [start, end]."
-_SOLVER = "The solver is always UniPC; this setting chooses its sigmas."
 _SIZE = "Give the width and the height."
 _TAKES = "Every take is a video of its own."
 
@@ -36,9 +35,8 @@ ALIASES = {
     "start_percent": Alias("sampling.identity_window", _WINDOW),
     "end_percent": Alias("sampling.identity_window", _WINDOW),
     "ref_blocks_to_use": Alias("sampling.ref_blocks"),
-    "sampler": Alias("sampling.sigma_schedule", _SOLVER),
-    "sampler_name": Alias("sampling.sigma_schedule", _SOLVER),
-    "scheduler": Alias("sampling.sigma_schedule", _SOLVER),
+    "sampler": Alias("sampling.scheduler"),
+    "sampler_name": Alias("sampling.scheduler"),
     "noise_seed": Alias("sampling.seed"),
     "length": Alias("sampling.num_frames"),
     "frames": Alias("sampling.num_frames"),
@@ -66,7 +64,7 @@ ALIASES = {
     "sample_steps": Alias("sampling.num_inference_steps"),
     "sample_guide_scale": Alias("sampling.guidance_scale"),
     "sample_shift": Alias("sampling.flow_shift"),
-    "sample_solver": Alias("sampling.sigma_schedule", _SOLVER),
+    "sample_solver": Alias("sampling.scheduler"),
     "base_seed": Alias("sampling.seed"),
     "frame_num": Alias("sampling.num_frames"),
     "n_prompt": Alias("sampling.negative_prompt"),
@@ -117,7 +115,8 @@ def _homes() -> dict[str, str]:
     """Returns each setting's key with its section, by its name alone."""
     from pydantic import BaseModel
 
-    from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec, Sampling, Video
+    from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec, Video
+    from lynx_parallel.inputs.sampling import Sampling
 
     sections: dict[str, type[BaseModel]] = {"model": ModelSpec, "face": FaceSpec, "video": Video, "sampling": Sampling}
     return {name: f"{section}.{name}" for section, model in sections.items() for name in model.model_fields}

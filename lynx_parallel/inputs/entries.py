@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from lynx_parallel.inputs.pipeline import SamplingOverrides, Seed, Video
+from lynx_parallel.inputs.pipeline import Video
+from lynx_parallel.inputs.sampling import SamplingOverrides, Seed
 from lynx_parallel.inputs.strict import Strict, Text, Version, must
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)

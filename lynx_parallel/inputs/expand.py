@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from lynx_parallel.inputs.manifest import Prompt, Shot, ShotGroup, Subject
 from lynx_parallel.inputs.names import fold, folder_clash, name_mistake
-from lynx_parallel.inputs.pipeline import MAX_SEED, Sampling, SamplingOverrides, overlay
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.sampling import MAX_SEED, Sampling, SamplingOverrides, overlay, sampling_mistake
 from lynx_parallel.inputs.template import fill, template_fields, unknown_vars
 from lynx_parallel.inputs.yaml_lines import Document
 from lynx_parallel.text import shown_path
@@ -66,7 +66,7 @@ class Expansion:
         for subject in (self.subjects[name] for name in group.subjects):
             for prompt in (self.prompts[name] for name in group.prompts):
                 text = self._text(group, subject, prompt)
-                by_seed = self._by_seed(subject.sampling, prompt.sampling, group.sampling)
+                by_seed = self._by_seed(group, subject.sampling, prompt.sampling, group.sampling)
                 settings = by_seed[None]
                 first = settings.seed if group.first_seed is None else group.first_seed
                 if group.seeds is None and first + group.takes - 1 > MAX_SEED:
@@ -82,7 +82,7 @@ class Expansion:
                         sampling = by_seed[seed] = settings.model_copy(update={"seed": seed})
                     yield Shot(subject, prompt, take, text, sampling, group.priority, name)
 
-    def _by_seed(self, *layers: SamplingOverrides) -> dict[int | None, Sampling]:
+    def _by_seed(self, group: ShotGroup, *layers: SamplingOverrides) -> dict[int | None, Sampling]:
         """Settings by seed, at None those that the layers give.
 
         One object for all shots of the same settings: there may be a hundred thousand of those, and a few of these.
@@ -90,7 +90,10 @@ class Expansion:
         """
         key = tuple([repr(layer.given()) if layer.model_fields_set else "" for layer in layers])
         if key not in self._settings:
-            self._settings[key] = {None: overlay(self.base, self.campaign, *layers, self.forced)}
+            settings = overlay(self.base, self.campaign, *layers, self.forced)
+            if mistake := sampling_mistake(settings):
+                self.problems.add(group.file, group.line, f"{group.where}: sampling: {mistake}")
+            self._settings[key] = {None: settings}
         return self._settings[key]
 
     def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, seed: int) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 
 BranchName = Literal["c", "i", "u"]
 """c: prompt and identity; i: negative prompt and identity; u: negative prompt without identity."""

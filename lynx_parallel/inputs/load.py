@@ -18,10 +18,11 @@ from lynx_parallel.inputs.lost_text import warn_of_lost_text
 from lynx_parallel.inputs.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes
 from lynx_parallel.inputs.names import pattern_mistake
 from lynx_parallel.inputs.overrides import Forced, read_overrides, select
-from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, Video
+from lynx_parallel.inputs.pipeline import PipelineSpec, Video
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
 from lynx_parallel.inputs.prompts_section import read_prompts
 from lynx_parallel.inputs.records import Record, find_record
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from lynx_parallel.inputs.sources import is_file, reading
 from lynx_parallel.inputs.subject_entry import check_vars

@@ -11,7 +11,8 @@ from datetime import date
 from pathlib import Path
 
 from lynx_parallel.inputs.notices import Notice
-from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, SamplingOverrides
+from lynx_parallel.inputs.pipeline import PipelineSpec
+from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 
 Label = str | int | float | bool
 Points = tuple[tuple[float, float], ...]

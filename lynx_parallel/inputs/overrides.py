@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from lynx_parallel.inputs.aliases import suggest
 from lynx_parallel.inputs.manifest import Shot
-from lynx_parallel.inputs.pipeline import Sampling, SamplingOverrides, Video
+from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 from lynx_parallel.inputs.table import setting_value
 from lynx_parallel.inputs.yaml_lines import read_scalar
 

@@ -12,8 +12,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from lynx_parallel.inputs.entries import ID, ID_ALLOWED, Priority, Takes
 from lynx_parallel.inputs.ids import earlier_prompt_id, made_id, prompt_id
 from lynx_parallel.inputs.manifest import Prompt, ShotGroup
-from lynx_parallel.inputs.pipeline import SamplingOverrides, Seed
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.sampling import SamplingOverrides, Seed
 from lynx_parallel.inputs.sheet import Columns, read_sheet
 from lynx_parallel.inputs.template import template_mistake
 from lynx_parallel.inputs.yaml_lines import read_scalar
@@ -33,7 +33,7 @@ COLUMNS = ("subject", "prompt", "prompt_text", *_NUMBERS, *SAMPLING_COLUMNS)
 
 
 def setting_value(name: str, text: str, decimal_comma: bool = False) -> Any:
-    """Returns the value of a sampling field given as text. Text is taken as it stands; a window is two numbers.
+    """Returns the value of a sampling field given as text: a text itself, a list of numbers, or one value.
 
     Args:
         decimal_comma: ``4,5`` is a number.
@@ -42,6 +42,8 @@ def setting_value(name: str, text: str, decimal_comma: bool = False) -> Any:
         return text
     if decimal_comma and name in _DECIMALS and (found := _DECIMAL_COMMA.fullmatch(text)):
         text = f"{found[1]}.{found[2]}"
+    if name in ("sigmas", "timesteps") and "," in text:
+        return [read_scalar(part.strip()) for part in text.strip().removeprefix("[").removesuffix("]").split(",")]
     if name == "identity_window" and (window := _WINDOW.fullmatch(text)):
         return [read_scalar(window[1]), read_scalar(window[2])]
     return read_scalar(text.strip())

@@ -15,7 +15,7 @@ from lynx_parallel.inputs.layout import Layout, Needs, choose_layout
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.memory import Task
 from lynx_parallel.inputs.model_config import transformer_config
-from lynx_parallel.inputs.pipeline import parse_blocks
+from lynx_parallel.inputs.sampling import parse_blocks
 from lynx_parallel.inputs.weight_files import WeightFiles
 
 

@@ -13,7 +13,7 @@ import torch
 
 from lynx_parallel.inputs.guidance import BranchName, sampling_coefficients
 from lynx_parallel.inputs.memory import CONDITIONING_ENTRIES
-from lynx_parallel.inputs.pipeline import Sampling, parse_blocks
+from lynx_parallel.inputs.sampling import Sampling, parse_blocks
 from lynx_parallel.model.block import KV, BlockConditioning
 from lynx_parallel.model.transformer import Branch, LynxTransformer
 from lynx_parallel.stages.denoise import LocalGuidance, Phase

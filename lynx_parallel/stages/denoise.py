@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler
 
 from lynx_parallel.inputs.guidance import BranchName
 from lynx_parallel.model.transformer import Branch, LynxTransformer
 from lynx_parallel.stages.resume_state import ResumeState, capture, restore
+from lynx_parallel.stages.schedulers import Scheduler
 
 
 class LocalGuidance:
@@ -41,35 +40,11 @@ class Step:
     total: int
     velocities: Mapping[BranchName, torch.Tensor]
     latents: torch.Tensor
-    scheduler: UniPCMultistepScheduler
+    scheduler: Scheduler
 
     def state(self) -> ResumeState:
         """Returns the state from which the shot can resume."""
         return capture(self.scheduler, self.latents)
-
-
-def make_scheduler(
-    config: Mapping[str, Any],
-    num_inference_steps: int,
-    *,
-    flow_shift: float,
-    sigma_schedule: Literal["lynx", "diffusers"],
-    device: torch.device | str = "cpu",
-) -> UniPCMultistepScheduler:
-    """Returns UniPC with its timesteps set.
-
-    ``lynx`` gives the sigmas of diffusers 0.33.1, which upstream uses (first timestep 999). ``diffusers`` gives those
-    of the installed version. The difference changes final latents by 2 to 4 %.
-    """
-    scheduler = UniPCMultistepScheduler.from_config({**config, "flow_shift": flow_shift})
-    sigmas = None
-    if sigma_schedule == "lynx":
-        alphas = np.linspace(1, 1 / scheduler.config.num_train_timesteps, num_inference_steps + 1)
-        sigmas = np.flip(1 - alphas)[:num_inference_steps].copy()
-    scheduler.set_timesteps(num_inference_steps, device=device, sigmas=sigmas)
-    # By default, UniPC searches for the first timestep, and skips a step if two of them round to the same number.
-    scheduler.set_begin_index(0)
-    return scheduler
 
 
 class Phase(NamedTuple):
@@ -87,7 +62,7 @@ class Phase(NamedTuple):
 @torch.no_grad()
 def denoise(
     transformer: LynxTransformer,
-    scheduler: UniPCMultistepScheduler,
+    scheduler: Scheduler,
     latents_BCThw: torch.Tensor,
     phase_of: Callable[[int], Phase],
     on_step: Callable[[Step], None] | None = None,
@@ -97,13 +72,13 @@ def denoise(
     """Denoises [1, 16, T, h, w] fp32 noise to final latents, fp32, identical on every rank.
 
     Args:
-        scheduler: from ``make_scheduler``; it is changed.
+        scheduler: from ``schedulers.make_scheduler``; it is changed.
         phase_of: guidance of each step, by its number from 0.
         on_step: called after every step. An exception ends the loop.
         guidance: how the branches are split over ranks.
         start: state from which to resume; None starts from the noise.
     """
-    latents, first = latents_BCThw, 0
+    latents, first = latents_BCThw * scheduler.init_noise_sigma, 0
     if start is not None and start.latents is not None:
         latents, first = start.latents, start.steps_done
         restore(scheduler, start)

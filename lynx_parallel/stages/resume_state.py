@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UniPCMultistepScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -24,8 +24,8 @@ class ResumeState:
 
     Attributes:
         latents: [1, 16, T, h, w] fp32.
-        last_sample: the same shape; the sample from which UniPC's corrector starts.
-        model_outputs: [k, 1, 16, T, h, w]; UniPC's memory, oldest first, k ≤ its order.
+        last_sample: the same shape; the sample from which UniPC's corrector starts. None for other schedulers.
+        model_outputs: [k, 1, 16, T, h, w]; memory of UniPC or DPM-Solver, oldest first, k ≤ its order. None for others.
         counters: int64 [3]: steps done, ``lower_order_nums``, ``this_order``.
     """
 
@@ -39,32 +39,41 @@ class ResumeState:
         return 0 if self.counters is None else int(self.counters[0])
 
 
-def capture(scheduler: UniPCMultistepScheduler, latents: torch.Tensor) -> ResumeState:
-    """Returns the state after a step: the latents, and the scheduler as the step left it."""
+def capture(scheduler: Any, latents: torch.Tensor) -> ResumeState:
+    """Returns the state after a step: the latents, and the whole state of the scheduler.
+
+    Args:
+        scheduler: of ``schedulers.make_scheduler``.
+    """
+    memory = [output for output in getattr(scheduler, "model_outputs", []) if output is not None]
+    counters = (getattr(scheduler, name, 0) for name in ("lower_order_nums", "this_order"))
     return ResumeState(
         latents=latents,
-        last_sample=scheduler.last_sample,
-        model_outputs=torch.stack([output for output in scheduler.model_outputs if output is not None]),
-        counters=torch.tensor([scheduler.step_index, scheduler.lower_order_nums, scheduler.this_order]),
+        last_sample=getattr(scheduler, "last_sample", None),
+        model_outputs=torch.stack(memory) if memory else None,
+        counters=torch.tensor([scheduler.step_index, *counters]),
     )
 
 
-def restore(scheduler: UniPCMultistepScheduler, state: ResumeState) -> None:
-    """Puts a scheduler, fresh from ``make_scheduler``, where ``capture`` found another one."""
+def restore(scheduler: Any, state: ResumeState) -> None:
+    """Gives a new scheduler of ``schedulers.make_scheduler`` the state that ``capture`` returned."""
     assert state.counters is not None
-    assert state.model_outputs is not None
-    done, scheduler.lower_order_nums, scheduler.this_order = (int(n) for n in state.counters)
-    order, digest_cache = scheduler.config.solver_order, list(state.model_outputs)
-    scheduler.model_outputs = [None] * (order - len(digest_cache)) + digest_cache
-    seen = list(scheduler.timesteps[max(done - order, 0) : done])
-    scheduler.timestep_list = [None] * (order - len(seen)) + seen
-    scheduler.last_sample = state.last_sample
+    done, lower_order_nums, this_order = (int(n) for n in state.counters)
     scheduler._step_index = done
+    if state.model_outputs is None:
+        return
+    order, memory = scheduler.config.solver_order, list(state.model_outputs)
+    scheduler.model_outputs = [None] * (order - len(memory)) + memory
+    scheduler.lower_order_nums = lower_order_nums
+    if state.last_sample is not None:  # UniPC
+        seen = list(scheduler.timesteps[max(done - order, 0) : done])
+        scheduler.timestep_list = [None] * (order - len(seen)) + seen
+        scheduler.this_order, scheduler.last_sample = this_order, state.last_sample
 
 
 def save_resume_state(path: Path, state: ResumeState, digest: str) -> None:
     """Writes a state; ``digest`` is the shot's latents digest."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(state).items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in vars(state).items() if tensor is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         part.write_bytes(add_checksum(save(tensors), {DIGEST: digest}))

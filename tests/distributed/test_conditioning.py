@@ -10,7 +10,7 @@ import torch
 
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from tests.helpers.processes import run_gang
 from tests.helpers.small_renders import FACES

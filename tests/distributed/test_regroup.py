@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from tests.helpers.golden_cases import case_names, load_case, relative_error, requires_golden
 from tests.helpers.golden_pipeline import case_sampling, load_pipeline

@@ -14,8 +14,9 @@ from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.pipeline import ShotInputs
-from lynx_parallel.stages.denoise import LocalGuidance, Phase, denoise, make_scheduler
+from lynx_parallel.stages.denoise import LocalGuidance, Phase, denoise
 from lynx_parallel.stages.latents import initial_noise
+from lynx_parallel.stages.schedulers import make_scheduler
 from tests.helpers.golden_cases import relative_error
 from tests.helpers.processes import run_gang
 from tests.helpers.small_renders import load, prepare, sampling
@@ -37,7 +38,7 @@ def denoise_bare(model: LynxTransformer, tokens: int, guidance: LocalGuidance) -
     settings = sampling(tokens)
     noise = initial_noise(settings.width, settings.height, settings.num_frames, tokens)
     config = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    scheduler = make_scheduler(config, 3, flow_shift=3.0, sigma_schedule="lynx")
+    scheduler = make_scheduler(config, settings)
     with torch.no_grad():
         branches: Any = {name: [BlockConditioning(kv) for kv in model.text_kv(text)] for name, text in texts.items()}
     phase = Phase(guidance_coefficients(5.0, 2.0), branches)

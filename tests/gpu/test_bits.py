@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.resume_state import load_resume_state, save_resume_state

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.stages.conditioning import reference_features
 from lynx_parallel.stages.denoise import Step

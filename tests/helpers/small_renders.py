@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lynx_parallel.demo.faces import LANDMARKS
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from tests.helpers.repository import REPOSITORY
 

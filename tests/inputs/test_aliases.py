@@ -12,7 +12,8 @@ from lynx_parallel.inputs.aliases import ALIASES, suggest
 from lynx_parallel.inputs.entries import ManifestFile
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.overrides import SETTABLE
-from lynx_parallel.inputs.pipeline import Adapters, FaceSpec, ModelSpec, Sampling, SamplingOverrides, Video
+from lynx_parallel.inputs.pipeline import Adapters, FaceSpec, ModelSpec, Video
+from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 from tests.helpers.campaigns import MANIFEST, write
 
 FOREIGN = {
@@ -23,8 +24,7 @@ FOREIGN = {
     "cfg_scale": "guidance_scale",
     "steps": "num_inference_steps",
     "shift": "flow_shift",
-    "scheduler": "sigma_schedule",
-    "sampler_name": "sigma_schedule",
+    "sampler_name": "scheduler",
     "negative": "negative_prompt",
     "frames": "num_frames",
     "length": "num_frames",

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.load import load_pipeline
-from lynx_parallel.inputs.pipeline import PipelineSpec, Sampling, SamplingOverrides, Video, overlay
+from lynx_parallel.inputs.pipeline import PipelineSpec, Video
+from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides, overlay
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from lynx_parallel.plan.digests import digested
 
@@ -50,8 +51,11 @@ def test_defaults() -> None:
         "num_frames": 81,
         "fps": 16.0,
         "num_inference_steps": 50,
+        "scheduler": "unipc",
         "flow_shift": 3.0,
         "sigma_schedule": "lynx",
+        "sigmas": None,
+        "timesteps": None,
         "guidance_scale": 5.0,
         "guidance_scale_i": 2.0,
         "ip_scale": 1.0,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.conditioning import reference_features
 from tests.helpers.small_renders import load, prepare

@@ -10,7 +10,7 @@ import torch
 
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.inputs.embedding_file import read_embedding
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.model import block as block_module
 from lynx_parallel.model.adapters import IDProjection
 from lynx_parallel.model.attention import LocalTokens

@@ -20,8 +20,8 @@ from lynx_parallel.engine.record import write_record
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
-from lynx_parallel.inputs.pipeline import Sampling
 from lynx_parallel.inputs.records import Request
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.output.approvals import Approvals
 from lynx_parallel.output.checksums import add_checksum
 from lynx_parallel.output.finished_latents import latents_metadata, unpublished_path

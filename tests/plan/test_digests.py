@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lynx_parallel
 import lynx_parallel.plan.digests
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, changed, crops_source, shot_digests, subject_key
 from tests.helpers.campaigns import FULL, MANIFEST, WEIGHTS, load, write
 
@@ -65,9 +65,19 @@ def test_a_setting_that_changes_latents(folder: Path, override: str, name: str) 
 
 
 def test_every_sampling_field_counts(folder: Path) -> None:
-    fields = {f"sampling.{name}" for name in Sampling.model_fields}
+    """A field of a later version counts where it is not at its default."""
     identity = of(folder)
-    assert fields == {name for name in {**identity.settings, **identity.encoding} if name.startswith("sampling.")}
+    counted = {name for name in {**identity.settings, **identity.encoding} if name.startswith("sampling.")}
+    later = {
+        "sampling.scheduler": "scheduler: lcm",
+        "sampling.sigmas": "sigmas: [1]",
+        "sampling.timesteps": "timesteps: [9]",
+    }
+    assert {f"sampling.{name}" for name in Sampling.model_fields} == counted | later.keys()
+    for name, setting in later.items():
+        steps = "" if name == "sampling.scheduler" else ", num_inference_steps: 1"
+        changes = changed(identity.settings, of(folder, f"{MANIFEST}sampling: {{{setting}{steps}}}\n").settings)
+        assert name in changes
 
 
 @pytest.mark.parametrize(

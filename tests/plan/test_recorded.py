@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from lynx_parallel.inputs.load import load_campaign
-from lynx_parallel.inputs.pipeline import ModelSpec, Sampling, Video
+from lynx_parallel.inputs.pipeline import ModelSpec, Video
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History
 from lynx_parallel.plan import digests as identity
@@ -20,8 +21,8 @@ from lynx_parallel.plan.digests import needs_face_models, shot_digests
 from lynx_parallel.plan.hashing import weight_digests
 from lynx_parallel.plan.plan import Item, make_plan
 from lynx_parallel.plan.weights import find_face_models, find_weights
-from lynx_parallel.stages.denoise import make_scheduler
 from lynx_parallel.stages.resume_state import load_resume_state, restore
+from lynx_parallel.stages.schedulers import make_scheduler
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -62,7 +63,7 @@ def test_the_resume_state_is_still_used(folder: Path) -> None:
     assert state.steps_done == 169
     scheduler = make_scheduler(
         json.loads((find_weights(_model(folder)).base / "scheduler" / "scheduler_config.json").read_text()),
-        item.shot.sampling.num_inference_steps, flow_shift=3.0, sigma_schedule="lynx",
+        item.shot.sampling,
     )  # fmt: skip
     restore(scheduler, state)
     assert state.latents is not None
@@ -80,7 +81,7 @@ def test_weights_files_keep_their_names(folder: Path, which: str) -> None:
 
 def test_a_new_setting_at_its_default_changes_no_digest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class MoreSampling(Sampling):
-        scheduler: str = "unipc"
+        sharpness: str = "none"
 
     class MoreVideo(Video):
         poster: bool = False
@@ -99,7 +100,7 @@ def test_a_new_setting_at_its_default_changes_no_digest(folder: Path, monkeypatc
         return shot_digests(replace(campaign, pipeline=pipeline), replace(shot, sampling=more), weights("full"))
 
     assert changed() == before
-    assert changed(scheduler="euler").latents != before.latents
+    assert changed(sharpness="high").latents != before.latents
     assert changed(poster=True).latents == before.latents
     assert changed(poster=True).video != before.video
 

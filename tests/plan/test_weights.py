@@ -210,7 +210,7 @@ def test_no_place_for_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 HUB = """\
 import sys
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.inputs.pipeline import ModelSpec
+from lynx_parallel.inputs.pipeline import (ModelSpec)
 from lynx_parallel.plan.hashing import weight_digests
 from lynx_parallel.plan.weights import find_weights
 base, adapter = sys.argv[1:]

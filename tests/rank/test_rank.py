@@ -20,7 +20,8 @@ from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.memory import Task
-from lynx_parallel.inputs.pipeline import REFERENCE_PROMPT, Video
+from lynx_parallel.inputs.pipeline import Video
+from lynx_parallel.inputs.sampling import REFERENCE_PROMPT
 from lynx_parallel.model.attention import Kernel, sdpa
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.folder import Output

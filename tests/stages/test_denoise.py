@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 import torch
 
-from lynx_parallel.stages.denoise import make_scheduler
+from lynx_parallel.inputs.sampling import Sampling
+from lynx_parallel.stages.schedulers import make_scheduler
 
 CONFIG = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": 1000, "solver_order": 2}
 
@@ -18,7 +19,9 @@ CONFIG = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_tr
 def test_no_step_is_skipped_where_timesteps_round_to_the_same_number(
     schedule: Literal["lynx", "diffusers"], flow_shift: float, steps: int
 ) -> None:
-    scheduler = make_scheduler(CONFIG, steps, flow_shift=flow_shift, sigma_schedule=schedule)
+    scheduler = make_scheduler(
+        CONFIG, Sampling(num_inference_steps=steps, flow_shift=flow_shift, sigma_schedule=schedule)
+    )
     assert scheduler.timesteps[0] == scheduler.timesteps[1]
     sample = torch.zeros(1, 1)
     for done, timestep in enumerate(scheduler.timesteps, start=1):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lynx_parallel.inputs.pipeline import Sampling
+from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.resume_state import ResumeState, load_resume_state, save_resume_state
@@ -49,6 +49,20 @@ def test_a_resumed_render_is_bitwise_the_same(pipeline: LynxPipeline, tmp_path: 
     resumed = pipeline.denoise(inputs, sampling, lambda step: ran.append(step.index), state)
     assert ran == list(range(done, STEPS))
     assert torch.equal(resumed, whole)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "dpm++_sde", "euler", "lcm", "rcm"])
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_every_scheduler_resumes_with_the_same_bits(
+    pipeline: LynxPipeline, tmp_path: Path, scheduler: str, done: int
+) -> None:
+    sampling = Sampling(width=64, height=48, num_frames=5, num_inference_steps=4, scheduler=scheduler)
+    inputs, states = prepare(pipeline, sampling), []
+    whole = pipeline.denoise(inputs, sampling, lambda step: states.append(step.state()))
+    save_resume_state(tmp_path / "state", states[done - 1], "digest")
+    state = load_resume_state(tmp_path / "state", "digest", CPU)
+    assert state.steps_done == done
+    assert torch.equal(pipeline.denoise(inputs, sampling, start=state), whole)
 
 
 def test_what_is_no_state_of_this_shot_is_the_beginning(pipeline: LynxPipeline, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lynx_parallel.errors import RenderError
-from lynx_parallel.inputs.pipeline import MIN_FPS
+from lynx_parallel.inputs.sampling import MIN_FPS
 from lynx_parallel.stages import video as encode
 from lynx_parallel.stages.video import VideoInfo, encode_video, probe, read_frames
 

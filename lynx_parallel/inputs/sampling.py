@@ -1,0 +1,225 @@
+"""Settings of one render, and the layers that change some of them. Imports neither torch nor Ray."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from lynx_parallel.inputs.strict import Strict, must
+
+MAX_SEED = 2**63 - 1
+REFERENCE_PROMPT = "image of a face"
+"""Text of the reference pass."""
+
+
+def _four_k_plus_one(value: int) -> int:
+    if value % 4 != 1:
+        raise ValueError
+    return value
+
+
+def _rising(window: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= window[0] <= window[1] <= 1:
+        raise ValueError
+    return window
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _falling(values: tuple[float, ...], top: float) -> tuple[float, ...]:
+    if not values or len(values) > 1000 or values[0] > top or values[-1] <= 0:
+        raise ValueError
+    if any(first <= second for first, second in pairwise(values)):
+        raise ValueError
+    return values
+
+
+def _block_list(text: str) -> str:
+    parse_blocks(text)
+    return text
+
+
+def parse_blocks(text: str) -> frozenset[int] | None:
+    """Returns the block numbers of ``"0-20,25"``, or None for ``"all"``.
+
+    Raises:
+        ValueError: neither.
+    """
+    if text == "all":
+        return None
+    blocks: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part, re.ASCII)
+        if found is None or (found[2] and int(found[2]) < int(found[1])):
+            raise ValueError
+        blocks.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return frozenset(blocks)
+
+
+Side = Annotated[int, Field(ge=16, le=4096, multiple_of=16), must("a multiple of 16 from 16 to 4096")]
+Frames = Annotated[
+    int,
+    Field(ge=1, le=100001),
+    AfterValidator(_four_k_plus_one),
+    must("a whole number 4k+1 (1, 5, 9, … up to 100001)"),
+]
+MIN_FPS = 1 / 2000
+"""Least frames per second that ffmpeg accepts."""
+Fps = Annotated[float, Field(ge=MIN_FPS, le=240), must("a number from 1/2000 (0.0005) to 240")]
+Steps = Annotated[int, Field(ge=1, le=1000), must("a whole number from 1 to 1000")]
+SchedulerName = Annotated[
+    Literal["unipc", "dpm++", "dpm++_sde", "euler", "lcm", "rcm"],
+    must("'unipc', 'dpm++', 'dpm++_sde', 'euler', 'lcm' or 'rcm'"),
+]
+RCM_STEPS = 4
+"""Most steps of the scheduler rcm, whose sigmas are fixed."""
+Sigmas = Annotated[
+    tuple[float, ...],
+    BeforeValidator(_as_tuple),
+    AfterValidator(lambda values: _falling(values, 1)),
+    must("a falling list of numbers above 0, at most 1, such as [1, 0.96, 0.89, 0.73]"),
+]
+Timesteps = Annotated[
+    tuple[float, ...],
+    BeforeValidator(_as_tuple),
+    AfterValidator(lambda values: _falling(values, 1000)),
+    must("a falling list of numbers above 0, at most 1000, such as [1000, 937, 833, 625]"),
+]
+Shift = Annotated[float, Field(gt=0), must("a finite number above 0")]
+Scale = Annotated[float, Field(ge=0), must("a finite number from 0")]
+ReferenceSize = Annotated[int, Field(ge=128, le=1024, multiple_of=128), must("a multiple of 128 from 128 to 1024")]
+Window = Annotated[
+    tuple[float, float],
+    BeforeValidator(_as_tuple),
+    AfterValidator(_rising),
+    must("[start, end], fractions of the steps with 0 ≤ start ≤ end ≤ 1"),
+]
+Blocks = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),  # one block, as YAML reads it
+    AfterValidator(_block_list),
+    must('a list of transformer blocks such as "0-20,25", or "all"'),
+]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), must("a whole number from 0 to 2^63-1")]
+Schedule = Annotated[Literal["lynx", "diffusers"], must("'lynx' or 'diffusers'")]
+Reference = Annotated[Literal["mode", "sample"], must("'mode' or 'sample'")]
+
+
+class Sampling(Strict):
+    """Settings of one render, under diffusers' and Lynx's own names.
+
+    Attributes:
+        width, height: pixels.
+        num_frames: frames of the video, 4k+1 (the VAE packs four frames into one latent frame).
+        fps: frames per second of the video file.
+        num_inference_steps: denoising steps.
+        scheduler: ``unipc`` (upstream's), ``dpm++``, ``dpm++_sde`` and ``euler`` for any model; ``lcm`` and ``rcm``
+            for models distilled to few steps, because they add new noise in each step.
+        flow_shift: shift of the flow-matching sigmas, applied once. ``rcm`` has sigmas of its own.
+        sigma_schedule: of ``unipc``: ``lynx`` for upstream's sigmas, ``diffusers`` for diffusers' own. The other
+            schedulers start from 1 − i/N.
+        sigmas: the sigma of each step, final: no shift applies. ``num_inference_steps`` is their number.
+        timesteps: the same as 1000·σ.
+        guidance_scale: strength of the text.
+        guidance_scale_i: strength of the identity; None runs two guidance branches instead of three.
+        ip_scale, ref_scale: strength of the ID and the Ref adapter.
+        reference_latent: ``mode`` of the VAE posterior, or a ``sample`` drawn with seed+1.
+        reference_size: side of the face crop that the reference branch sees, in pixels.
+        identity_window: identity acts in step i of N where start ≤ i/N < end; outside of it no branch knows it.
+        ref_blocks: transformer blocks with the reference branch.
+        seed: of the initial noise.
+    """
+
+    width: Side = 832
+    height: Side = 480
+    num_frames: Frames = 81
+    fps: Fps = 16.0
+    num_inference_steps: Steps = 50
+    scheduler: SchedulerName = "unipc"
+    flow_shift: Shift = 3.0
+    sigma_schedule: Schedule = "lynx"
+    sigmas: Sigmas | None = None
+    timesteps: Timesteps | None = None
+    guidance_scale: Scale = 5.0
+    guidance_scale_i: Scale | None = 2.0
+    ip_scale: Scale = 1.0
+    ref_scale: Scale = 1.0
+    negative_prompt: str = ""
+    reference_latent: Reference = "mode"
+    reference_size: ReferenceSize = 256
+    identity_window: Window = (0.0, 1.0)
+    ref_blocks: Blocks = "all"
+    seed: Seed = 42
+
+
+_MAY_BE_NULL = {"guidance_scale_i", "sigmas", "timesteps"}
+
+
+def sampling_mistake(sampling: Sampling) -> str | None:
+    """Returns one line on settings that contradict each other, or None."""
+    name, steps = sampling.scheduler, sampling.num_inference_steps
+    for field in ("sigmas", "timesteps"):
+        given = getattr(sampling, field)
+        if given is not None and len(given) != steps:
+            return f"{field} has {len(given)} values, num_inference_steps is {steps}: set it to {len(given)}"
+    if sampling.sigmas is not None and sampling.timesteps is not None:
+        return "sigmas and timesteps are both given: one of them is enough; set the other to null"
+    if sampling.sigma_schedule != "lynx" and name != "unipc":
+        return f"sigma_schedule {sampling.sigma_schedule} is for scheduler unipc only, not for {name}"
+    if name == "rcm" and steps > RCM_STEPS and sampling.sigmas is None and sampling.timesteps is None:
+        return f"scheduler rcm has 1 to {RCM_STEPS} steps, num_inference_steps is {steps}; or give sigmas"
+    return None
+
+
+class SamplingOverrides(Strict):
+    """Some fields of Sampling; which ones were given is ``model_fields_set`` (``given()``).
+
+    Only the fields of ``_MAY_BE_NULL`` may be given as None.
+    """
+
+    width: Side | None = None
+    height: Side | None = None
+    num_frames: Frames | None = None
+    fps: Fps | None = None
+    num_inference_steps: Steps | None = None
+    scheduler: SchedulerName | None = None
+    flow_shift: Shift | None = None
+    sigma_schedule: Schedule | None = None
+    sigmas: Sigmas | None = None
+    timesteps: Timesteps | None = None
+    guidance_scale: Scale | None = None
+    guidance_scale_i: Scale | None = None
+    ip_scale: Scale | None = None
+    ref_scale: Scale | None = None
+    negative_prompt: str | None = None
+    reference_latent: Reference | None = None
+    reference_size: ReferenceSize | None = None
+    identity_window: Window | None = None
+    ref_blocks: Blocks | None = None
+    seed: Seed | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_no_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.field_name not in _MAY_BE_NULL:
+            allowed = "a value (leave the key out to keep the setting)"
+            raise PydanticCustomError("must", "must be {allowed}", {"allowed": allowed})
+        return value
+
+    def given(self) -> dict[str, Any]:
+        """Returns the fields that were given, by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+
+def overlay(base: Sampling, *layers: SamplingOverrides) -> Sampling:
+    """Returns ``base`` with the given fields of each layer. Later layers win."""
+    update: dict[str, Any] = {}
+    for layer in layers:
+        update.update(layer.given())
+    return base.model_copy(update=update) if update else base
