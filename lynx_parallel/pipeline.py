@@ -6,7 +6,7 @@ The ranks of a gang use the same class with a parallelised transformer. Rank 0 m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -92,6 +92,7 @@ class LynxPipeline:
         base: str | Path,
         adapters: Mapping[str, str | Path],
         *,
+        loras: Sequence[str | Path | Mapping[str, Any]] = (),
         face: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.bfloat16,
         vae_dtype: VaeDtype = "float32",
@@ -104,6 +105,7 @@ class LynxPipeline:
             base: folder of Wan2.1-T2V in diffusers layout, or a hub id ``org/name[@revision]``.
             adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files in the
                 reference layout or the single-file one, or ``hub:org/repo/path``.
+            loras: files, or mappings with ``file`` and ``weight``, as in a pipeline file.
             face: ``detector`` and ``recognizer``, as in a pipeline file. Without them, calls must give the
                 embedding and the landmarks.
             dtype: of the transformer, resampler and text encoder.
@@ -116,6 +118,7 @@ class LynxPipeline:
         spec = ModelSpec(
             base=str(base),
             adapters={name: str(path) for name, path in adapters.items()},  # type: ignore[arg-type]
+            loras=[str(lora) if isinstance(lora, Path) else lora for lora in loras],  # type: ignore[arg-type]
         )
         files = None if face is None else find_face_models(FaceSpec(**face))
         return cls.from_files(

@@ -28,6 +28,7 @@ class Loaded:
         weight_digests: of the weights and face models; empty if something is missing.
         missing: weights and face models that are not on this machine; always empty for render.
         replan: compares the campaign with the output folder as it is now.
+        lora_lines: a line on each LoRA, for the user.
     """
 
     campaign: Campaign
@@ -36,6 +37,7 @@ class Loaded:
     weight_digests: dict[str, str]
     missing: tuple[Missing, ...]
     replan: Callable[[], Plan]
+    lora_lines: list[str]
 
 
 def load(
@@ -64,6 +66,7 @@ def load(
     from lynx_parallel.plan.converted import with_converted
     from lynx_parallel.plan.digests import needs_face_models
     from lynx_parallel.plan.hashing import weight_digests
+    from lynx_parallel.plan.loras import lora_lines, lora_notices, read_loras
     from lynx_parallel.plan.plan import Known, make_plan
     from lynx_parallel.plan.present_weights import find_present
     from lynx_parallel.plan.weights import find_base, find_weights
@@ -81,18 +84,20 @@ def load(
             if part.name == model.base and (lines := base_mistakes(find_base(model.base, CONFIG_PATTERNS))):
                 raise InputErrors(lines)
         weights, missing = find_weights(model), ()
+    loras = [] if missing else read_loras(weights)
     digests = {} if missing else weight_digests(weights, present.face)
     unreadable, of_pictures = unreadable_pictures(campaign)
     cuts, of_texts = long_texts(campaign, weights.base)
     record = find_record(manifest)
     of_record = record.changed_pictures() if record else ()
-    notices = (*campaign.notices, *of_record, *of_pictures, *of_texts, *video_notices(campaign))
+    of_loras = lora_notices(loras)
+    notices = (*campaign.notices, *of_record, *of_pictures, *of_texts, *of_loras, *video_notices(campaign))
     campaign = replace(campaign, notices=notices)
     known = Known(digests, all_weights=not missing, unreadable=unreadable, cut=as_warnings(cuts))
     replan = partial(make_plan, campaign, known, today=date.today(), verify=verify, whole=not only)
     if not missing:
         weights = with_converted(weights, digests, model.dtype)
-    return Loaded(campaign, weights, present.face, digests, missing, replan)
+    return Loaded(campaign, weights, present.face, digests, missing, replan, lora_lines(loras, weights))
 
 
 def fetch_hint(campaign: Campaign) -> str:

@@ -82,6 +82,8 @@ def plan(
         typer.echo(json.dumps({"output": str(campaign.output), **found}))
         raise typer.Exit(exit_code)
     typer.echo(f"{campaign.path.name}: {planned}")
+    for line in loaded.lora_lines:
+        typer.echo(line)
     for item in planned.items:
         typer.echo(f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}")
         if shots:

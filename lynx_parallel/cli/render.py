@@ -77,6 +77,8 @@ def render(
     with say.if_slow(f"reading {manifest} and the weights"):
         loaded = load(manifest, set_, only, verify)
     campaign = loaded.campaign
+    for line in loaded.lora_lines:
+        say(line)
     show_notices(campaign.notices, strict)
     request = request_of(context, ["lynx-render", *sys.argv[1:]])
 

@@ -63,13 +63,13 @@ def disks() -> list[Disk]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folders = {"working folder": Path.cwd(), "cache folder": cache_root(), "hub cache": Path(HF_HUB_CACHE)}
-    return [_disk(purpose, folder) for purpose, folder in folders.items()]
+    return [_disk(what, folder) for what, folder in folders.items()]
 
 
-def _disk(purpose: str, folder: Path) -> Disk:
+def _disk(what: str, folder: Path) -> Disk:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     usage = shutil.disk_usage(existing)
-    return Disk(purpose, str(folder), usage.free, usage.total)
+    return Disk(what, str(folder), usage.free, usage.total)
 
 
 def check_packages(found: dict[str, str | None]) -> Check:

@@ -17,7 +17,7 @@ _LABEL = 15
 class Disk:
     """Space of the file system that holds a folder, in bytes."""
 
-    purpose: str
+    what: str
     path: str
     free: int
     total: int
@@ -112,7 +112,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _entry("memory", _space(machine["memory_free"], machine["memory_total"]))
     yield from _entry("/dev/shm", _space(machine["shm_free"], machine["shm_total"]))
     for disk in report.disks:
-        yield from _entry(disk.purpose, f"{_space(disk.free, disk.total)}  {disk.path}")
+        yield from _entry(disk.what, f"{_space(disk.free, disk.total)}  {disk.path}")
     yield from ("", "Versions")
     for name, version in report.versions.items():
         yield from _entry(name, version or "none")

@@ -30,10 +30,14 @@ def find_all(pipeline: str) -> list[Weight]:
     """
     spec, file = load_pipeline(pipeline, resolve=False), find_pipeline(pipeline)
     finder = _Finder(pipeline, file.parent)
-    found = [finder.base(spec.model.base)]
+    single = spec.model.transformer
+    found = [finder.base(spec.model.base, replaced=single is not None)]
+    if single is not None:
+        found.append(finder.adapter("transformer", "model.transformer", single.file, single.license))
     for name in type(spec.model.adapters).model_fields:
         if adapter := getattr(spec.model.adapters, name):
-            found.append(finder.adapter(name, adapter.file, adapter.license))
+            found.append(finder.adapter(f"adapter {name}", f"model.adapters.{name}", adapter.file, adapter.license))
+    found += [finder.adapter("LoRA", "model.loras", lora.file, lora.license) for lora in spec.model.loras]
     return [*found, *finder.face(spec.face)]
 
 
@@ -44,35 +48,34 @@ class _Finder:
         self.folder = folder
         self.fetch = f"lynx-render fetch {pipeline} downloads it."
 
-    def base(self, source: str) -> Weight:
+    def base(self, source: str, *, replaced: bool) -> Weight:
         if source.startswith("demo:"):
             return _demo("base", source, demo_root())
         local = resolve_file(self.folder, source)
         if local.is_dir() or source.startswith((".", "/", "~")):
             remedy = "Put a Wan2.1 model in diffusers layout there, or correct model.base."
-            return self._base_in(source, local if local.is_dir() else None, remedy)
-        return self._base_in(source, snapshot(source), self.fetch)
+            return self._base_in(source, local if local.is_dir() else None, remedy, replaced)
+        return self._base_in(source, snapshot(source), self.fetch, replaced)
 
-    def _base_in(self, source: str, folder: Path | None, remedy: str) -> Weight:
+    def _base_in(self, source: str, folder: Path | None, remedy: str, replaced: bool) -> Weight:
         if folder is None:
             return _missing("base", source, "missing", remedy)
         files = [path for name in COMPONENTS for path in (folder / name).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        if parts := lacking(folder):
+        if parts := lacking(folder, replaced=replaced):
             more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             return Weight(
                 "base", source, False, size, _licence(source), f"missing: {', '.join(parts[:3])}{more}", remedy
             )
         return Weight("base", source, True, size, _licence(source), f"present in {folder}")
 
-    def adapter(self, name: str, source: str, licence: str | None) -> Weight:
-        title = f"adapter {name}"
+    def adapter(self, title: str, setting: str, source: str, licence: str | None) -> Weight:
         if source.startswith("demo:"):
             return _demo(title, source, demo_root(), licence)
         if source.startswith("hub:"):
             return self._file(title, source, cached(source), self.fetch, licence)
         path = resolve_file(self.folder, source)
-        return self._file(title, source, path, f"Put the file there, or correct model.adapters.{name}.", licence)
+        return self._file(title, source, path, f"Put the file there, or correct {setting}.", licence)
 
     def face(self, face: FaceSpec | None) -> list[Weight]:
         if face is None:

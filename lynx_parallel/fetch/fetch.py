@@ -22,7 +22,15 @@ from lynx_parallel.inputs.problems import nearest
 from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, FaceFiles, WeightFiles
 from lynx_parallel.plan.converted import convert
 from lynx_parallel.plan.hashing import DigestCache, weight_digests
-from lynx_parallel.plan.weights import arcface_file, find_face_models, find_weights, hub_base, hub_file, pack_folder
+from lynx_parallel.plan.weights import (
+    arcface_file,
+    base_patterns,
+    find_face_models,
+    find_weights,
+    hub_base,
+    hub_file,
+    pack_folder,
+)
 from lynx_parallel.text import first_line, one_line, shown_size
 from lynx_parallel.view.transfer import Transfer
 
@@ -99,9 +107,9 @@ def _hub_files(spec: PipelineSpec, licenses: dict[str, str]) -> Iterator[Downloa
     logging.set_verbosity_error()  # hides the library's lines about retries
     patterns: dict[tuple[str, str | None], list[str]] = {}
     if base := hub_base(spec.model.base):
-        patterns.setdefault(base, []).extend(BASE_PATTERNS)
+        patterns.setdefault(base, []).extend(base_patterns(spec.model))
     adapters = spec.model.adapters
-    for adapter in (adapters.resampler, adapters.id, adapters.ref):
+    for adapter in (spec.model.transformer, adapters.resampler, adapters.id, adapters.ref, *spec.model.loras):
         if adapter and (found := hub_file(adapter.file)):
             repo, revision, path = found
             patterns.setdefault((repo, revision), []).append(path)
@@ -225,6 +233,13 @@ def _report(
             adapter = getattr(adapters, name)
             license_ = adapter.license or from_hub(hub_file(adapter.file))
             yield Fetched(name, adapter.file, path, _size(path), license_)
+    if spec.model.transformer is not None and weights.transformer is not None:
+        license_ = spec.model.transformer.license or from_hub(hub_file(spec.model.transformer.file))
+        path = weights.transformer
+        yield Fetched("transformer", spec.model.transformer.file, path, _size(path), license_)
+    for lora, file in zip(spec.model.loras, weights.loras, strict=True):
+        license_ = lora.license or from_hub(hub_file(lora.file))
+        yield Fetched("LoRA", lora.file, file.path, _size(file.path), license_)
     if spec.face is not None and face is not None:
         license_ = PACK_LICENSE if spec.face.detector == BUFFALO_L else _NO_LICENSE
         yield Fetched("detector", spec.face.detector, face.detector, _size(face.detector), license_)

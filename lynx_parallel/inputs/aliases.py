@@ -56,9 +56,8 @@ ALIASES = {
     "num_videos_per_prompt": Alias("shots", f"Use 'takes' in an entry of shots. {_TAKES}"),
     "torch_dtype": Alias("model.dtype"),
     "pretrained_model_name_or_path": Alias("model.base"),
-    "transformer": Alias("model.base", "The base is the whole model, in diffusers' layout."),
-    "lora": Alias("", "LoRAs are not supported."),
-    "loras": Alias("", "LoRAs are not supported."),
+    "lora": Alias("model.loras", "It is a list of files, or of mappings with file and weight."),
+    "strength": Alias("model.loras", "Give the weight of a LoRA as 'weight'."),
     "quantization": Alias("", "Quantised weights are not supported."),
     # Lynx and Wan
     "sample_steps": Alias("sampling.num_inference_steps"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lynx_parallel.inputs.sampling import Sampling
+from lynx_parallel.inputs.sampling import Sampling, as_tuple
 from lynx_parallel.inputs.strict import Strict, Text, Version, must
 
 VaeDtype = Annotated[Literal["float32", "tf32", "bfloat16"], must("'float32', 'tf32' or 'bfloat16'")]
@@ -37,11 +37,28 @@ class Adapters(Strict):
     ref: Adapter | None = None
 
 
+class LoraSpec(AdapterFile):
+    """A LoRA and its strength.
+
+    Attributes:
+        weight: factor of its change; may be negative.
+    """
+
+    weight: Annotated[float, Field(ge=-100, le=100), must("a number from -100 to 100")] = 1.0
+
+
+Lora = Annotated[LoraSpec, BeforeValidator(_short_form)]
+
+
 class ModelSpec(Strict):
     """Weights and their precision.
 
     Attributes:
         base: a hub id ``org/name[@revision]``, an absolute folder or ``demo:name``.
+        transformer: a single file that replaces the base's transformer: with Wan's or diffusers' names, in fp32, fp16,
+            bf16 or fp8, plain or scaled. It is dequantised when it is loaded. All else comes from the base.
+        loras: added to the transformer's weights when these are loaded, in this order.
+        loras_on_reference: whether the reference pass runs with the LoRAs. Published implementations disagree.
         dtype: of the transformer, the resampler and the text encoder.
         vae_dtype: precision of the VAE. ``float32`` is true fp32. ``tf32`` has fp32 weights and computes convolutions
             in TF32, on CUDA only. ``tf32`` and ``bfloat16`` lose detail; how much faster they are is not measured.
@@ -49,6 +66,11 @@ class ModelSpec(Strict):
 
     base: Text = Field(description="a hub id org/name[@revision], a folder or demo:tiny")
     adapters: Adapters = Field(description="a mapping with resampler, id and, if wanted, ref")
+    transformer: Adapter | None = None
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="a list of files, or of mappings with file and weight"
+    )
+    loras_on_reference: Annotated[bool, must("true or false")] = True
     dtype: Annotated[Literal["bfloat16", "float32", "float16"], must("'bfloat16', 'float32' or 'float16'")] = "bfloat16"
     vae_dtype: VaeDtype = "float32"
 

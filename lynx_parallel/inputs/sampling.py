@@ -28,7 +28,8 @@ def _rising(window: tuple[float, float]) -> tuple[float, float]:
     return window
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
+    """Returns a list as a tuple, and anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -81,13 +82,13 @@ RCM_STEPS = 4
 """Most steps of the scheduler rcm, whose sigmas are fixed."""
 Sigmas = Annotated[
     tuple[float, ...],
-    BeforeValidator(_as_tuple),
+    BeforeValidator(as_tuple),
     AfterValidator(lambda values: _falling(values, 1)),
     must("a falling list of numbers above 0, at most 1, such as [1, 0.96, 0.89, 0.73]"),
 ]
 Timesteps = Annotated[
     tuple[float, ...],
-    BeforeValidator(_as_tuple),
+    BeforeValidator(as_tuple),
     AfterValidator(lambda values: _falling(values, 1000)),
     must("a falling list of numbers above 0, at most 1000, such as [1000, 937, 833, 625]"),
 ]
@@ -96,7 +97,7 @@ Scale = Annotated[float, Field(ge=0), must("a finite number from 0")]
 ReferenceSize = Annotated[int, Field(ge=128, le=1024, multiple_of=128), must("a multiple of 128 from 128 to 1024")]
 Window = Annotated[
     tuple[float, float],
-    BeforeValidator(_as_tuple),
+    BeforeValidator(as_tuple),
     AfterValidator(_rising),
     must("[start, end], fractions of the steps with 0 ≤ start ≤ end ≤ 1"),
 ]

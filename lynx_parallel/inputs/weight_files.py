@@ -24,11 +24,22 @@ CONFIG_PATTERNS = ("model_index.json", *(f"{name}/*config.json" for name in COMP
 
 
 @dataclass(frozen=True)
+class LoraFile:
+    """A LoRA and its weight: the factor of its change."""
+
+    path: Path
+    weight: float
+
+
+@dataclass(frozen=True)
 class WeightFiles:
     """Local files of a pipeline's weights.
 
     Attributes:
         ref: None for lite.
+        transformer: a single file that replaces the base's transformer, or None.
+        loras: in the order in which they are added.
+        loras_on_reference: whether the LoRAs also act in the reference pass.
         converted: folder of a copy of the base's transformer in the pipeline's dtype, or None; see
             ``lynx_parallel.plan.converted``.
     """
@@ -38,6 +49,9 @@ class WeightFiles:
     id: Path
     ref: Path | None = None
     converted: Path | None = None
+    transformer: Path | None = None
+    loras: tuple[LoraFile, ...] = ()
+    loras_on_reference: bool = True
 
 
 @dataclass(frozen=True)

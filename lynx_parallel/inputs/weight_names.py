@@ -25,6 +25,9 @@ _HUB_FILE = re.compile(r"hub:" + _HUB_NAME + r"(@[A-Za-z0-9][A-Za-z0-9_.-]*)?((/
 _BASE = "must be a hub id (org/name or org/name@revision), a folder or demo:tiny"
 
 
+_LORA = "must be a .safetensors file or hub:org/repo/path/in/repo"
+
+
 _FILE = "must be a .safetensors file, hub:org/repo/path/in/repo or demo:name"
 
 
@@ -85,9 +88,24 @@ def resolve_weights(spec: PipelineSpec, document: Document, problems: Problems) 
             document.blame(problems, at, f"{shown_value(adapter.file)}: {wrong}")
         files[name] = adapter.model_copy(update={"file": found})
     adapters = spec.model.adapters.model_copy(update=files)
+    single = spec.model.transformer
+    if single is not None:
+        found, wrong = _find_adapter(single.file, folder)
+        if wrong or found.startswith("demo:"):
+            at = document.standing(("model", "transformer", "file"))
+            document.blame(problems, at, f"{shown_value(single.file)}: {wrong or _LORA}")
+        single = single.model_copy(update={"file": found})
+    loras = []
+    for i, lora in enumerate(spec.model.loras):
+        found, wrong = _find_adapter(lora.file, folder)
+        if wrong or found.startswith("demo:"):
+            at = document.standing(("model", "loras", i, "file"))
+            document.blame(problems, at, f"{shown_value(lora.file)}: {wrong or _LORA}")
+        loras.append(lora.model_copy(update={"file": found}))
     if spec.face is not None:
         spec = spec.model_copy(update={"face": _resolve_face(spec.face, document, problems)})
-    return spec.model_copy(update={"model": spec.model.model_copy(update={"base": base, "adapters": adapters})})
+    update = {"base": base, "adapters": adapters, "transformer": single, "loras": tuple(loras)}
+    return spec.model_copy(update={"model": spec.model.model_copy(update=update)})
 
 
 def _resolve_face(face: FaceSpec, document: Document, problems: Problems) -> FaceSpec:

@@ -1,15 +1,15 @@
-"""Maps the keys of Lynx's adapter files, in both known layouts, to parameters of ``LynxTransformer``."""
+"""Maps the keys of Lynx's adapter files, in the three known layouts, to parameters of ``LynxTransformer``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.weight_files import WeightFiles
-from lynx_parallel.model.tensor_files import Shapes, Source, check_rank, read_shapes
+from lynx_parallel.model.tensor_files import Shapes, Source, check_rank, read_shapes, read_sources
 from lynx_parallel.text import one_line
 
 # Number of dimensions, by the end of an adapter's parameter name.
@@ -20,10 +20,17 @@ _NUMBER = r"(?P<i>0|[1-9][0-9]{0,3})"
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one adapter file's keys map to ``blocks.{block}.{module}.{parameter}``."""
+    """How one adapter file's keys map to ``blocks.{block}.{module}.{parameter}``.
+
+    Attributes:
+        reference: upstream's layout.
+        single_file: of ComfyUI.
+        combined: of WanGP, whose file holds both adapters.
+    """
 
     reference: re.Pattern[str]
     single_file: re.Pattern[str]
+    combined: re.Pattern[str]
     module: str
 
 
@@ -32,11 +39,13 @@ _ID = _Layout(
     single_file=re.compile(
         rf"blocks\.{_NUMBER}\.cross_attn\.ip_adapter\.(?P<parameter>to_[kv]_ip\.(?:weight|bias)|registers)"
     ),
+    combined=re.compile(rf"blocks\.{_NUMBER}\.cross_attn\.(?P<parameter>to_[kv]_ip\.(?:weight|bias)|registers)"),
     module="id_adapter",
 )
 _REF = _Layout(
     reference=re.compile(_NUMBER + r"\.(?P<parameter>to_[kv]_ref\.(?:weight|bias))"),
     single_file=re.compile(rf"blocks\.{_NUMBER}\.self_attn\.ref_adapter\.(?P<parameter>to_[kv]_ref\.(?:weight|bias))"),
+    combined=re.compile(rf"blocks\.{_NUMBER}\.self_attn\.(?P<parameter>to_[kv]_ref\.(?:weight|bias))"),
     module="ref_adapter",
 )
 
@@ -51,18 +60,20 @@ def adapter_keys(path: Path, shapes: Shapes, layout: _Layout, *, stride: int = 1
 
     Args:
         stride: in upstream's layout the i-th adapter belongs to block ``i * stride`` (lite: 2);
-            the single-file layout names the block itself.
+            the other layouts name the block itself.
 
     Raises:
-        CheckpointError: a key belongs to neither layout, or two keys to one parameter.
+        CheckpointError: a key belongs to no layout, or two keys to one parameter.
     """
     keys: dict[str, str] = {}
     taken: dict[str, str] = {}
     for key in shapes:
         if match := layout.reference.fullmatch(key):
             block = int(match["i"]) * stride
-        elif match := layout.single_file.fullmatch(key):
+        elif match := layout.single_file.fullmatch(key) or layout.combined.fullmatch(key):
             block = int(match["i"])
+        elif any(other.combined.fullmatch(key) for other in (_ID, _REF)):
+            continue  # one file holds both adapters
         else:
             raise CheckpointError(f"{path}: {one_line(key)}: not a key of Lynx's {layout.module.split('_')[0]} layers")
         keys[key] = f"blocks.{block}.{layout.module}.{match['parameter']}"
@@ -79,20 +90,26 @@ def adapter_sources(weights: WeightFiles, num_layers: int) -> dict[str, Source]:
             resampler that belongs to other ID layers.
     """
     check_resampler(weights)
-    shapes = read_shapes(weights.id)
+    read = read_sources(weights.id)
     # Lite's i-th adapter sits in block 2i.
-    stride = 1 if is_full(shapes) else 2
-    sources = _adapter_file(weights.id, shapes, _ID, stride, num_layers)
+    stride = 1 if is_full(_shapes(read)) else 2
+    sources = _adapter_file(weights.id, read, _ID, stride, num_layers)
     if weights.ref is not None:
-        sources |= _adapter_file(weights.ref, read_shapes(weights.ref), _REF, 1, num_layers)
+        sources |= _adapter_file(weights.ref, read_sources(weights.ref), _REF, 1, num_layers)
     return sources
 
 
-def _adapter_file(path: Path, shapes: Shapes, layout: _Layout, stride: int, num_layers: int) -> dict[str, Source]:
-    keys = adapter_keys(path, shapes, layout, stride=stride)
-    for key, shape in shapes.items():
-        check_rank(path, key, shape, _RANKS[key.rpartition(".")[2]])
-    sources = {keys[key]: Source(path, key, shape) for key, shape in shapes.items()}
+def _shapes(sources: Mapping[str, Source]) -> Shapes:
+    return {key: source.shape for key, source in sources.items()}
+
+
+def _adapter_file(
+    path: Path, read: Mapping[str, Source], layout: _Layout, stride: int, num_layers: int
+) -> dict[str, Source]:
+    keys = adapter_keys(path, _shapes(read), layout, stride=stride)
+    for key in keys:
+        check_rank(path, key, read[key].shape, _RANKS[key.rpartition(".")[2]])
+    sources = {target: read[key] for key, target in keys.items()}
     found, expected = blocks(sources, layout.module), list(range(0, num_layers, stride))
     if found != expected:
         raise CheckpointError(

@@ -19,9 +19,11 @@ from torch import nn
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.model_config import check_sizes, read_config, transformer_config
 from lynx_parallel.inputs.projections import is_projection
+from lynx_parallel.inputs.tensor_headers import weight_files
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.adapter_files import adapter_of, adapter_sources, blocks
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
+from lynx_parallel.model.lora import Loras, MergedLoras, change_of
 from lynx_parallel.model.projections import BorrowedProjections
 from lynx_parallel.model.tensor_files import (
     Shapes,
@@ -32,9 +34,9 @@ from lynx_parallel.model.tensor_files import (
     open_file,
     read_shapes,
     read_tensor,
+    single_file_sources,
     stored_as,
     tensors,
-    weight_files,
 )
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.text import one_line
@@ -75,9 +77,11 @@ def load_transformer(
     """
     folder = weights.base / "transformer"
     config = transformer_config(weights)
-    # A machine that does not see the copy reads the base: the values are the same.
-    stored = weights.converted if weights.converted is not None and weights.converted.is_dir() else folder
-    sources = base_sources(stored)
+    # A machine that does not see the copy reads the base: the values are the same. LoRAs are added to the base's own
+    # values, before these are rounded.
+    converted = None if weights.loras or weights.transformer else weights.converted
+    stored = converted if converted is not None and converted.is_dir() else folder
+    sources = single_file_sources(weights.transformer) if weights.transformer else base_sources(stored)
     adapters = adapter_sources(weights, config["num_layers"])
     try:
         transformer = build_transformer(config, {target: source.shape for target, source in adapters.items()})
@@ -86,7 +90,7 @@ def load_transformer(
             f"{folder / 'config.json'}: no Wan2.1 transformer can be built from it: {one_line(error)}"
         ) from error
     merge(sources, adapters)
-    _check(transformer, sources, weight_files(stored))
+    _check(transformer, sources, [weights.transformer] if weights.transformer else weight_files(stored))
     if shard is not None:
         shard(transformer)
 
@@ -94,15 +98,23 @@ def load_transformer(
     paths = dict.fromkeys(source.path for source in sources.values())
     on_cpu = torch.device(device).type == "cpu"
     files = {path: open_file(path, str(device), mapped=not on_cpu or stored_as(path, dtype)) for path in paths}
-    readers = {
-        target: partial(read_tensor, files[source.path], source.key, loaded_dtype(target, dtype))
+    plain = {
+        target: partial(read_tensor, files[source.path], source.key, loaded_dtype(target, dtype), scale=source.scale)
         for target, source in sources.items()
     }
+    loras = Loras(weights.loras, {target: source.shape for target, source in sources.items()}, device)
+    readers = {target: partial(reader, change=change_of(loras, target)) for target, reader in plain.items()}
     left = set() if keep_projections else {target for target in sources if is_projection(target)}
     state = {t: parameters[t] if t in left else readers[t](parameters[t]) for t in sources}
     transformer.load_state_dict(state, strict=True, assign=True)
+    if not weights.loras_on_reference:
+        transformer.loras = MergedLoras(
+            {target: (readers[target], plain[target]) for target in plain if target in loras}
+        )
     if left:
-        transformer.projections = BorrowedProjections({target: readers[target] for target in left})
+        transformer.projections = BorrowedProjections(
+            {target: readers[target] for target in left}, {target: plain[target] for target in left}
+        )
     # RoPE's tables are computed, not stored; on the meta device they were not.
     transformer.rope = WanRotaryPosEmbed(
         config["attention_head_dim"], tuple(config["patch_size"]), config["rope_max_seq_len"]

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError
+from lynx_parallel.inputs.tensor_headers import INDEX, weight_files
 from lynx_parallel.model.checkpoints import loaded_dtype
-from lynx_parallel.model.tensor_files import INDEX, base_sources, open_file, read_tensor, stored_as, weight_files
+from lynx_parallel.model.tensor_files import base_sources, open_file, read_tensor, stored_as
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.text import one_line
 

@@ -22,7 +22,13 @@ def projection_units(block: nn.Module) -> list[list[nn.Module]]:
 
 
 class KeptProjections:
-    """Projections stay on the device like all other weights."""
+    """Projections stay on the device like all other weights.
+
+    Attributes:
+        without_loras: whether projections that are read from the file are those of the base alone.
+    """
+
+    without_loras = False
 
     @contextmanager
     def borrowed(self, index: int, block: nn.Module, kind: ProjectionKind) -> Iterator[None]:
@@ -34,19 +40,22 @@ class BorrowedProjections(KeptProjections):
     """Projections stay in the weights file. Each is read for its block, used, and freed.
 
     Args:
-        readers: by state-dict key, what reads that tensor to its dtype and device.
+        readers: by state-dict key, a function that reads that tensor to its dtype and device.
+        plain: the same without LoRAs.
     """
 
-    def __init__(self, readers: Mapping[str, Callable[[], torch.Tensor]]):
-        self._readers = readers
+    def __init__(
+        self, readers: Mapping[str, Callable[[], torch.Tensor]], plain: Mapping[str, Callable[[], torch.Tensor]]
+    ):
+        self._readers, self._plain = readers, plain
 
     @contextmanager
     def borrowed(self, index: int, block: nn.Module, kind: ProjectionKind) -> Iterator[None]:
-        prefix = f"blocks.{index}."
+        prefix, readers = f"blocks.{index}.", self._plain if self.without_loras else self._readers
         names = [n for n, _ in block.named_parameters() if n.startswith(PROJECTIONS[kind])]
         before = {name: block.get_parameter(name) for name in names}
         for name in names:
-            _put(block, name, nn.Parameter(self._readers[prefix + name](), requires_grad=False))
+            _put(block, name, nn.Parameter(readers[prefix + name](), requires_grad=False))
         try:
             yield
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,62 +11,66 @@ from safetensors import SafetensorError, safe_open
 from torch.distributed.tensor import DTensor
 
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.inputs.model_config import read_config
+from lynx_parallel.inputs.packaging import read_packed
 from lynx_parallel.inputs.special import refuse_special
+from lynx_parallel.inputs.tensor_headers import weight_files
+from lynx_parallel.inputs.wan_names import to_diffusers, without_prefix
 from lynx_parallel.text import one_line
 
 Shapes = dict[str, tuple[int, ...]]
-# Others would be converted without a word: quantised weights need scales, whole numbers are no weights.
-_DTYPES = ("F16", "BF16", "F32", "F64")
-INDEX = "diffusion_pytorch_model.safetensors.index.json"
-"""Index with the file of each key, for a model of several files."""
 
 
 class Source(NamedTuple):
-    """File and key of a parameter."""
+    """File and key of a parameter.
+
+    Attributes:
+        scale: key of the scale of a quantised parameter, see ``inputs.packaging``.
+    """
 
     path: Path
     key: str
     shape: tuple[int, ...]
+    scale: str = ""
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Returns the files of one model in diffusers layout: those of its index, or its only file."""
-    index = folder / INDEX
-    if index.exists():
-        match read_config(index).get("weight_map"):
-            case dict(names) if names and all(isinstance(name, str) for name in names.values()):
-                return [folder / name for name in sorted(set(names.values()))]
-        raise CheckpointError(f"{index}: weight_map: expected the file of each key")
-    return [folder / "diffusion_pytorch_model.safetensors"]
+def read_sources(path: Path) -> dict[str, Source]:
+    """Returns the source of every tensor of a safetensors file, by its name. Reads the header alone.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, no safetensors file, or packed in an unsupported way.
+    """
+    packed = read_packed(path)
+    open_file(path)  # safetensors checks more of the header
+    return {name: Source(path, one.key, one.shape, one.scale) for name, one in packed.items()}
 
 
 def read_shapes(path: Path) -> Shapes:
-    """Returns the shape of every key of a safetensors file. Reads the header alone.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable, no safetensors file, or holds other than floats.
-    """
-    shapes = {}
-    with open_file(path) as file:
-        for key in file.keys():
-            try:
-                tensor = file.get_slice(key)
-                shapes[key], dtype = tuple(tensor.get_shape()), tensor.get_dtype()
-            except Exception as error:  # SafetensorError, and TypeError for kinds of number it does not know
-                raise CheckpointError(f"{path}: {one_line(key)}: cannot be read: {one_line(error)}") from None
-            if dtype not in _DTYPES:
-                raise CheckpointError(
-                    f"{path}: {one_line(key)}: expected numbers of type {', '.join(_DTYPES)}, found {dtype}"
-                )
-    return shapes
+    """Returns the shape of every tensor of a safetensors file. Errors as in ``read_sources``."""
+    return {name: source.shape for name, source in read_sources(path).items()}
 
 
 def base_sources(folder: Path) -> dict[str, Source]:
     """Returns every parameter of a model in diffusers layout, with its source."""
     sources: dict[str, Source] = {}
     for path in weight_files(folder):
-        merge(sources, {key: Source(path, key, shape) for key, shape in read_shapes(path).items()})
+        merge(sources, read_sources(path))
+    return sources
+
+
+def single_file_sources(path: Path) -> dict[str, Source]:
+    """Returns every parameter of a transformer in one file, under diffusers' names. The file may have Wan's names.
+
+    Raises:
+        CheckpointError: as ``read_sources``; a key that is no part of Wan's transformer.
+    """
+    sources: dict[str, Source] = {}
+    for key, source in read_sources(path).items():
+        name = without_prefix(key)
+        if (target := to_diffusers(name)) is None:
+            if name.startswith(("text_encoders.", "vae.", "first_stage_model.", "cond_stage_model.")):
+                continue  # of a checkpoint that holds the whole model
+            target = name  # diffusers' own name; the loader names it if it is none
+        merge(sources, {target: source})
     return sources
 
 
@@ -104,21 +108,45 @@ def tensors(path: Path, device: torch.device | str) -> Iterator[tuple[str, torch
             yield key, file.get_tensor(key)
 
 
-def read_tensor(file: Any, key: str, dtype: torch.dtype, parameter: torch.Tensor | None = None) -> torch.Tensor:
-    """Reads one tensor of a file. Of a sharded parameter, it reads only the rows that this rank keeps."""
+def read_tensor(
+    file: Any,
+    key: str,
+    dtype: torch.dtype,
+    parameter: torch.Tensor | None = None,
+    *,
+    scale: str = "",
+    change: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Reads one tensor of a file. Of a sharded parameter, it reads only the rows that this rank keeps.
+
+    Args:
+        scale: key of the scale by which the tensor is multiplied, in fp32.
+        change: called with what is read, and with the rows that this is of the whole tensor. Its result is kept.
+    """
     if not isinstance(parameter, DTensor):
-        return file.get_tensor(key).to(dtype)
+        return _rows(file, key, slice(0, None), scale, change).to(dtype)
     rows, ranks = parameter.shape[0], parameter.device_mesh.size()
     chunk = -(-rows // ranks)  # as fully_shard cuts: the last ranks may get fewer rows, or none
     start = min(parameter.device_mesh.get_local_rank() * chunk, rows)
     stop = min(start + chunk, rows)
     if start < stop:
-        local = file.get_slice(key)[start:stop].to(dtype).contiguous()
+        local = _rows(file, key, slice(start, stop), scale, change).to(dtype).contiguous()
     else:  # a file that is not mapped refuses an empty slice
         local = torch.empty(0, *parameter.shape[1:], dtype=dtype, device=parameter.device_mesh.device_type)
     return DTensor.from_local(
         local, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
     )
+
+
+def _rows(
+    file: Any, key: str, rows: slice, scale: str, change: Callable[[torch.Tensor, slice], torch.Tensor] | None
+) -> torch.Tensor:
+    tensor = file.get_tensor(key) if rows == slice(0, None) else file.get_slice(key)[rows]
+    if scale:
+        factor = file.get_tensor(scale).to(torch.float32).flatten()
+        factor = factor if len(factor) == 1 else factor[rows]
+        tensor = tensor.to(torch.float32) * factor.reshape(-1, *[1] * (tensor.ndim - 1))
+    return change(tensor, rows) if change else tensor
 
 
 def stored_as(path: Path, dtype: torch.dtype) -> bool:

@@ -11,7 +11,8 @@ Legend: B batch, N all tokens, L this rank's tokens, S key tokens, C channels; l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -20,6 +21,7 @@ from torch import nn
 from lynx_parallel.model.adapters import IDProjection, RefProjection
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.model.block import KV, BlockConditioning, LynxBlock, Rotary
+from lynx_parallel.model.lora import MergedLoras
 from lynx_parallel.model.projections import KeptProjections
 
 Branch = list[BlockConditioning]
@@ -36,6 +38,7 @@ class LynxTransformer(nn.Module):
         config: diffusers' configuration of the transformer.
         tokens: how the token axis lies over ranks; ``parallel.apply.parallelize`` replaces it.
         projections: where the weights behind static keys and values live.
+        loras: LoRAs that are left out of the reference pass, if any.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class LynxTransformer(nn.Module):
         self.scale_shift_table = wan.scale_shift_table
         self.tokens = LocalTokens()
         self.projections = KeptProjections()
+        self.loras: MergedLoras | None = None
         self.requires_grad_(False).eval()
 
     @property
@@ -93,6 +97,19 @@ class LynxTransformer(nn.Module):
         shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
         x = self.proj_out((self.norm_out(x.float()) * (1 + scale) + shift).type_as(x))
         return self._unpatchify(self.tokens.gather(x, length), latents_BCThw.shape)
+
+    @contextmanager
+    def reference_weights(self) -> Iterator[None]:
+        """Gives the transformer, within the block, the weights of the reference pass: without ``loras``."""
+        if self.loras is None:
+            yield
+            return
+        self.projections.without_loras = True
+        try:
+            with self.loras.switched_off(self):
+                yield
+        finally:
+            self.projections.without_loras = False
 
     def reference_features(self, latents_BCThw: torch.Tensor, text: list[KV]) -> list[torch.Tensor]:
         """Runs the reference pass: a face crop's latents through the frozen transformer at timestep 0.

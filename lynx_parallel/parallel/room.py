@@ -10,7 +10,7 @@ from lynx_parallel.inputs.memory import Prediction, Task, predict
 from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.adapter_files import adapter_sources
-from lynx_parallel.model.tensor_files import base_sources, read_shapes
+from lynx_parallel.model.tensor_files import base_sources, read_shapes, single_file_sources
 
 MARGIN = 0.05
 """Share of a device's memory that the prediction must leave free: some of its parts are estimates."""
@@ -47,7 +47,10 @@ def keeps_projections(
         CheckpointError: a file or key does not fit; names it.
     """
     config = transformer_config(weights)
-    sources = base_sources(weights.base / "transformer") | adapter_sources(weights, config["num_layers"])
+    base = (
+        single_file_sources(weights.transformer) if weights.transformer else base_sources(weights.base / "transformer")
+    )
+    sources = base | adapter_sources(weights, config["num_layers"])
     shapes, resampler = {key: source.shape for key, source in sources.items()}, read_shapes(weights.resampler)
     predictions = (
         predict(

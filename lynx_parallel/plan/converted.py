@@ -31,10 +31,14 @@ _PREFIX = "base/transformer/"
 def with_converted(weights: WeightFiles, digests: Mapping[str, str], dtype: str) -> WeightFiles:
     """Returns the weights with the converted copy of their transformer, or unchanged if no complete copy exists.
 
+    A single file that replaces the base's transformer has no copy.
+
     Args:
         digests: of the published files, by ``weight_digests``.
         dtype: of the pipeline.
     """
+    if weights.transformer is not None:
+        return weights
     root = _root(digests, dtype)
     return replace(weights, converted=root / "transformer") if _is_whole(root) else weights
 
@@ -56,7 +60,8 @@ def convert(
         CheckpointError: a file of the base cannot be read.
         ClusterError: the copy cannot be written.
     """
-    if (found := with_converted(weights, digests, dtype)).converted:
+    found = with_converted(weights, digests, dtype)
+    if found.converted or found.transformer:
         return found
     root = _root(digests, dtype)
     part = root.with_name(f"{root.name}.part")

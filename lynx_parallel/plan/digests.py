@@ -143,7 +143,12 @@ class CampaignDigests:
     def __init__(self, campaign: Campaign, weights: Mapping[str, str]):
         self._campaign = campaign
         self._weights = weights
-        self._model = {"numerics": NUMERICS, "dtype": campaign.pipeline.model.dtype, **_vae(campaign)}
+        self._model = {
+            "numerics": NUMERICS,
+            "dtype": campaign.pipeline.model.dtype,
+            **_vae(campaign),
+            **_loras(campaign),
+        }
         self._files = {f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")}
         self._video = {f"video.{name}": value for name, value in digested(campaign.pipeline.video).items()}
         self._subjects: dict[str, dict[str, Any]] = {}
@@ -233,6 +238,15 @@ def prompt_salt(weights: Mapping[str, str], dtype: str, device: str) -> str:
     """
     encoder = {k: v for k, v in weights.items() if k.startswith(("base/text_encoder/", "base/tokenizer/"))}
     return digest({"numerics": NUMERICS, "dtype": dtype, "device": device, **encoder})
+
+
+def _loras(campaign: Campaign) -> dict[str, Any]:
+    """Returns the settings of LoRAs. Without any there is none, so finished shots stay done."""
+    model = campaign.pipeline.model
+    if not model.loras:
+        return {}
+    weights = {"model.loras.weights": [lora.weight for lora in model.loras]}
+    return weights if model.loras_on_reference else {**weights, "model.loras_on_reference": False}
 
 
 def _vae(campaign: Campaign) -> dict[str, str]:

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[str, str]:
-    """Returns sha256 by file. Keys are ``base/vae/config.json`` and the like, ``resampler``, ``id`` and ``ref``.
+    """Returns sha256 by file. Keys are ``base/vae/config.json``, ``resampler``, ``id``, ``lora.0`` and so on.
 
     Face models count as ``face.detector`` and ``face.recognizer``.
 
@@ -32,9 +32,10 @@ def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[
     digest_cache = DigestCache()
     try:
         digests = {f"base/{path.relative_to(weights.base)}": digest_cache.sha256(path) for path in _base_files(weights)}
-        for name in ("resampler", "id", "ref"):
+        for name in ("transformer", "resampler", "id", "ref"):
             if path := getattr(weights, name):
                 digests[name] = digest_cache.sha256(path)
+        digests |= {f"lora.{i}": digest_cache.sha256(lora.path) for i, lora in enumerate(weights.loras)}
         if face is not None:
             digests["face.recognizer"] = digest_cache.sha256(face.recognizer)
             digests["face.detector"] = digest([digest_cache.sha256(path) for path in _detector_files(face.detector)])
@@ -62,6 +63,8 @@ def _base_files(weights: WeightFiles) -> Iterator[Path]:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
         if not files:
             raise CheckpointError(f"{folder}: missing: is {weights.base} a Wan2.1 model in diffusers layout?")
+        if component == "transformer" and weights.transformer:
+            files = [folder / "config.json"]
         yield from files
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec
-from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, WeightFiles
+from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, LoraFile, WeightFiles
 from lynx_parallel.plan.weights import face_files, find_adapter, find_base, hub_base, hub_file
 
 _WEIGHTS = (".safetensors", ".bin")
@@ -66,13 +66,16 @@ def find_present(model: ModelSpec, face: FaceSpec | None) -> Present:
             missing.append(Missing(file, "not on this machine", "render"))
         return path or Path(file)
 
-    base = _base(model.base, missing)
+    base = _base(model.base, missing, replaced=model.transformer is not None)
     adapters = model.adapters
     weights = WeightFiles(
         base=base,
         resampler=adapter(adapters.resampler.file, "resampler"),
         id=adapter(adapters.id.file, "ip_layers"),
         ref=adapter(adapters.ref.file, "ref_layers") if adapters.ref else None,
+        transformer=adapter(model.transformer.file, "transformer") if model.transformer else None,
+        loras=tuple(LoraFile(adapter(lora.file, "lora"), lora.weight) for lora in model.loras),
+        loras_on_reference=model.loras_on_reference or not model.loras,
     )
     files = None if face is None else face_files(face)
     if face is not None and files is not None:
@@ -82,18 +85,18 @@ def find_present(model: ModelSpec, face: FaceSpec | None) -> Present:
     return Present(weights, files, tuple(missing))
 
 
-def _base(name: str, missing: list[Missing]) -> Path:
+def _base(name: str, missing: list[Missing], *, replaced: bool) -> Path:
     if name.startswith("demo:"):
         return find_base(name)
     if hub_base(name) is None:
         base = find_base(name)
         hint = f"missing: is {base} a Wan2.1 model in diffusers layout?"
-        missing += [Missing(str(base / part), hint, "hand") for part in lacking(base)]
+        missing += [Missing(str(base / part), hint, "hand") for part in lacking(base, replaced=replaced)]
         return base
     folder = snapshot(name)
     if folder is None:
         missing.append(Missing(name, "not on this machine", "render"))
-    elif parts := lacking(folder):
+    elif parts := lacking(folder, replaced=replaced):
         more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
         missing.append(Missing(name, f"incomplete on this machine: missing {', '.join(parts[:3])}{more}", "render"))
     return folder or Path(name)
@@ -123,8 +126,12 @@ def cached(source: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def lacking(base: Path) -> list[str]:
-    """Returns what is missing from a model in diffusers layout: components, or files that an index names."""
+def lacking(base: Path, *, replaced: bool = False) -> list[str]:
+    """Returns what is missing from a model in diffusers layout: components, or files that an index names.
+
+    Args:
+        replaced: a single file replaces the transformer, whose weights are not needed.
+    """
     found = []
     for component in COMPONENTS:
         folder = base / component
@@ -132,7 +139,7 @@ def lacking(base: Path) -> list[str]:
         needed = _shards(folder / name for name in present if name.endswith(".index.json"))
         if not present:
             found.append(component)
-        elif component in ("transformer", "text_encoder", "vae"):
+        elif component in ("text_encoder", "vae") or (component == "transformer" and not replaced):
             # With an index, all of its files must be present. Without one, the model is a single file.
             if not needed and not any(name.endswith(_WEIGHTS) for name in present):
                 found.append(f"{component}/*.safetensors")

@@ -172,4 +172,8 @@ def weight_name(setting: str, pipeline: Any) -> str | None:
     if part.startswith("base/"):
         return model.get("base")
     adapter = (model.get("adapters") or {}).get(part)
+    if part == "transformer":
+        adapter = model.get("transformer")
+    if part.startswith("lora."):
+        adapter = dict(enumerate(model.get("loras") or ())).get(int(part.removeprefix("lora.")))
     return adapter.get("file") if isinstance(adapter, dict) else None

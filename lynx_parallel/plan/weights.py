@@ -13,7 +13,7 @@ from lynx_parallel.demo.places import demo_root, is_built
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, ModelSpec
-from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, FaceFiles, WeightFiles
+from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, FaceFiles, LoraFile, WeightFiles
 
 _log = logging.getLogger(__name__)
 
@@ -75,11 +75,21 @@ def find_weights(model: ModelSpec) -> WeightFiles:
     """
     adapters = model.adapters
     return WeightFiles(
-        base=find_base(model.base),
+        base=find_base(model.base, base_patterns(model)),
         resampler=find_adapter(adapters.resampler.file, "resampler"),
         id=find_adapter(adapters.id.file, "ip_layers"),
         ref=find_adapter(adapters.ref.file, "ref_layers") if adapters.ref else None,
+        transformer=find_adapter(model.transformer.file, "transformer") if model.transformer else None,
+        loras=tuple(LoraFile(find_adapter(lora.file, "lora"), lora.weight) for lora in model.loras),
+        loras_on_reference=model.loras_on_reference or not model.loras,
     )
+
+
+def base_patterns(model: ModelSpec) -> Sequence[str]:
+    """Returns the files of the base that a pipeline needs: not the transformer's weights if a file replaces them."""
+    if model.transformer is None:
+        return BASE_PATTERNS
+    return [pattern if pattern != "transformer/*" else "transformer/config.json" for pattern in BASE_PATTERNS]
 
 
 def find_base(base: str, patterns: Sequence[str] = BASE_PATTERNS) -> Path:
@@ -105,10 +115,10 @@ def find_adapter(file: str, stem: str) -> Path:
     """Returns the file of an adapter, as ``find_base``.
 
     Args:
-        stem: of the demo's file: ``resampler``, ``ip_layers`` or ``ref_layers``.
+        stem: of the demo's file: ``resampler``, ``ip_layers`` or ``ref_layers``; the demo has no others.
     """
     if file.startswith("demo:"):
-        allowed = ("demo:full",) if stem == "ref_layers" else ("demo:full", "demo:lite")
+        allowed = {"ref_layers": ("demo:full",), "lora": (), "transformer": ()}.get(stem, ("demo:full", "demo:lite"))
         return _demo(file, allowed) / file.removeprefix("demo:") / f"{stem}.safetensors"
     if (found := hub_file(file)) is None:
         return Path(file).expanduser().absolute()
@@ -149,7 +159,7 @@ def _from_hub(name: str, download: Any) -> str:
 
 def _demo(name: str, allowed: tuple[str, ...]) -> Path:
     if name not in allowed:
-        raise CheckpointError(f"{name}: no such demo weights here; {' or '.join(allowed)}")
+        raise CheckpointError(f"{name}: no such demo weights here; {' or '.join(allowed) or 'there are none'}")
     _build("lynx_parallel.demo.checkpoint", demo_root())
     return demo_root()
 

@@ -58,9 +58,13 @@ class ConditioningCache:
         self._entries = entries
         self._sets: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, kind: str, source: torch.Tensor, make: Callable[[torch.Tensor], T]) -> T:
-        """Returns ``make(source)``, computed once for each content of ``source``."""
-        key = kind, hashlib.sha256(source.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+    def get(self, kind: str, source: torch.Tensor, make: Callable[[torch.Tensor], T], weights: str = "") -> T:
+        """Returns ``make(source)``, computed once for each content of ``source``.
+
+        Args:
+            weights: name of the weights that compute it, if they are not the transformer's usual ones.
+        """
+        key = kind, weights, hashlib.sha256(source.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
         found = key in self._sets
         self.counts[f"{kind} kept" if found else kind] += 1
         if not found:
@@ -87,8 +91,10 @@ def reference_features(
     latents = inputs.reference_latents_uncond if unconditional else inputs.reference_latents
     if latents is None or inputs.reference_prompt_embeds is None:
         raise ValueError("these adapters have no reference branch")
-    text = cache.get("text", inputs.reference_prompt_embeds, transformer.text_kv)
-    return transformer.reference_features(latents.to(transformer.dtype), text)
+    with transformer.reference_weights():
+        own = "" if transformer.loras is None else "without LoRAs"
+        text = cache.get("text", inputs.reference_prompt_embeds, transformer.text_kv, own)
+        return transformer.reference_features(latents.to(transformer.dtype), text)
 
 
 @torch.no_grad()

@@ -156,7 +156,7 @@ def test_a_base_of_36_channels(folder: Path, demo: Path, command: str) -> None:
         (["--device", "gpu"], "--device gpu: must be 'auto', 'cuda' or 'cpu'"),
         (["--hung-after", "1s"], "--hung-after 1s: must be 5s or more"),
         (["--device", "cuda", "--max-gpus", "1", "--ulysses", "2"], "--max-gpus 1: a shot needs 2"),
-        (["--device", "cuda", "--max-gpus", "3", "--gangs", "4"], "--gangs 4: needs 4 ranks, there is room for 3"),
+        (["--device", "cuda", "--max-gpus", "3", "--gangs", "4"], "--gangs 4: needs 4 ranks, the cluster has 3"),
     ],
 )
 def test_what_does_not_fit(folder: Path, command: str, options: list[str], expected: str) -> None:

@@ -71,7 +71,7 @@ def test_in_every_place(tmp_path: Path, name: str) -> None:
         ("ip_layers", ModelSpec.model_fields, "did you mean 'model.adapters.id'"),
         ("Lynx-CFG-Scale", SamplingOverrides.model_fields, "did you mean 'guidance_scale_i'? (allowed"),
         ("widht", SamplingOverrides.model_fields, "did you mean 'width'? (allowed"),
-        ("loras", ModelSpec.model_fields, "LoRAs are not supported. (allowed"),
+        ("lora", ModelSpec.model_fields, "did you mean 'loras'? It is a list of files"),
         ("ouptut", ManifestFile.model_fields, "did you mean 'output'? (allowed"),
         ("qqqqq", ManifestFile.model_fields, "(allowed"),
         (

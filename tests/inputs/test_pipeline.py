@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.inputs.guidance import sampling_coefficients
 from lynx_parallel.inputs.load import load_pipeline
 from lynx_parallel.inputs.pipeline import PipelineSpec, Video
-from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides, overlay
+from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides, overlay, sampling_mistake
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from lynx_parallel.plan.digests import digested
 
@@ -35,13 +36,38 @@ def test_every_shipped_pipeline_loads(name: str) -> None:
 
 
 def test_shipped_pipelines_are_the_models_they_name() -> None:
-    assert shipped_names("pipelines") == ["demo-tiny", "lynx-full", "lynx-lite", "lynx-lite-id-full-ref"]
+    assert shipped_names("pipelines") == [
+        "demo-tiny", "lynx-full", "lynx-full-fewstep", "lynx-full-upstream", "lynx-lite", "lynx-lite-id-full-ref",
+        "lynx-lite-id-full-ref-fewstep",
+    ]  # fmt: skip
     full, lite = load_pipeline("lynx-full"), load_pipeline("lynx-lite")
     assert full.model.adapters.ref is not None
     assert (full.sampling.num_frames, full.sampling.fps, full.sampling.guidance_scale_i) == (81, 16, 2.0)
     assert lite.model.adapters.ref is None
     assert (lite.sampling.num_frames, lite.sampling.fps, lite.sampling.guidance_scale_i) == (121, 24, None)
     assert full.model.adapters.id.file == "hub:ByteDance/lynx/lynx_full/ip_layers.safetensors"
+
+
+def test_few_step_pipelines_run_one_branch() -> None:
+    full, mixed = load_pipeline("lynx-full-fewstep"), load_pipeline("lynx-lite-id-full-ref-fewstep")
+    for spec, steps in ((full, 4), (mixed, 6)):
+        assert spec.sampling.num_inference_steps == steps
+        assert sampling_coefficients(spec.sampling, has_reference=True) == {"c": 1.0}
+        assert (spec.sampling.ip_scale, spec.sampling.ref_scale) == (0.7, 0.6)
+        assert (spec.sampling.identity_window, spec.sampling.ref_blocks) == ((0, 1), "all")
+        assert [lora.weight for lora in spec.model.loras] == [1.0]
+        assert sampling_mistake(spec.sampling) is None
+    assert mixed.sampling.timesteps == (1000, 970, 924, 845, 675, 60)
+
+
+def test_the_upstream_pipeline_differs_from_full_in_two_settings() -> None:
+    full, upstream = load_pipeline("lynx-full"), load_pipeline("lynx-full-upstream")
+    assert full.model == upstream.model
+    changed = {
+        name for name in Sampling.model_fields if getattr(full.sampling, name) != getattr(upstream.sampling, name)
+    }
+    assert changed == {"negative_prompt", "reference_latent"}
+    assert upstream.sampling.negative_prompt.startswith("Bright tones, overexposed, blurred background, static, ")
 
 
 def test_defaults() -> None:
@@ -240,8 +266,10 @@ def test_wrong_adapter(folder: Path, file: str, said: str) -> None:
             "version: 1\nmodel: {base: demo:tiny, adapters: {id: demo:full, loras: []}, face: 1}\n",
             [
                 "p.yaml:2: model.adapters.resampler: missing: a file, hub:org/repo/path or demo:name",
-                "p.yaml:2: model.adapters.loras: unknown key; LoRAs are not supported. (allowed: resampler, id, ref)",
-                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, dtype, vae_dtype)",
+                "p.yaml:2: model.adapters.loras: unknown key; did you mean 'model.loras' in the pipeline file?"
+                " (allowed: resampler, id, ref)",
+                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, transformer, loras, loras_on_reference,"
+                " dtype, vae_dtype)",
             ],
         ),
         (
@@ -266,7 +294,8 @@ def test_wrong_names(folder: Path) -> None:
         load_pipeline("lynx-ful")
     assert caught.value.lines == [
         "pipeline 'lynx-ful': no shipped pipeline of that name; did you mean 'lynx-full'?"
-        " (shipped: demo-tiny, lynx-full, lynx-lite, lynx-lite-id-full-ref)"
+        " (shipped: demo-tiny, lynx-full, lynx-full-fewstep, lynx-full-upstream, lynx-lite, lynx-lite-id-full-ref,"
+        " lynx-lite-id-full-ref-fewstep)"
     ]
     with pytest.raises(InputErrors) as caught:
         load_pipeline(Path("none.yaml"))

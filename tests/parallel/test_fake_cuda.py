@@ -115,6 +115,7 @@ class OneNumber:
 
     def __init__(self) -> None:
         self.timesteps = torch.empty(4, dtype=torch.int64, device="cuda")
+        self.init_noise_sigma = 1.0
 
     def step(self, velocity: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, **_: Any) -> Any:
         return (latents + velocity * timestep,)

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from lynx_parallel.cli.load import load
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.errors import CheckpointError, ClusterError
+from lynx_parallel.inputs.tensor_headers import INDEX
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model import convert as converting
 from lynx_parallel.model.checkpoints import load_transformer
-from lynx_parallel.model.tensor_files import INDEX, stored_as
+from lynx_parallel.model.tensor_files import stored_as
 from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.plan.converted import convert, with_converted
