@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def read_sources(path: Path) -> dict[str, Source]:
         CheckpointError: the file is missing, unreadable, no safetensors file, or packed in an unsupported way.
     """
     packed = read_packed(path)
-    open_file(path)  # safetensors checks more of the header
+    open_file(path, mapped=False)  # safetensors checks more of the header
     return {name: Source(path, one.key, one.shape, one.scale) for name, one in packed.items()}
 
 
@@ -91,10 +92,18 @@ def check_rank(path: Path, key: str, shape: tuple[int, ...], rank: int) -> None:
 
 
 def open_file(path: Path, device: str = "cpu", *, mapped: bool = True) -> Any:
-    """Opens a file to read single tensors. It is not mapped, so reading leaves no page behind."""
+    """Opens a file to read single tensors.
+
+    Args:
+        mapped: whether to map it into memory, so that ranks share its pages. A file that is larger than the memory
+            cannot be mapped, and is read instead.
+    """
     refuse_special(path)
     try:
-        return safe_open(path, framework="pt", device=device, backend="mmap" if mapped else "pread")
+        if mapped:
+            with suppress(RuntimeError):
+                return safe_open(path, framework="pt", device=device, backend="mmap")
+        return safe_open(path, framework="pt", device=device, backend="pread")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (SafetensorError, OSError, MemoryError) as error:
