@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from lynx_parallel.failures import disk_is_full, machine_at_fault
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.packaging import packagings
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import part_path, publish, set_aside
 from lynx_parallel.output.crops import Crops
@@ -63,6 +65,12 @@ class Run:
     summary: Summary
     say: Callable[[str], None]
     name: str = ""
+
+    @cached_property
+    def packaging(self) -> dict[str, str]:
+        """How the files of the transformer and of the adapters are packed."""
+        files = self.weights
+        return packagings({"transformer": files.transformer, "id": files.id, "ref": files.ref})
 
 
 class Attempt:
@@ -216,6 +224,7 @@ class Attempt:
         sidecar = make_sidecar(
             item, self.run.campaign.pipeline.model, made, outputs, **self._ranks(gang, footprint), attempt=self.number,
             seconds=seconds, before=before, run=self.run.name,
+            packaging=self.run.packaging,
         )  # fmt: skip
         output.commit(name, kinds, sidecar, self.number, latents=unpublished_path(output, name))
 

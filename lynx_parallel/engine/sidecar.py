@@ -44,6 +44,7 @@ def make_sidecar(
     seconds: float,
     before: Mapping[str, Any] | None = None,
     run: str = "",
+    packaging: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Returns the content of a sidecar without its version, which ``Output.commit`` adds with the outputs' times.
 
@@ -52,6 +53,7 @@ def make_sidecar(
         ranks: that made it, rank 0 first.
         seconds: of the whole attempt.
         run: name of the run's record, see ``lynx_parallel.inputs.records``.
+        packaging: how the weights files are packed, by ``inputs.packaging``.
         before: the sidecar of the render, or the result of ``made_by``, if only its latents were encoded now.
     """
     shot, subject, consent = item.shot, item.shot.subject, item.shot.subject.consent
@@ -63,6 +65,7 @@ def make_sidecar(
         "settings": dict(item.digests.settings),
         "encoding": dict(item.digests.encoding),
         "model": model.model_dump(),
+        "packaging": dict(packaging),
         "labels": subject.labels,
         "consent": consent and {"ref": consent.ref, "scope": consent.scope, "expires": str(consent.expires or "")},
         **made_by(layout, ranks, sharded=sharded),

@@ -7,6 +7,8 @@ is silently wrong, so a packed tensor without a scale is refused. Imports neithe
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +89,16 @@ def describe(packed: dict[str, Packed]) -> str:
         kind = {"f32": "fp32", "f64": "fp64", "i8": "int8"}.get(kind, kind) + (" scaled" if tensor.scale else "")
         sizes[kind] = sizes.get(kind, 0) + prod(tensor.shape)
     return max(sizes, key=lambda kind: sizes[kind], default="empty")
+
+
+def packagings(files: Mapping[str, Path | None]) -> dict[str, str]:
+    """Returns how each of these files is packed, without those that cannot be read."""
+    described = {}
+    for name, path in files.items():
+        with contextlib.suppress(CheckpointError):
+            if path is not None:
+                described[name] = describe(read_packed(path))
+    return described
 
 
 def _scale_of(header: Header, key: str) -> str:
