@@ -59,7 +59,13 @@ def make_sidecar(
     shot, subject, consent = item.shot, item.shot.subject, item.shot.subject.consent
     sidecar = {
         "name": shot.name,
-        "shot": {"subject": subject.id, "prompt": shot.prompt.id, "take": shot.take, "seed": shot.seed},
+        "shot": {
+            "subject": subject.id,
+            "prompt": shot.prompt.id,
+            "take": shot.take,
+            "seed": shot.seed,
+            **({"variant": shot.variant} if shot.variant else {}),
+        },
         "digests": {"latents": item.digests.latents, "video": item.digests.video},
         "outputs": dict(outputs),
         "settings": dict(item.digests.settings),

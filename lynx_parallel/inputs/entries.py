@@ -114,6 +114,17 @@ class ShotEntry(Strict):
     sampling: SamplingOverrides = SamplingOverrides()
 
 
+class VariantEntry(Strict):
+    """One entry of ``variants`` that is no sweep."""
+
+    sampling: SamplingOverrides = SamplingOverrides()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_form(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
 class TableEntry(Strict):
     """``shots: {from: shots.csv}``."""
 
@@ -164,6 +175,21 @@ Prompts = Annotated[
         }
     ),
 ]
+Variants = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": _IDS,
+            "additionalProperties": {
+                "anyOf": [
+                    _ref("VariantEntry"),
+                    {"type": "object", "patternProperties": {"^sampling\\.": {"type": "array", "minItems": 1}}},
+                ]
+            },
+        }
+    ),
+]
 Shots = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": _ref("ShotEntry"), "minItems": 1}, _FROM]})]
 
 
@@ -178,6 +204,7 @@ class ManifestFile(Strict):
     vars: dict[str, str] = Field(default_factory=dict)
     subjects: Subjects = Field(description="a mapping id: {image: …}, or {from: faces/*.jpg}")
     prompts: Prompts = None
+    variants: Variants = None
     shots: Shots = None
     save_latents: bool = True
     faces: Faces = Field(default="inherit", description="who can read the face crops in the output folder")

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lynx_parallel.inputs.manifest import Prompt, Shot, ShotGroup, Subject
+from lynx_parallel.inputs.entries import DEFAULT_NAME
+from lynx_parallel.inputs.manifest import Prompt, Shot, ShotGroup, Subject, Variant
 from lynx_parallel.inputs.names import fold, folder_clash, name_mistake
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
 from lynx_parallel.inputs.sampling import MAX_SEED, Sampling, SamplingOverrides, overlay, sampling_mistake
@@ -25,6 +26,7 @@ class Expansion:
         document: the manifest, for lines.
         base: the pipeline's sampling; ``campaign`` the manifest's; ``forced`` the ``--set`` options'.
         pattern: of the output names, already checked.
+        variants: at least one.
         vars: the manifest's, for subjects without a var of that name.
     """
 
@@ -37,9 +39,10 @@ class Expansion:
     subjects: Mapping[str, Subject]
     prompts: Mapping[str, Prompt]
     vars: Mapping[str, str] = field(default_factory=dict)
+    variants: Sequence[Variant] = (Variant(),)
     _texts: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    _takes: dict[tuple[str, str], int] = field(default_factory=dict)
-    _given: dict[tuple[str, str, int], ShotGroup] = field(default_factory=dict)
+    _takes: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    _given: dict[tuple[str, str, str, int], ShotGroup] = field(default_factory=dict)
     _settings: dict[tuple[str, ...], dict[int | None, Sampling]] = field(default_factory=dict)
 
     def shots(self, groups: Sequence[ShotGroup]) -> tuple[Shot, ...]:
@@ -55,7 +58,7 @@ class Expansion:
     def _few_enough(self, groups: Sequence[ShotGroup]) -> bool:
         total = 0
         for group in groups:
-            total += len(group.subjects) * len(group.prompts) * group.takes
+            total += len(group.subjects) * len(group.prompts) * group.takes * len(self.variants)
             if total > MAX_SHOTS:
                 message = f"{group.where}: makes more than {MAX_SHOTS} shots: split the manifest"
                 self.problems.add(group.file, group.line, message)
@@ -65,22 +68,35 @@ class Expansion:
     def _group(self, group: ShotGroup) -> Iterator[Shot]:
         for subject in (self.subjects[name] for name in group.subjects):
             for prompt in (self.prompts[name] for name in group.prompts):
-                text = self._text(group, subject, prompt)
-                by_seed = self._by_seed(group, subject.sampling, prompt.sampling, group.sampling)
-                settings = by_seed[None]
-                first = settings.seed if group.first_seed is None else group.first_seed
-                if group.seeds is None and first + group.takes - 1 > MAX_SEED:
-                    message = f"{group.where}: {group.takes} takes from seed {first} pass 2^63-1"
-                    self.problems.add(group.file, group.line, message)
-                    continue
-                for seed in group.seeds or range(first, first + group.takes):
-                    take = self._take(group, subject, prompt, seed)
-                    if text is None or take is None:
-                        continue
-                    name = self.pattern.format(subject=subject.id, prompt=prompt.id, take=take, seed=seed)
-                    if (sampling := by_seed.get(seed)) is None:
-                        sampling = by_seed[seed] = settings.model_copy(update={"seed": seed})
-                    yield Shot(subject, prompt, take, text, sampling, group.priority, name)
+                for variant in self.variants:
+                    yield from self._takes_of(group, subject, prompt, variant)
+
+    def _takes_of(self, group: ShotGroup, subject: Subject, prompt: Prompt, variant: Variant) -> Iterator[Shot]:
+        text = self._text(group, subject, prompt)
+        by_seed = self._by_seed(group, subject.sampling, prompt.sampling, variant.sampling, group.sampling)
+        settings = by_seed[None]
+        first = settings.seed if group.first_seed is None else group.first_seed
+        if group.seeds is None and first + group.takes - 1 > MAX_SEED:
+            message = f"{group.where}: {group.takes} takes from seed {first} pass 2^63-1"
+            self.problems.add(group.file, group.line, message)
+            return
+        for seed in group.seeds or range(first, first + group.takes):
+            take = self._take(group, subject, prompt, variant, seed)
+            if text is None or take is None:
+                continue
+            fields = {"subject": subject.id, "prompt": prompt.id, "variant": variant.id}
+            name = self._pattern_of(variant).format(**fields, take=take, seed=seed)
+            if (sampling := by_seed.get(seed)) is None:
+                sampling = by_seed[seed] = settings.model_copy(update={"seed": seed})
+            yield Shot(subject, prompt, take, text, sampling, group.priority, name, variant.id)
+
+    def _pattern_of(self, variant: Variant) -> str:
+        """Returns the pattern of a variant's names.
+
+        The default has the variant's id at the end. A variant without changes has the names of a manifest without
+        variants, so that finished shots stay done.
+        """
+        return self.pattern + ("-{variant}" if self.pattern == DEFAULT_NAME and variant.sampling.given() else "")
 
     def _by_seed(self, group: ShotGroup, *layers: SamplingOverrides) -> dict[int | None, Sampling]:
         """Settings by seed, at None those that the layers give.
@@ -96,17 +112,19 @@ class Expansion:
             self._settings[key] = {None: settings}
         return self._settings[key]
 
-    def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, seed: int) -> int | None:
-        """Returns the number of the next take of this pair, or None if the pair has this seed already."""
-        key = (subject.id, prompt.id, seed)
+    def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, variant: Variant, seed: int) -> int | None:
+        """Returns the number of the next take of this pair and variant, or None if it has this seed already."""
+        key = (subject.id, prompt.id, variant.id, seed)
         earlier = self._given.get(key)
         if earlier is None:
             self._given[key] = group
-            self._takes[key[:2]] = self._takes.get(key[:2], 0) + 1
-            return self._takes[key[:2]]
+            self._takes[key[:3]] = self._takes.get(key[:3], 0) + 1
+            return self._takes[key[:3]]
         where = f"line {earlier.line}"
         if earlier.file != group.file:
             where = f"{shown_path(earlier.file)}:{earlier.line}"
+        if variant != self.variants[0]:
+            return None  # recorded for the first
         message = f"{group.where}: {subject.id}/{prompt.id} with seed {seed} is given twice, first on {where}"
         self.problems.add(group.file, group.line, message)
         return None
@@ -159,7 +177,8 @@ class Expansion:
             other = seen.setdefault(fold(shot.name), index)
             if other != index:
                 pair = f"shots {shots[other].id} and {shot.id}"
-                self._blame_name(f"{pair} get the same name {shown_value(shot.name)}; use {{take}} or {{seed}}")
+                fields = "{variant}, {take} or {seed}" if len(self.variants) > 1 else "{take} or {seed}"
+                self._blame_name(f"{pair} get the same name {shown_value(shot.name)}; use {fields}")
                 return
         for folded, index in seen.items():
             other_index = folder_clash(folded, seen)

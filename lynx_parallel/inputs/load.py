@@ -11,7 +11,15 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from lynx_parallel.inputs.entries import DEFAULT_NAME, ManifestFile, PromptEntry, ShotEntry, SubjectEntry, SubjectsFrom
+from lynx_parallel.inputs.entries import (
+    DEFAULT_NAME,
+    ManifestFile,
+    PromptEntry,
+    ShotEntry,
+    SubjectEntry,
+    SubjectsFrom,
+    VariantEntry,
+)
 from lynx_parallel.inputs.expand import Expansion
 from lynx_parallel.inputs.groups import read_groups
 from lynx_parallel.inputs.lost_text import warn_of_lost_text
@@ -28,6 +36,7 @@ from lynx_parallel.inputs.sources import is_file, reading
 from lynx_parallel.inputs.subject_entry import check_vars
 from lynx_parallel.inputs.subjects_section import face_gaps, read_subjects
 from lynx_parallel.inputs.validate import read_model
+from lynx_parallel.inputs.variants_section import read_variants
 from lynx_parallel.inputs.weight_names import resolve_file, resolve_weights
 from lynx_parallel.inputs.yaml_lines import Document, read_yaml
 from lynx_parallel.text import shown_path
@@ -76,6 +85,7 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
     from_table = isinstance(document.data.get("shots"), dict)
     if "prompts" not in document.data and not from_table:
         document.blame(problems, ("prompts",), "missing: a mapping id: text")
+    variants = read_variants(document, problems)
     pipeline_path, pipeline = _pipeline(document, problems)
     place = _output(document, forced.output, output, problems)
     groups = read_groups(document, subjects, prompts, problems, place)
@@ -89,7 +99,16 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
     if top and pattern and len(good_subjects) == len(subjects) and len(good_prompts) == len(prompts):
         base = pipeline.sampling if pipeline else Sampling()
         shots = Expansion(
-            document, problems, base, top.sampling, forced.sampling, pattern, good_subjects, good_prompts, top.vars
+            document,
+            problems,
+            base,
+            top.sampling,
+            forced.sampling,
+            pattern,
+            good_subjects,
+            good_prompts,
+            top.vars,
+            variants,
         ).shots(groups)
         sizes = reference_sizes(shots)
         shots = select(shots, only, problems) if shots else shots
@@ -166,7 +185,8 @@ def load_pipeline(path: Path | str, *, resolve: bool = True) -> PipelineSpec:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON schema of a manifest, for editors. It lacks checks that need files or other entries."""
-    models: list[Any] = [(m, "validation") for m in (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, ShotEntry)]
+    entries = (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, VariantEntry, ShotEntry)
+    models: list[Any] = [(entry, "validation") for entry in entries]
     references, definitions = models_json_schema(models)
     top = definitions["$defs"].pop("ManifestFile")
     assert references

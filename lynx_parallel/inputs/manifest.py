@@ -57,15 +57,24 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A named change of settings. The one without a name stands for a manifest without variants."""
+
+    id: str = ""
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+
+
+@dataclass(frozen=True, slots=True)
 class Shot:
     """One video to render.
 
     Attributes:
-        take: number among the shots of this subject and prompt, from 1.
+        take: number among the shots of this subject, prompt and variant, from 1.
         text: the prompt after its vars.
         sampling: every setting, with the shot's own seed.
         priority: higher first.
         name: of the output files, relative to the campaign's output, with ``/``, without suffix.
+        variant: its id; empty in a manifest without variants.
     """
 
     subject: Subject
@@ -75,6 +84,7 @@ class Shot:
     sampling: Sampling
     priority: int
     name: str
+    variant: str = ""
 
     @property
     def seed(self) -> int:
@@ -83,8 +93,8 @@ class Shot:
 
     @property
     def id(self) -> str:
-        """``subject/prompt/take``; unique in a campaign."""
-        return f"{self.subject.id}/{self.prompt.id}/{self.take}"
+        """``subject/prompt/take``, then the variant if there is one; unique in a campaign."""
+        return "/".join([self.subject.id, self.prompt.id, str(self.take), *([self.variant] if self.variant else [])])
 
 
 def reference_sizes(shots: Iterable[Shot]) -> dict[str, frozenset[int]]:

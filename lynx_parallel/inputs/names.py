@@ -9,7 +9,7 @@ import unicodedata
 from lynx_parallel.inputs.problems import nearest
 from lynx_parallel.output.sidecar import SUFFIXES
 
-_FIELDS = ("subject", "prompt", "take", "seed")
+_FIELDS = ("subject", "prompt", "variant", "take", "seed")
 _INT_SPEC = re.compile(r"0?[0-9]{0,2}d?", re.ASCII)
 _MAX_COMPONENT = 200  # bytes; file systems take 255, and the longest suffix with .part has 25
 _MAX_TOTAL = 1000

@@ -414,7 +414,7 @@ TOP_CASES = [
         [
             "m.yaml:1: output: missing: the folder for the videos, relative to this file",
             "m.yaml:3: outptu: unknown key; did you mean 'output'? (allowed: version, pipeline, output, sampling,"
-            " video, vars, subjects, prompts, shots, save_latents, faces, name)",
+            " video, vars, subjects, prompts, variants, shots, save_latents, faces, name)",
         ],
     ),
     (
@@ -496,6 +496,7 @@ def test_schema_matches_the_keys() -> None:
         "video",
         "subjects",
         "prompts",
+        "variants",
         "shots",
         "faces",
         "save_latents",
