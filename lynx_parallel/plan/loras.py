@@ -32,8 +32,8 @@ def transformer_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
 
 
 def lora_lines(loras: list[Lora], weights: WeightFiles) -> list[str]:
-    """Returns a line for each LoRA: its weight, and how much of it is applied."""
-    pairs = zip(loras, weights.loras, strict=True)
+    """Returns a line for each LoRA that was read: its weight, and how much of it is applied."""
+    pairs = zip(loras, weights.loras, strict=False)
     return [f"LoRA {lora.path.name}, weight {file.weight:g}: {lora}" for lora, file in pairs]
 
 

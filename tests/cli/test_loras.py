@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lynx_parallel.inputs.shipped import shipped_names
 from tests.helpers.campaigns import FULL, draw, write
 from tests.helpers.light_command import light, refused
 from tests.helpers.lora_files import LAYOUTS, make_known, whole_file
@@ -84,6 +85,17 @@ def test_a_lora_that_cannot_be_used_is_one_line_before_any_work(folder: Path) ->
     with_model(folder, "  loras: [demo:full]\n")
     [line] = refused("plan", "m.yaml", cwd=folder)
     assert line.endswith("'demo:full': must be a .safetensors file or hub:org/repo/path/in/repo")
+
+
+@pytest.mark.parametrize("pipeline", shipped_names("pipelines"))
+def test_plan_of_a_pipeline_that_is_not_on_this_machine(folder: Path, pipeline: str) -> None:
+    manifest = (folder / "m.yaml").read_text().replace("pipeline: ./full.yaml", f"pipeline: {pipeline}")
+    (folder / "m.yaml").write_text(manifest)
+    run = light("plan", "m.yaml", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    missing = [line for line in run.stdout.splitlines() if line.startswith("missing ")]
+    assert bool(missing) == (pipeline != "demo-tiny")
+    assert any("lora" in line for line in missing) == ("fewstep" in pipeline)
 
 
 def digests(folder: Path) -> str:
