@@ -1,4 +1,4 @@
-"""A Ray cluster of one machine that runs for a whole session of tests, with the dashboard and a token."""
+"""A Ray cluster of one machine that runs for many tests, with a token."""
 
 from __future__ import annotations
 
@@ -81,22 +81,28 @@ class Head:
 
 
 @contextlib.contextmanager
-def ray_head(home: Path) -> Iterator[Head]:
-    """Starts the head and ends it. ``home`` becomes its users' home folder and gets the token."""
+def ray_head(home: Path, *, dashboard: bool) -> Iterator[Head]:
+    """Starts the head and ends it.
+
+    Args:
+        home: becomes its users' home folder and gets the token.
+        dashboard: whether it takes jobs. Its dashboard has a dozen processes.
+    """
     folder = tempfile.mkdtemp(prefix="lynx-head-", dir="/tmp")  # short, for the limit on socket paths
-    gcs, dashboard, client, agent, agent_grpc, metrics, env_agent, node, objects, *others = free_ports(11)
+    gcs, port, client, agent, agent_grpc, metrics, env_agent, node, objects, *others = free_ports(11)
     env = environment() | {
         "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0",
         # Keeps it on the loopback interface, which --node-ip-address does not.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "AUTOSCALER_METRIC_PORT": str(others[0]), "DASHBOARD_METRIC_PORT": str(others[1]),
     }  # fmt: skip
-    url = f"http://127.0.0.1:{dashboard}"
+    url = f"http://127.0.0.1:{port}"
     subprocess.run([*RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True, timeout=PATIENCE_S)
     started = subprocess.Popen(
         [
             *RAY, "start", "--head", "--block", f"--port={gcs}",
-            "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            f"--include-dashboard={str(dashboard).lower()}",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={port}",
             f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
             f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}",
             f"--runtime-env-agent-port={env_agent}", f"--node-manager-port={node}", f"--object-manager-port={objects}",
@@ -111,7 +117,10 @@ def ray_head(home: Path) -> Iterator[Head]:
     def up() -> bool:
         assert started.poll() is None, started.communicate()[0]
         with contextlib.suppress(OSError):
-            return isinstance(one.info(""), list)
+            if dashboard:
+                return isinstance(one.info(""), list)
+            with socket.create_connection(("127.0.0.1", gcs), 1):
+                return "raylet" in {child.name() for child in process.children(recursive=True)}
         return False
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,13 @@ import pytest
 from tests.helpers.command import COMMAND, PATIENCE_S, ranks_of, sidecars, steps, wait_for
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.listeners import is_loopback, listeners
-from tests.helpers.ray_head import RAY, Head
+from tests.helpers.ray_head import RAY, Head, ray_head
+
+
+@pytest.fixture(scope="module")
+def head(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with ray_head(tmp_path_factory.mktemp("home"), dashboard=True) as head:
+        yield head
 
 
 def submission(job: str, *arguments: str) -> list[str]:
