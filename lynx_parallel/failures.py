@@ -67,6 +67,10 @@ class Failure:
     def __str__(self) -> str:
         return self.reason if self.logs is None else f"{self.reason} (logs: {shown_path(self.logs)})"
 
+    def remedy(self, host: str) -> str:
+        """Returns what to do about it. ``host`` is the machine where it happened."""
+        return remedy_for(self.reason, host=host)
+
     def signature(self, shot: str) -> str:
         """Returns the reason without names and numbers: equal failures of different shots have equal signatures.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lynx_parallel.engine.faults import Faults, Verdict, machine_of
 from lynx_parallel.engine.placement import StartOptions, hold_gpu
-from lynx_parallel.failures import remedy_for
+from lynx_parallel.failures import Failure
 from lynx_parallel.rank.messages import Hello
 
 UNFIT_AFTER = 2
@@ -93,11 +93,11 @@ class Machines:
         line = f"{self._named(bad)}: shots fail there in the same way: {reason}"
         return verdict if await self._leave_out(bad, line) else None
 
-    def explain(self, place: str, reason: str) -> str:
+    def explain(self, place: str, failure: Failure) -> str:
         """Returns the line for a failure that every shot shares: the failure, the place and the remedy."""
         host = self._hosts.get(machine_of(place), "this machine")
-        reason = reason.rstrip(".")
-        return f"every shot fails in the same way, last on {host}: {reason}. {remedy_for(reason, host=host)}"
+        reason = failure.reason.rstrip(".")
+        return f"every shot fails in the same way, last on {host}: {reason}. {failure.remedy(host)}"
 
     async def unfit(self, place: str, host: str, line: str) -> bool:
         """Records a start that failed at a place. Returns whether the GPU or the machine was left out for it.

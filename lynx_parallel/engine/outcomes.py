@@ -123,7 +123,7 @@ class Outcomes:
             place, self._source(shot), slot.failure, failure.reason, given_up=given_up, elsewhere=elsewhere
         )
         if verdict == "end":
-            board.end(board.machines.explain(place, failure.reason))
+            board.end(board.machines.explain(place, failure))
         elif verdict is not None:
             work.history.clear()  # the shot was not at fault in those attempts
             board.report_left_out(failure.reason)

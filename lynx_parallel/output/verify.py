@@ -63,7 +63,7 @@ def verify(output: Output, shots: Set[str] | None = None, expected: Set[str] = f
 
     Args:
         shots: names of all shots of the manifest; None without a manifest. Without one, shots that were never made and
-            orphans cannot be told.
+            orphans are unknown.
         expected: those of them that must be there.
     """
     return _Verification(output, shots, expected).run()

@@ -30,7 +30,7 @@ class Change:
     """Finished shots that would be made again for the same causes.
 
     Attributes:
-        action: what is to be done.
+        action: the action of the plan, ``render`` or ``encode``.
         causes: from outside; empty where all is the user's own edit.
         settings: the changed settings, by name, in words.
         transitions: identifies what each shot was and would become; for approvals.

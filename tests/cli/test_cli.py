@@ -345,13 +345,13 @@ def test_plan_shows_the_text_of_each_shot(folder: Path, demo: Path) -> None:
 def test_a_text_cut_by_a_comment_is_reported_and_strict_refuses_it(folder: Path, demo: Path) -> None:
     text = (folder / "m.yaml").read_text().partition("prompts:")[0] + "prompts:\n  run: A {person} on track #1 runs.\n"
     (folder / "m.yaml").write_text(text)
-    told = (
+    warning = (
         "warning: YAML dropped a part of an unquoted text; put the text in quotes (1): "
         f"m.yaml:{text.count(chr(10))}: prompts.run: '#1 runs.'"
     )
     run = light("plan", "m.yaml", cwd=folder)
-    assert (run.returncode, run.stderr.splitlines()) == (0, [told])
-    assert refused("plan", "m.yaml", "--strict", cwd=folder) == [told]
+    assert (run.returncode, run.stderr.splitlines()) == (0, [warning])
+    assert refused("plan", "m.yaml", "--strict", cwd=folder) == [warning]
 
 
 def test_a_workbook_of_people_is_planned(folder: Path, demo: Path) -> None:

@@ -30,17 +30,17 @@ def failed(error: Exception) -> RenderError:
 
 
 def test_lack_of_memory_is_one_short_line() -> None:
-    told = failed(OutOfMemoryError(OUT_OF_MEMORY))
-    assert str(told) == "out of host memory: Ray ended a rank when 192.0.2.7 used 3.71GB of 23.54GB"
-    assert told.kind == "memory"
+    error = failed(OutOfMemoryError(OUT_OF_MEMORY))
+    assert str(error) == "out of host memory: Ray ended a rank when 192.0.2.7 used 3.71GB of 23.54GB"
+    assert error.kind == "memory"
     assert str(failed(OutOfMemoryError("other words"))).startswith("out of host memory: ")
 
 
 def test_a_rank_that_cannot_be_created_says_why() -> None:
     cause = RayTaskError("Rank.__init__", TRACEBACK, ImportError("no such library"))
-    told = failed(ActorDiedError(cause))
-    assert str(told) == "a rank could not be created: ImportError: no such library"
-    assert told.kind == "died"
+    error = failed(ActorDiedError(cause))
+    assert str(error) == "a rank could not be created: ImportError: no such library"
+    assert error.kind == "died"
     assert str(failed(ActorDiedError())).startswith("ActorDiedError: The actor died unexpectedly")
 
 

@@ -1,4 +1,4 @@
-"""The supervisor with gangs that fail as told, in virtual time."""
+"""The supervisor with gangs of given failures, in virtual time."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def test_a_bad_subject_costs_its_own_shots_alone(campaign_of: Any, tmp_path: Pat
 
 def test_out_of_memory_makes_gangs_larger_and_fewer(campaign_of: Any, tmp_path: Path) -> None:
     started: list[tuple[int, bool, bool]] = []
-    told: list[set[int]] = []
+    sizes: list[set[int]] = []
     world = World(iter([*["done"] * 2, *["memory"] * 2] * 2))  # both start, both fail
     start = world.start
 
     async def noting(size: int, load: RankConfig, *rest: Any) -> FakeGang:
         started.append((size, load.shard, load.tiled_decode))
-        told.append({task.layout.size for task in load.tasks})
+        sizes.append({task.layout.size for task in load.tasks})
         return await start(size, load, *rest)
 
     world.start = noting  # type: ignore[method-assign]
     summary, _, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2))
-    assert told == [{2}, {2}, {2}, {2}, {4}]  # what ranks predict their memory from
+    assert sizes == [{2}, {2}, {2}, {2}, {4}]  # what ranks predict their memory from
     assert not summary.failed
     assert started == [(2, False, False), (2, False, False), (2, True, False), (2, True, False), (4, True, False)]
     sidecars = dict(Output(tmp_path).sidecars())
@@ -113,7 +113,7 @@ def test_a_gang_that_was_given_up_counts_no_more(campaign_of: Any, tmp_path: Pat
 
 
 def test_a_folder_that_is_not_seen_for_a_moment_is_no_end(campaign_of: Any, tmp_path: Path) -> None:
-    """Of a shared disk, when a gang is started anew."""
+    """Of a shared disk, when a gang is restarted."""
     world, calls = World(iter(["done", "died"])), itertools.count(1)
 
     async def second_fails(*arguments: Any) -> FakeGang:
@@ -153,7 +153,7 @@ def embedding_of_a(campaign: Campaign) -> Path:
 
 @pytest.mark.parametrize("begun", [2, 3])
 def test_a_lost_file_costs_its_subject_alone(campaign_of: Any, tmp_path: Path, begun: int) -> None:
-    """Lost before the first shot with it, or while that is made; gangs that are started anew do not miss it."""
+    """Lost before the first shot with it, or while that is made; restarted gangs do not need it."""
     campaign, world = campaign_of(tmp_path), World(iter(["done", "done", "died"] * 2))
     when_begun(world, begun, embedding_of_a(campaign).unlink)
     summary, plan, error = supervise(campaign, world, ClusterSpec())
@@ -372,11 +372,11 @@ def test_what_ranks_know_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
     campaign = campaign_of(tmp_path)
     subject = campaign.shots[0].subject.id
     campaign = replace(campaign, faces="private", reference_sizes={subject: frozenset({256, 384})})
-    told: dict[str, Crops] = {}
+    crops_of: dict[str, Crops] = {}
 
     class Told(FakeGang):
         async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
-            told[order.shot.subject.id] = order.crops
+            crops_of[order.shot.subject.id] = order.crops
             made = await super().render(order, resuming)
             return replace(made, warnings=("the file system decides",))
 
@@ -389,8 +389,8 @@ def test_what_ranks_know_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
     lines: list[str] = []
     supervise(campaign, Ranks(iter([])), ClusterSpec(), say=lines.append)
     expected = Crops(campaign.output, subject, crops_source(campaign, campaign.shots[0].subject, {}), private=True)
-    assert told[subject] == replace(expected, sizes=frozenset({256, 384}))
-    assert len({crops.source for crops in told.values()}) == len(told) == 2
+    assert crops_of[subject] == replace(expected, sizes=frozenset({256, 384}))
+    assert len({crops.source for crops in crops_of.values()}) == len(crops_of) == 2
     assert lines.count("warning: the file system decides") == 1  # not for every shot and gang
     records = [json.loads(line) for line in Output(campaign.output).journal.read_text().splitlines()]
     attempts = {record["name"]: record["subject"] for record in records if record["event"] == "attempt"}
@@ -424,16 +424,16 @@ def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
 def test_ranks_get_the_precision_of_the_vae(campaign_of: Any, tmp_path: Path) -> None:
     campaign = campaign_of(tmp_path)
     model = campaign.pipeline.model.model_copy(update={"vae_dtype": "tf32"})
-    told: set[str] = set()
+    dtypes: set[str] = set()
 
     class Loads(World):
         async def start(self, size: int, load: RankConfig, *args: Any) -> FakeGang:
-            told.add(load.vae_dtype)
+            dtypes.add(load.vae_dtype)
             return await super().start(size, load, *args)
 
     pipeline = campaign.pipeline.model_copy(update={"model": model})
     supervise(replace(campaign, pipeline=pipeline), Loads(iter([])), ClusterSpec())
-    assert told == {"tf32"}
+    assert dtypes == {"tf32"}
 
 
 def test_a_gpu_that_worked_once_does_not_burn_the_rest(campaign_of: Any, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def steps(output: Path, attempt: int, rank: int = 0) -> list[int]:
 
 
 def saved_steps(output: Path) -> int:
-    """Steps that the only shot's resume state holds; 0 where there is none."""
+    """Steps that the only shot's resume state holds; 0 without one."""
     for path in (output / ".lynx" / "partial").glob("*.safetensors"):
         with contextlib.suppress(FileNotFoundError):
             return int(load_file(path)["counters"][0])

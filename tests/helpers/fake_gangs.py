@@ -1,4 +1,4 @@
-"""Gangs that fail as told, in virtual time: a run without Ray, ranks or weights."""
+"""Gangs with given failures, in virtual time: a run without Ray, ranks or weights."""
 
 from __future__ import annotations
 

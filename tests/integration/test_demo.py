@@ -173,7 +173,7 @@ def test_bad_pictures_and_a_long_prompt(head: Head, campaign: Path, tmp_path: Pa
     assert "2 rendered, 0 encoded, 0 already done, 2 failed, 2 blocked" in run.stdout
     assert re.search(r"^astronaut/beach-t01: failed: .*astronaut\.jpg", run.stdout, re.M)
     assert re.search(r"^text/beach-t01: blocked: .*text\.jpg: not a picture", run.stdout, re.M)
-    assert run.stdout.count("grouped 2 of 2 ranks") == 1  # the gang goes on
+    assert run.stdout.count("grouped 2 of 2 ranks") == 1  # the gang keeps working
     assert digests(output, ".mp4").keys() == digests(output, ".json").keys() == {"drawn/pumpkin-t01", "drawn/beach-t01"}
     warned = [line for line in run.stderr.splitlines() if line.startswith("warning: ")]
     assert len(warned) == 2

@@ -47,8 +47,8 @@ def test_a_clients_folder_a_long_tmpdir_no_home_and_closed_streams(campaign: Pat
         assert "1 rendered" in run.stdout
         assert not (tmp_path / "marker").exists()
         wait_for(lambda: not list(scratch.glob("lynx-ray-*")), "Ray's folder gone")
-    told = ["starting Ray on this machine", "starting 2 ranks on cpu", "loading the weights"]
-    assert [line for line in run.stdout.splitlines() if line in told] == told
+    phases = ["starting Ray on this machine", "starting 2 ranks on cpu", "loading the weights"]
+    assert [line for line in run.stdout.splitlines() if line in phases] == phases
     assert not colours(run.stdout)
     assert sorted(path.name for path in working.iterdir()) == ["numpy.py", "statistics.py", "xfuser", "yaml.py"]
 

@@ -160,7 +160,7 @@ class Hosts:
         assert self._holder.stdout.readline() == f"{word}\n"
 
     def cut(self) -> None:
-        """Frames go to no one from now on, and no one is told: no carrier lost, no reset, no host unreachable."""
+        """Loses every frame from now on without any sign: no carrier lost, no reset, no host unreachable."""
         self._send_to("02:00:00:00:00:ff", "02:00:00:00:00:ff")
 
     def mend(self) -> None:

@@ -159,7 +159,7 @@ def test_pictures_block_only_what_needs_them(folder: Path, done: Campaign) -> No
 
 
 def test_without_weights(folder: Path, done: Campaign) -> None:
-    """What else changed is told, and nothing is said to be done."""
+    """Other changes are reported, and nothing is reported as done."""
     known = Known({}, all_weights=False)
     assert ada(done, weights=known) == ("unknown", "finished; whether with these weights is not known", False)
     assert ada(load(folder, MANIFEST, "video.crf=30"), weights=known) == ("unknown", "changed: video.crf", True)

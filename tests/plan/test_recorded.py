@@ -52,9 +52,9 @@ def test_recorded_shots_are_done(folder: Path, which: str, shots: int) -> None:
 
 
 def test_the_journal_knows_the_same_shots(folder: Path) -> None:
-    told = History.read(Output(folder / "full").journal)
-    assert told.done == {item.digests.video for item in planned(folder, "full") if item.action == "done"}
-    assert "found/interrupted-t01" in told.attempted
+    history = History.read(Output(folder / "full").journal)
+    assert history.done == {item.digests.video for item in planned(folder, "full") if item.action == "done"}
+    assert "found/interrupted-t01" in history.attempted
 
 
 def test_the_resume_state_is_still_used(folder: Path) -> None:

@@ -22,7 +22,7 @@ sampling: {negative_prompt: %s}
 subjects: {ada: {embedding: ada.npy}}
 prompts: {walk: {file: walk.txt}}
 """
-ALIKE = {
+SAME_FOR_THE_MODEL = {
     "double spaces": ("A woman walks. Slowly.", "A woman  walks.   Slowly."),
     "line ends": ("A woman walks.\nSlowly.", "A woman walks.\r\nSlowly."),
     "a line that is joined": ("A woman walks.\nSlowly.", "A woman walks. Slowly."),
@@ -55,11 +55,11 @@ def campaign(folder: Path, text: str, *, negative: str = "blurry", sets: tuple[s
     return load(folder, MANIFEST % json.dumps(negative), *sets)
 
 
-@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("kind", SAME_FOR_THE_MODEL)
 @pytest.mark.parametrize("which", ["prompt", "negative prompt"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_texts_that_the_model_sees_alike(folder: Path, kind: str, which: str, turned: bool) -> None:
-    old, new = reversed(ALIKE[kind]) if turned else ALIKE[kind]
+    old, new = reversed(SAME_FOR_THE_MODEL[kind]) if turned else SAME_FOR_THE_MODEL[kind]
     before = campaign(folder, old) if which == "prompt" else campaign(folder, "A dog.", negative=old)
     finish(before, before.shots[0])
     known = shot_digests(before, before.shots[0], WEIGHTS)

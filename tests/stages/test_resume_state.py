@@ -1,4 +1,4 @@
-"""ResumeState states: an interrupted render goes on and ends with the same bits."""
+"""Resume states: an interrupted render resumes and ends with the same bits."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def generate(
 
 
 def load_adapters(files: Mapping[str, Path], dtype: torch.dtype = torch.float32) -> Adapters:
-    """Sorts the files' tensors by block. Lite is told by having no registers; its adapter i is block 2i's."""
+    """Sorts the files' tensors by block. Lite has no registers; its adapter i belongs to block 2i."""
     ids = by_number(load_file(files["ip_layers"]), dtype)
     if "registers" not in ids[0]:
         ids = {2 * i: layer for i, layer in ids.items()}

@@ -21,7 +21,7 @@ TRAIN_TIMESTEPS = 1000
 
 
 def schedule(name: str, steps: int, flow_shift: float) -> tuple[Tensor, Tensor]:
-    """Noise levels [steps + 1], fp32, the last one 0; and the timesteps the model is told [steps], int64."""
+    """Noise levels [steps + 1], fp32, the last one 0; and the timesteps that the model gets [steps], int64."""
     fractions = {"lynx": lynx_fractions, "diffusers": diffusers_fractions}[name](steps)
     sigmas = flow_shift * fractions / (1 + (flow_shift - 1) * fractions)
     if abs(sigmas[0] - 1) < 1e-6:

@@ -293,7 +293,7 @@ def test_a_killed_driver_had_no_time_to_tidy_up(folder: Path) -> None:
 
 
 def test_damaged_latents_are_rendered_again(campaign_of: Any, tmp_path: Path) -> None:
-    """Gangs that encode hold no transformer: they are started anew."""
+    """Gangs that encode hold no transformer, so they are restarted."""
     campaign = campaign_of(tmp_path)
     supervise(campaign, Encoder(), ClusterSpec(gangs=2))
     video = campaign.pipeline.video.model_copy(update={"crf": 30})

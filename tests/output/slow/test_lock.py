@@ -89,17 +89,17 @@ def test_a_living_holder(path: Path) -> None:
 def test_taken_by_another_while_frozen(path: Path, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
     """A machine that slept for an hour, say: its driver is to end, and leave the other one's lock alone."""
     monkeypatch.setattr(lynx_parallel.output.lock, "HEARTBEAT_S", 0.02)
-    told = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    signalled = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: signalled.set())
     lock = Lock(path)
     try:
         lock.__enter__()
         time.sleep(0.2)
-        assert not told.is_set()
+        assert not signalled.is_set()
         path.unlink()
         if not done:
             leave(path, holder(host="elsewhere"), age=1000)
-        assert told.wait(60)
+        assert signalled.wait(60)
         with pytest.raises(ClusterError, match="removed, or taken by another driver while this one was not heard of"):
             lock.__exit__()
     finally:

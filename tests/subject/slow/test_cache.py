@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_closed_is_not_used(
 def test_a_file_system_without_permissions_costs_one_warning(
     cache: SubjectCache, warnings: list[str], monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
-    """FAT, SMB or FUSE: the cache works, the user is told once where the data is open."""
+    """FAT, SMB or FUSE: the cache works, one warning names the folder that others can read."""
     cache.root.mkdir(parents=True)
     cache.root.chmod(0o755)
 
