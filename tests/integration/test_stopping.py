@@ -180,7 +180,8 @@ def test_one_shot_through_every_interruption(
     assert driver.returncode == 0, printed
     assert steps(output, 4)[0] == saved + 1
     assert steps(output, 6)[-1] == total
-    assert "died, to be tried again" in printed
+    # On a busy machine, the killed rank's peer reports the broken connection before Ray reports the death.
+    assert re.search(r"(died|raised), to be tried again", printed), printed
     assert re.search(r"hung, to be tried again: rank . does not answer for 12 s", printed), printed
     assert psutil.wait_procs([stopped], timeout=20)[1] == []
     assert "1 rendered, 0 encoded, 0 already done, 0 failed, 0 blocked, 2 tried again" in printed
