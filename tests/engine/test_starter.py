@@ -1,0 +1,24 @@
+"""What the starter of gangs asks of every machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from lynx_parallel.engine.starter import GangStarter
+from lynx_parallel.inputs.manifest import Subject
+from lynx_parallel.inputs.weight_files import LoraFile, WeightFiles
+
+
+def test_every_weights_file_and_the_first_picture_must_be_visible(tmp_path: Path) -> None:
+    names = ("base", "resampler", "id", "ref", "transformer", "lora-1", "lora-2", "ada.jpg")
+    base, resampler, id_, ref, transformer, first, second, picture = (tmp_path / name for name in names)
+    for path in (base, resampler, id_, ref, transformer, first, second, picture):
+        path.touch()
+    weights = WeightFiles(
+        base, resampler, id_, ref, transformer=transformer, loras=(LoraFile(first, 1.0), LoraFile(second, 0.5))
+    )
+    run = SimpleNamespace(weights=weights, face=None)
+    shot = SimpleNamespace(subject=Subject("ada", image=picture, embedding=tmp_path / "missing.npy"))
+    starter = GangStarter(SimpleNamespace(run=run, shots=[shot]), None)  # type: ignore[arg-type]
+    assert {path.name for path in starter._needed_files()} == set(names)
