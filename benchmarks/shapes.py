@@ -43,7 +43,7 @@ TEXT_ENCODER_BYTES = 11_361_820_672
 """Of UMT5-XXL's encoder in bf16."""
 LITE_ID_DIM = 2048
 """Size of Lynx lite's ID tokens; full's are as wide as the model."""
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
 """Of safetensors' names of types."""
 
 
@@ -148,8 +148,13 @@ def model_shapes(config: Mapping[str, Any], variant: Literal["full", "lite"] = "
 
 def write_hollow(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
     """A safetensors file with a true header and a body of zeros that takes no room on disk (a sparse file)."""
+    write_hollow_tensors(path, {key: (dtype, shape) for key, shape in shapes.items()})
+
+
+def write_hollow_tensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """As ``write_hollow``, with the type of each tensor."""
     header, end = {}, 0
-    for key, shape in shapes.items():
+    for key, (dtype, shape) in tensors.items():
         start, end = end, end + prod(shape) * ITEM_BYTES[dtype]
         header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lynx_parallel.errors import CheckpointError
-from lynx_parallel.inputs.special import refuse_special
 from lynx_parallel.inputs.tensor_headers import Header, read_header
 from lynx_parallel.text import one_line
 
@@ -51,7 +50,6 @@ def read_packed(path: Path) -> dict[str, Packed]:
     Raises:
         CheckpointError: unreadable, an unsupported format, a type that is neither float nor scaled.
     """
-    _refuse_gguf(path)
     header = read_header(path)
     packed: dict[str, Packed] = {}
     used: set[str] = set()
@@ -61,7 +59,7 @@ def read_packed(path: Path) -> dict[str, Packed]:
         for sign, name in _UNSUPPORTED.items():
             if key.rpartition(".")[2] == sign:
                 raise CheckpointError(f"{path}: {one_line(key)}: quantised as {name}, which is not supported")
-        if key.endswith(("._scale", *(f".{name}" for name in _SCALES))):
+        if _is_scale(key):
             continue
         name, scale = key, _scale_of(header, key)
         if key.endswith("._data"):
@@ -76,7 +74,7 @@ def read_packed(path: Path) -> dict[str, Packed]:
             raise CheckpointError(f"{path}: {one_line(key)}: the same tensor as {one_line(packed[name].key)}")
         packed[name] = Packed(key, shape, dtype, scale)
     for key in header.tensors:
-        if key.endswith(("._scale", *(f".{name}" for name in _SCALES))) and key not in used:
+        if _is_scale(key) and key not in used:
             raise CheckpointError(f"{path}: {one_line(key)}: a scale without its tensor")
     return packed
 
@@ -101,6 +99,10 @@ def packagings(files: Mapping[str, Path | None]) -> dict[str, str]:
     return described
 
 
+def _is_scale(key: str) -> bool:
+    return key.endswith(("._scale", *(f".{name}" for name in _SCALES)))
+
+
 def _scale_of(header: Header, key: str) -> str:
     """Returns the key of a tensor's scale, or nothing."""
     if key.endswith("._data"):
@@ -123,15 +125,3 @@ def _check_scale(path: Path, header: Header, scale: str, shape: tuple[int, ...])
             f"{path}: {one_line(scale)}: {found.dtype} {list(found.shape)}, expected one float, or one for each of "
             f"{shape[0] if shape else 1} rows: this kind of scale is not supported"
         )
-
-
-def _refuse_gguf(path: Path) -> None:
-    refuse_special(path)
-    try:
-        with path.open("rb") as file:
-            if file.read(4) == b"GGUF":
-                raise CheckpointError(f"{path}: GGUF is not supported: use a .safetensors file in fp16, bf16 or fp8")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error.strerror or one_line(error)}") from None

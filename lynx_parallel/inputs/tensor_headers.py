@@ -36,12 +36,15 @@ def read_header(path: Path) -> Header:
     """Returns the header of a safetensors file. Reads nothing else.
 
     Raises:
-        CheckpointError: missing, unreadable, or no safetensors file.
+        CheckpointError: missing, unreadable, GGUF, or no safetensors file.
     """
     refuse_special(path)
     try:
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
+            start = file.read(8)
+            if start.startswith(b"GGUF"):
+                raise CheckpointError(f"{path}: GGUF is not supported: use a .safetensors file in fp16, bf16 or fp8")
+            size = int.from_bytes(start, "little")
             if not 2 <= size <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
                 raise ValueError("its header is missing or damaged")
             header: dict[str, Any] = json.loads(file.read(size))

@@ -63,6 +63,17 @@ def to_diffusers(name: str) -> str | None:
     return None
 
 
+def parameter_name(key: str) -> str | None:
+    """Returns diffusers' name of a key of a single file, or None for a part of another model in the same file.
+
+    The file may have Wan's names or diffusers'.
+    """
+    name = without_prefix(key)
+    if (target := to_diffusers(name)) is not None:
+        return target
+    return None if name.startswith(("text_encoders.", "vae.", "first_stage_model.", "cond_stage_model.")) else name
+
+
 def spellings(blocks: int) -> dict[str, str]:
     """Returns diffusers' name of every module, by each name under which LoRA files know it.
 

@@ -25,7 +25,7 @@ _HUB_FILE = re.compile(r"hub:" + _HUB_NAME + r"(@[A-Za-z0-9][A-Za-z0-9_.-]*)?((/
 _BASE = "must be a hub id (org/name or org/name@revision), a folder or demo:tiny"
 
 
-_LORA = "must be a .safetensors file or hub:org/repo/path/in/repo"
+_NO_DEMO = "must be a .safetensors file or hub:org/repo/path/in/repo"
 
 
 _FILE = "must be a .safetensors file, hub:org/repo/path/in/repo or demo:name"
@@ -77,35 +77,28 @@ def resolve_weights(spec: PipelineSpec, document: Document, problems: Problems) 
     base, wrong = _find_base(spec.model.base, folder)
     if wrong:
         document.blame(problems, ("model", "base"), f"{shown_value(spec.model.base)}: {wrong}")
-    files: dict[str, AdapterFile] = {}
-    for name in Adapters.model_fields:
-        adapter: AdapterFile | None = getattr(spec.model.adapters, name)
-        if adapter is None:
-            continue
-        found, wrong = _find_adapter(adapter.file, folder)
+    model = spec.model
+
+    def resolve(entry: AdapterFile, *path: str | int, demo: bool = False) -> AdapterFile:
+        found, wrong = _find_adapter(entry.file, folder)
+        if wrong is None and found.startswith("demo:") and not demo:
+            wrong = _NO_DEMO
         if wrong:
-            at = document.standing(("model", "adapters", name, "file"))
-            document.blame(problems, at, f"{shown_value(adapter.file)}: {wrong}")
-        files[name] = adapter.model_copy(update={"file": found})
-    adapters = spec.model.adapters.model_copy(update=files)
-    single = spec.model.transformer
-    if single is not None:
-        found, wrong = _find_adapter(single.file, folder)
-        if wrong or found.startswith("demo:"):
-            at = document.standing(("model", "transformer", "file"))
-            document.blame(problems, at, f"{shown_value(single.file)}: {wrong or _LORA}")
-        single = single.model_copy(update={"file": found})
-    loras = []
-    for i, lora in enumerate(spec.model.loras):
-        found, wrong = _find_adapter(lora.file, folder)
-        if wrong or found.startswith("demo:"):
-            at = document.standing(("model", "loras", i, "file"))
-            document.blame(problems, at, f"{shown_value(lora.file)}: {wrong or _LORA}")
-        loras.append(lora.model_copy(update={"file": found}))
+            at = document.standing(("model", *path, "file"))
+            document.blame(problems, at, f"{shown_value(entry.file)}: {wrong}")
+        return entry.model_copy(update={"file": found})
+
+    given = {name: getattr(model.adapters, name) for name in Adapters.model_fields}
+    files = {name: resolve(entry, "adapters", name, demo=True) for name, entry in given.items() if entry}
+    update = {
+        "base": base,
+        "adapters": model.adapters.model_copy(update=files),
+        "transformer": model.transformer and resolve(model.transformer, "transformer"),
+        "loras": tuple(resolve(lora, "loras", i) for i, lora in enumerate(model.loras)),
+    }
     if spec.face is not None:
         spec = spec.model_copy(update={"face": _resolve_face(spec.face, document, problems)})
-    update = {"base": base, "adapters": adapters, "transformer": single, "loras": tuple(loras)}
-    return spec.model_copy(update={"model": spec.model.model_copy(update=update)})
+    return spec.model_copy(update={"model": model.model_copy(update=update)})
 
 
 def _resolve_face(face: FaceSpec, document: Document, problems: Problems) -> FaceSpec:

@@ -15,7 +15,7 @@ from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.packaging import read_packed
 from lynx_parallel.inputs.special import refuse_special
 from lynx_parallel.inputs.tensor_headers import weight_files
-from lynx_parallel.inputs.wan_names import to_diffusers, without_prefix
+from lynx_parallel.inputs.wan_names import parameter_name
 from lynx_parallel.text import one_line
 
 Shapes = dict[str, tuple[int, ...]]
@@ -62,16 +62,12 @@ def single_file_sources(path: Path) -> dict[str, Source]:
     """Returns every parameter of a transformer in one file, under diffusers' names. The file may have Wan's names.
 
     Raises:
-        CheckpointError: as ``read_sources``; a key that is no part of Wan's transformer.
+        CheckpointError: as ``read_sources``; two keys of one parameter.
     """
     sources: dict[str, Source] = {}
     for key, source in read_sources(path).items():
-        name = without_prefix(key)
-        if (target := to_diffusers(name)) is None:
-            if name.startswith(("text_encoders.", "vae.", "first_stage_model.", "cond_stage_model.")):
-                continue  # of a checkpoint that holds the whole model
-            target = name  # diffusers' own name; the loader names it if it is none
-        merge(sources, {target: source})
+        if (target := parameter_name(key)) is not None:
+            merge(sources, {target: source})
     return sources
 
 

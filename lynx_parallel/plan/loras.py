@@ -6,7 +6,7 @@ from lynx_parallel.inputs.lora import Lora, read_lora
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.packaging import read_packed
 from lynx_parallel.inputs.tensor_headers import model_shapes, read_header
-from lynx_parallel.inputs.wan_names import to_diffusers, without_prefix
+from lynx_parallel.inputs.wan_names import parameter_name
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.text import one_line, shown_path
 
@@ -27,8 +27,8 @@ def transformer_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter of the base's transformer, under diffusers' names."""
     if weights.transformer is None:
         return model_shapes(weights.base / "transformer")
-    packed = {without_prefix(key): one.shape for key, one in read_packed(weights.transformer).items()}
-    return {to_diffusers(key) or key: shape for key, shape in packed.items()}
+    named = ((parameter_name(key), one.shape) for key, one in read_packed(weights.transformer).items())
+    return {name: shape for name, shape in named if name is not None}
 
 
 def lora_lines(loras: list[Lora], weights: WeightFiles) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec
-from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, LoraFile, WeightFiles
-from lynx_parallel.plan.weights import face_files, find_adapter, find_base, hub_base, hub_file
+from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, WeightFiles
+from lynx_parallel.plan.weights import face_files, find_adapter, find_base, hub_base, hub_file, weight_files
 
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -67,16 +67,7 @@ def find_present(model: ModelSpec, face: FaceSpec | None) -> Present:
         return path or Path(file)
 
     base = _base(model.base, missing, replaced=model.transformer is not None)
-    adapters = model.adapters
-    weights = WeightFiles(
-        base=base,
-        resampler=adapter(adapters.resampler.file, "resampler"),
-        id=adapter(adapters.id.file, "ip_layers"),
-        ref=adapter(adapters.ref.file, "ref_layers") if adapters.ref else None,
-        transformer=adapter(model.transformer.file, "transformer") if model.transformer else None,
-        loras=tuple(LoraFile(adapter(lora.file, "lora"), lora.weight) for lora in model.loras),
-        loras_on_reference=model.loras_on_reference or not model.loras,
-    )
+    weights = weight_files(model, base, adapter)
     files = None if face is None else face_files(face)
     if face is not None and files is not None:
         for path, what in ((files.detector, face.detector), (files.recognizer, face.recognizer)):

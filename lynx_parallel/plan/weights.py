@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,24 @@ def find_weights(model: ModelSpec) -> WeightFiles:
         CheckpointError: a failed download, or an unknown ``demo:`` name.
         ClusterError: no place for the demo weights.
     """
+    return weight_files(model, find_base(model.base, base_patterns(model)), find_adapter)
+
+
+def weight_files(model: ModelSpec, base: Path, find: Callable[[str, str], Path]) -> WeightFiles:
+    """Returns the files of a pipeline's weights.
+
+    Args:
+        base: folder of the base.
+        find: as ``find_adapter``.
+    """
     adapters = model.adapters
     return WeightFiles(
-        base=find_base(model.base, base_patterns(model)),
-        resampler=find_adapter(adapters.resampler.file, "resampler"),
-        id=find_adapter(adapters.id.file, "ip_layers"),
-        ref=find_adapter(adapters.ref.file, "ref_layers") if adapters.ref else None,
-        transformer=find_adapter(model.transformer.file, "transformer") if model.transformer else None,
-        loras=tuple(LoraFile(find_adapter(lora.file, "lora"), lora.weight) for lora in model.loras),
+        base=base,
+        resampler=find(adapters.resampler.file, "resampler"),
+        id=find(adapters.id.file, "ip_layers"),
+        ref=find(adapters.ref.file, "ref_layers") if adapters.ref else None,
+        transformer=find(model.transformer.file, "transformer") if model.transformer else None,
+        loras=tuple(LoraFile(find(lora.file, "lora"), lora.weight) for lora in model.loras),
         loras_on_reference=model.loras_on_reference or not model.loras,
     )
 

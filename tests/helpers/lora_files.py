@@ -140,7 +140,7 @@ LAYOUTS: dict[str, Callable[[Known], State]] = {
 
 
 def _lycoris(module: str) -> str:
-    return module.replace("attn1", "self_attn").replace("attn2", "cross_attn").replace("to_out.0", "to_out.0")
+    return module.replace("attn1", "self_attn").replace("attn2", "cross_attn")
 
 
 def whole_file(known: Known) -> State:

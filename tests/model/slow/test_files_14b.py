@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 
 import pytest
 
-from benchmarks.shapes import WAN_14B, transformer_shapes
+from benchmarks.shapes import ITEM_BYTES, WAN_14B, transformer_shapes, write_hollow_tensors
 from lynx_parallel.inputs.lora import read_lora
 from lynx_parallel.inputs.packaging import describe, read_packed
 from lynx_parallel.inputs.tensor_headers import read_header
@@ -19,21 +18,12 @@ from tests.helpers.packagings import wan_name
 SHAPES = transformer_shapes(WAN_14B)
 BLOCKS = range(40)
 LINEAR = [f"blocks.{i}.{name}" for i in BLOCKS for name in LINEARS]
-BYTES = {"F8_E4M3": 1, "I8": 1, "U8": 1, "BF16": 2, "F16": 2, "F32": 4}
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 """Type and shape by key."""
 
 
 def hollow(path: Path, tensors: Tensors) -> Path:
-    """Writes the header, and a hole for the data."""
-    header, end = {}, 0
-    for key, (dtype, shape) in tensors.items():
-        start, end = end, end + BYTES[dtype] * prod(shape)
-        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+    write_hollow_tensors(path, tensors)
     return path
 
 
@@ -66,7 +56,7 @@ def test_lightx2v_of_rank_64(tmp_path: Path) -> None:
     path = hollow(tmp_path / "lora.safetensors", extracted())
     header = read_header(path)
     assert len(header.tensors) == 1459
-    assert sum(BYTES[one.dtype] * prod(one.shape) for one in header.tensors.values()) == pytest.approx(
+    assert sum(ITEM_BYTES[one.dtype] * prod(one.shape) for one in header.tensors.values()) == pytest.approx(
         630_697_104, abs=300_000
     )
     lora = read_lora(path, header, SHAPES)
@@ -96,7 +86,7 @@ def single(kind: str) -> Tensors:
     for parameter, shape in SHAPES.items():
         name, layer = wan_name(parameter), wan_name(parameter).removesuffix("weight")
         if parameter not in quantised or kind in ("F16", "BF16", "F32"):
-            made[name] = kind if kind in BYTES else "F32", shape
+            made[name] = kind if kind in ITEM_BYTES else "F32", shape
         elif kind == "int8, quanto":
             made |= {f"{name}._data": ("I8", shape), f"{name}._scale": ("BF16", (shape[0], 1))}
         else:
