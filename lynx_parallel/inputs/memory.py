@@ -1,7 +1,8 @@
 """Predicts the memory of a rank from shapes alone. Imports neither torch nor Ray.
 
 Weights and static keys and values are exact. Activations and decoding are derived from the code and hold to within a
-few per cent of what is traced. Communication buffers and ``ALLOWANCE_BYTES`` are estimates: no GPU has confirmed them.
+few per cent of what is traced, and of the peaks measured on one H200. Communication buffers and ``ALLOWANCE_BYTES`` are
+estimates: no GPU has confirmed them.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def predict(
     vae_bytes: int = 0,
     text_encoder_bytes: int = 0,
     tiled_decode: bool = False,
+    tf32_decode: bool = False,
     kept_fp32: Collection[str] = KEPT_FP32,
 ) -> Prediction:
     """Returns what the fullest rank of a gang needs to render one shot.
@@ -121,6 +123,7 @@ def predict(
         vae_bytes: of the VAE, which is fp32 and small (0.5 GB at 14B).
         text_encoder_bytes: of the text encoder.
         tiled_decode: decode by tiles, on rank 0.
+        tf32_decode: decode with convolutions in TF32.
     """
     width, ranks = DTYPE_BYTES[dtype], layout.sequence if sharded else 1
     ffn_dim, dim = shapes["blocks.0.ffn.net.0.proj.weight"]
@@ -144,7 +147,7 @@ def predict(
             size.tokens, layout, dim=dim, ffn_dim=ffn_dim, head_dim=dim // heads, dtype_bytes=width
         ),
         communication=GROUP_BYTES * sum(degree > 1 for degree in axes),
-        decode=decode_bytes(size, ranks=layout.size, tiled=tiled_decode),
+        decode=decode_bytes(size, ranks=layout.size, tiled=tiled_decode, tf32=tf32_decode),
         text_encoder=text_encoder_bytes,
     )
 

@@ -32,6 +32,7 @@ def keeps_projections(
     dtype: str,
     sharded: bool,
     tiled_decode: bool = False,
+    tf32_decode: bool = False,
     tasks: Collection[Task] = (),
 ) -> bool:
     """Returns whether idle projections may stay on a device, that is, whether every task fits beside them.
@@ -40,7 +41,7 @@ def keeps_projections(
 
     Args:
         device_bytes: memory of the device.
-        dtype, sharded, tiled_decode: as in ``predict``.
+        dtype, sharded, tiled_decode, tf32_decode: as in ``predict``.
         tasks: sizes and layouts that may have to be rendered; ``LARGEST`` if empty.
 
     Raises:
@@ -55,7 +56,7 @@ def keeps_projections(
     predictions = (
         predict(
             shapes, task.layout, dtype=dtype, sharded=sharded, size=task.size, heads=config["num_attention_heads"],
-            resampler=resampler, vae_bytes=VAE_BYTES, tiled_decode=tiled_decode,
+            resampler=resampler, vae_bytes=VAE_BYTES, tiled_decode=tiled_decode, tf32_decode=tf32_decode,
         )
         for task in set(tasks) or {LARGEST}
     )  # fmt: skip

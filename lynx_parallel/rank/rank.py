@@ -198,7 +198,7 @@ class Rank:
         memory, config = torch.cuda.get_device_properties(self.device).total_memory, self.config
         return keeps_projections(
             config.weights, memory, dtype=config.dtype, sharded=config.shard, tiled_decode=config.tiled_decode,
-            tasks=config.tasks,
+            tf32_decode=config.vae_dtype == "tf32", tasks=config.tasks,
         )  # fmt: skip
 
     def prepare(self, order: RenderOrder) -> int:

@@ -77,6 +77,15 @@ def test_fp32_and_tiles_count(weights: WeightFiles) -> None:
     assert not kept(60, "bfloat16", tiled=False)
 
 
+def test_tf32_needs_more_room(weights: WeightFiles) -> None:
+    def kept(tf32: bool) -> bool:
+        task = Task(P720, Layout())
+        return keeps_projections(weights, 65 * GB, dtype="bfloat16", sharded=False, tf32_decode=tf32, tasks=[task])
+
+    assert kept(False)
+    assert not kept(True)
+
+
 def test_a_margin_stays_free() -> None:
     made = Prediction(*[10 * GB] * 11)
     assert fits(made, round(made.total / (1 - MARGIN)) + 1)

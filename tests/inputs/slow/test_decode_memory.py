@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.machine import RESULTS
 from lynx_parallel.inputs.decode_memory import TILE, VAE_BASE_DIM, VideoSize, decode_bytes
 from lynx_parallel.parallel.room import VAE_BYTES
 from lynx_parallel.stages.latents import decode, latent_shape
@@ -55,6 +58,13 @@ def test_tiling_leaves_a_small_video_whole() -> None:
 
 def test_more_ranks_than_rows_of_latents_decode_on_one() -> None:
     assert decode_bytes(P480, ranks=61) == decode_bytes(P480) > decode_bytes(P480, ranks=60)
+
+
+@pytest.mark.parametrize(("convolutions", "tf32"), [("fp32", False), ("tf32", True)])
+@pytest.mark.parametrize(("video", "size"), [("480p", P480), ("720p", P720)])
+def test_the_peak_measured_on_an_h200(video: str, size: VideoSize, convolutions: str, tf32: bool) -> None:
+    recorded = json.loads((RESULTS / "gpu_nvidia_h200.json").read_text())["found"][f"decode {video}"][convolutions]
+    assert decode_bytes(size, tf32=tf32) + VAE_BYTES == pytest.approx(recorded["peak_bytes"], rel=0.01)
 
 
 def test_the_vae_is_wans() -> None:
