@@ -77,7 +77,8 @@ def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO, say: Callable
     with _remedies():
         digest_cache = DigestCache()
         licenses: dict[str, str] = {}
-        wanted = [*_hub_files(spec, licenses), *_face_files(spec)]
+        # Files of equal content share a blob in the hub's cache, which must be downloaded only once.
+        wanted = list({one.path: one for one in (*_hub_files(spec, licenses), *_face_files(spec))}.values())
         if here := sum(one.path.exists() for one in wanted):
             say(f"checking {here} files that are already here")
         lacking = with_sizes([one for one in wanted if not one.is_there(digest_cache)])

@@ -146,6 +146,27 @@ def test_the_whole_pipeline(user: User, demo: Path) -> None:
     assert summary["files"][0]["license"] == "apache-2.0"
 
 
+def test_a_lora_and_a_single_file(user: User) -> None:
+    """The base's own transformer is not downloaded if a single file replaces it. Equal files are downloaded once."""
+    content = user.hub.repository["lynx/ip_layers.safetensors"]  # fetch reads no keys
+    user.hub.repository |= {"loras/style.safetensors": content, "packed/wan.safetensors": content + b" "}
+    files = "  transformer: hub:org/base/packed/wan.safetensors\n  loras: [hub:org/base/loras/style.safetensors]\nface:"
+    (user.folder / "p.yaml").write_text(PIPELINE.replace("face:", files, 1))
+    out, _ = user.run("fetch", "p.yaml", "--json")
+    files_by_name = {one["name"]: one for one in json.loads("\n".join(out))["files"]}
+    assert list(files_by_name) == ["base", "resampler", "id", "transformer", "LoRA", "detector", "recognizer"]
+    assert files_by_name["transformer"]["bytes"] == len(content) + 1
+    assert {files_by_name[name]["license"] for name in ("transformer", "LoRA")} == {"apache-2.0"}
+    assert user.hub.downloads("wan.safetensors") == [0]
+    assert user.hub.downloads("style.safetensors") + user.hub.downloads("ip_layers.safetensors") == [0]
+    own = [path for path in user.hub.repository if path.startswith("transformer/") and path.endswith(".safetensors")]
+    assert own
+    assert not any(user.hub.downloads(path) for path in own)
+
+    (user.folder / "p.yaml").write_text(PIPELINE.replace("face:", files.replace("style", "stile"), 1))
+    assert "loras/stile.safetensors: the repository has no such file; did you mean" in user.refused(2)
+
+
 def test_a_damaged_file_is_downloaded_again(user: User) -> None:
     user.run()
     content = user.hub.repository["vae/diffusion_pytorch_model.safetensors"]
