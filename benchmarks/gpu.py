@@ -7,6 +7,7 @@ Measures one part after the other within ``--budget`` seconds and writes results
 - the rate of large bf16 matrix products;
 - one forward at 480p and at 720p by attention kernel: seconds, TFLOP/s, share of that rate, peak memory beside the
   prediction. Weights are random bf16, made on the device (``--real lynx-full``: the published ones);
+- one forward at 480p with each block compiled by ``torch.compile``, beside one without;
 - decoding at 480p and 720p, the VAE's convolutions in tf32 and in fp32 (ieee);
 - loading from files, then the fixed seconds of a new prompt and of a new subject, with the projections kept on the
   device and borrowed from the files. The files are written to ``--folder`` first: 37 GB;
@@ -34,7 +35,7 @@ import torch
 
 from benchmarks.gpu_files import NoRoom, stay_offline
 from benchmarks.gpu_model import FULL, TINY
-from benchmarks.gpu_parts import Bench, LeftOut, decodes, forwards, in_one_line, matmul, prepare, shot
+from benchmarks.gpu_parts import Bench, LeftOut, compiled, decodes, forwards, in_one_line, matmul, prepare, shot
 from benchmarks.gpu_report import describe_gpu, report, slug
 from benchmarks.machine import record
 from lynx_parallel.errors import LynxError
@@ -48,6 +49,7 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[Callable[[Bench, int],
     found: dict[str, tuple[Callable[[Bench, int], dict[str, Any]], float]] = {
         "matmul": (matmul, 0.05),
         "forward 480p": (partial(forwards, video="480p"), 0.2),
+        "compiled 480p": (partial(compiled, video="480p"), 0.15),
         "forward 720p": (partial(forwards, video="720p"), 0.25),
         "decode 480p": (partial(decodes, video="480p"), 0.1),
         "decode 720p": (partial(decodes, video="720p"), 0.15),

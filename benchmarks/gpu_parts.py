@@ -28,6 +28,7 @@ from benchmarks.gpu_model import (
     random_vae,
     reset_peak,
     seconds_of,
+    synchronize,
 )
 from benchmarks.gpu_prepare import time_preparation
 from lynx_parallel.errors import ClusterError
@@ -163,6 +164,32 @@ def time_forward(
         "seconds": seconds, "median": median(seconds), "peak_bytes": peak_of(device),
         "finite": bool(last[0].isfinite().all()),
     }  # fmt: skip
+
+
+def compiled(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
+    """Measures a forward with and without ``torch.compile`` of each block, and how far the two results differ.
+
+    The renderer compiles nothing. On the CPU the blocks are traced but not compiled, because that takes long.
+    """
+    config, device = bench.sizes.transformer, bench.device
+    name, kernel = attention_kernel("auto", device, torch.bfloat16)
+    transformer, branch = bench.transformer(), random_branch(config, device)
+    transformer.tokens = LocalTokens(kernel)
+    latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=device, dtype=torch.bfloat16)
+    forward = partial(transformer, latents, torch.tensor([500.0], device=device), branch)
+    found: dict[str, Any] = {"attention": name, "eager": time_forward(forward, device, repeats, bench.part_end)}
+    with torch.no_grad():
+        expected = forward().float()
+        for block in transformer.blocks:
+            block.compile(backend="inductor" if device.type == "cuda" else "aot_eager")
+        began = time.perf_counter()
+        made = forward().float()
+        synchronize(device)
+        found["first"] = time.perf_counter() - began
+    found["difference"] = ((made - expected).norm() / expected.norm()).item()
+    found["compiled"] = time_forward(forward, device, repeats, bench.part_end)
+    bench.release()  # the next part gets blocks that are not compiled
+    return found
 
 
 def decodes(bench: Bench, repeats: int, video: str) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def report(machine: Mapping[str, Any], configuration: Mapping[str, Any], found: 
         f"{AIM} {_verdict(machine, found)}\n",
         _matmul(found),
         *(_forward(found, video, rate) for video in ("480p", "720p")),
+        _compiled(found),
         _decode(found),
         _prepare(found),
         _shot(found),
@@ -96,6 +97,23 @@ def _forward(found: Mapping[str, Any], video: str, rate: float | None) -> str:
     return (
         f"## One forward at {video}\n\n{part['tokens']} tokens, one branch, {part['tflop']:.0f} TFLOP. "
         f"`--attention auto` takes {part['auto']}.\n\n" + table(head, rows)
+    )
+
+
+def _compiled(found: Mapping[str, Any]) -> str:
+    part = found.get("compiled 480p", {})
+    if "compiled" not in part:
+        return ""
+    rows = [
+        [name, f"{part[name]['median']:.3f}", "" if peak is None else f"{peak / 1e9:.1f}"]
+        for name in ("eager", "compiled")
+        for peak in (part[name]["peak_bytes"],)
+    ]
+    return (
+        "## One forward at 480p, blocks compiled\n\nThe renderer compiles nothing. Attention: "
+        f"{part['attention']}. The first compiled forward takes {part['first']:.1f} s.\nThe results differ by "
+        f"{100 * part['difference']:.1f} % (relative norm, random bf16 weights).\n\n"
+        + table(["blocks", "s, median", "peak, GB"], rows)
     )
 
 

@@ -26,7 +26,7 @@ from lynx_parallel.inputs.decode_memory import VideoSize
 from tests.helpers.repository import REPOSITORY
 
 CPU = torch.device("cpu")
-PARTS = ("matmul", "forward 480p", "forward 720p", "decode 480p", "decode 720p", "prepare", "shot")
+PARTS = ("matmul", "forward 480p", "compiled 480p", "forward 720p", "decode 480p", "decode 720p", "prepare", "shot")
 
 
 @pytest.fixture
@@ -76,6 +76,8 @@ def test_every_part_runs_tiny(
         assert part["kernels"].keys() == set(KERNELS)
         assert part["kernels"]["sdpa"]["finite"]
         assert found[f"decode {video}"].keys() >= {"tf32", "fp32"}
+    assert found["compiled 480p"]["compiled"]["finite"]
+    assert found["compiled 480p"]["difference"] < 0.02
     assert set(precisions) == {"tf32", "ieee"}
     assert {"load", "text K/V", "new prompt", "new subject"} <= found["prepare"]["kept"].keys()
     assert found["prepare"]["kept"].keys() == found["prepare"]["borrowed"].keys()
