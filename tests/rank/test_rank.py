@@ -241,6 +241,10 @@ def test_projections_stay_where_the_card_has_room(load: RankConfig, monkeypatch:
     card.total_memory = 8 * 10**9
     rank.config = load  # without tasks, the largest video counts, whose decoding takes 19 GB
     assert not rank._has_room()
+    card.total_memory = 23 * 10**9
+    assert rank._has_room()
+    rank.config = replace(load, vae_dtype="tf32")
+    assert not rank._has_room()
 
 
 def test_prompts_that_one_rank_encoded_are_read_by_another(
