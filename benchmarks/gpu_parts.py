@@ -123,9 +123,7 @@ def forwards(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
     config, device = bench.sizes.transformer, bench.device
     auto, _ = attention_kernel("auto", device, torch.bfloat16)
     names = sorted(KERNELS, key=lambda name: name != auto)
-    transformer, branch = bench.transformer(), random_branch(config, device)
-    latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=device, dtype=torch.bfloat16)
-    timestep = torch.tensor([500.0], device=device)
+    transformer, forward = forward_of(bench, video)
     tokens = VideoSize(*bench.sizes.videos[video]).tokens
     flop = sum(forward_flops(config, tokens).values())
     found: dict[str, Any] = {
@@ -141,12 +139,19 @@ def forwards(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
         transformer.tokens = LocalTokens(kernel)
         until = time.monotonic() + (bench.part_end - time.monotonic()) / (len(names) - number)
         try:
-            made = time_forward(partial(transformer, latents, timestep, branch), device, repeats, until)
+            made = time_forward(forward, device, repeats, until)
         except Exception as error:  # one kernel that fails must not cost the others
             found["kernels"][name] = {"failed": in_one_line(error)}
             continue
         found["kernels"][name] = {**made, "tflop_per_s": flop / made["median"] / 1e12}
     return found
+
+
+def forward_of(bench: Bench, video: str) -> tuple[LynxTransformer, Callable[[], torch.Tensor]]:
+    """Returns the transformer, and its forward of one branch on random inputs."""
+    transformer, branch = bench.transformer(), random_branch(bench.sizes.transformer, bench.device)
+    latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=bench.device, dtype=torch.bfloat16)
+    return transformer, partial(transformer, latents, torch.tensor([500.0], device=bench.device), branch)
 
 
 def time_forward(
@@ -171,12 +176,10 @@ def compiled(bench: Bench, repeats: int, video: str) -> dict[str, Any]:
 
     The renderer compiles nothing. On the CPU the blocks are traced but not compiled, because that takes long.
     """
-    config, device = bench.sizes.transformer, bench.device
+    device = bench.device
     name, kernel = attention_kernel("auto", device, torch.bfloat16)
-    transformer, branch = bench.transformer(), random_branch(config, device)
+    transformer, forward = forward_of(bench, video)
     transformer.tokens = LocalTokens(kernel)
-    latents = torch.randn(latent_shape(*bench.sizes.videos[video]), device=device, dtype=torch.bfloat16)
-    forward = partial(transformer, latents, torch.tensor([500.0], device=device), branch)
     found: dict[str, Any] = {"attention": name, "eager": time_forward(forward, device, repeats, bench.part_end)}
     with torch.no_grad():
         expected = forward().float()

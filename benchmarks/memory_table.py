@@ -107,8 +107,8 @@ def report() -> str:
     text = f"""# Predicted memory of a rank, 14B
 
 Wan2.1-T2V-14B with Lynx, bfloat16, 81 frames at 832×480 or 1280×720, three guidance branches, Ulysses over all GPUs.
-Computed by `python -m benchmarks.memory_table` from shapes. One H200 has
-measured a forward and decoding on one rank (`gpu_nvidia_h200.md`). **No GPU has measured the rest.**
+Computed by `python -m benchmarks.memory_table` from shapes, with decoding in fp32. One H200 has measured a
+forward and decoding on one rank (`gpu_nvidia_h200.md`). **No GPU has measured the rest.**
 
 - Exact: weights, static K/V. Derived from the code and held against traces of fake tensors: activations, decoding.
   An upper bound: decoding rows on several ranks, K/V kept from earlier shots.
