@@ -41,6 +41,7 @@ from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.block import BlockConditioning
 from lynx_parallel.model.checkpoints import build_transformer, load_transformer
+from lynx_parallel.model.experts import Experts
 from lynx_parallel.model.transformer import Branch, LynxTransformer
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 
@@ -187,7 +188,7 @@ def denoise_and_look(folder: Path, keep: bool) -> dict[str, Any]:
     imported = kernel_says("status", "RssAnon")["RssAnon"]
     transformer = load_transformer(files_under(folder), dtype=torch.float32, keep_projections=keep)
     pipeline = LynxPipeline(
-        base=folder, transformer=transformer, resampler=None, vae=None, scheduler_config=SCHEDULER,
+        base=folder, experts=Experts([transformer]), resampler=None, vae=None, scheduler_config=SCHEDULER,
         dtype=torch.float32, device=torch.device("cpu"),
     )  # fmt: skip
     torch.manual_seed(2)

@@ -171,7 +171,7 @@ def bare_rank(rank: int, store: str, manifest: Path, output: Path, pipe: Any) ->
     pipeline = LynxPipeline.from_files(
         weights, find_face_models(campaign.pipeline.face), dtype=torch.float32, keep_projections=False
     )
-    pipeline.encode_prompts([text for shot in shots for text in (shot.text, shot.sampling.negative_prompt)])
+    pipeline.inputs.encode_prompts([text for shot in shots for text in (shot.text, shot.sampling.negative_prompt)])
     persons = {s.subject.id: pipeline.identify(s.sampling, image=s.subject.image) for s in shots}
     inputs = [pipeline.prepare(shot.text, shot.sampling, persons[shot.subject.id]) for shot in shots]
     membership = xdit.join(

@@ -6,8 +6,8 @@ The ranks of a gang use the same class with a parallelised transformer. Rank 0 m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,20 +18,22 @@ from diffusers import AutoencoderKLWan
 from lynx_parallel.inputs.base_configs import check_base
 from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.inputs.guidance import inside_window
+from lynx_parallel.inputs.memory import CONDITIONING_ENTRIES
 from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec, VaeDtype
-from lynx_parallel.inputs.sampling import REFERENCE_PROMPT, Sampling
-from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.inputs.sampling import Sampling
+from lynx_parallel.inputs.weight_files import Expert, FaceFiles, WeightFiles
 from lynx_parallel.model.adapters import Resampler
-from lynx_parallel.model.checkpoints import load_resampler, load_scheduler_config, load_transformer, load_vae
+from lynx_parallel.model.checkpoints import load_experts, load_resampler, load_scheduler_config, load_vae
+from lynx_parallel.model.experts import Experts
 from lynx_parallel.model.precision import VAE_PRECISIONS, Fp32Precision, use_ieee
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.plan.weights import find_face_models, find_weights
 from lynx_parallel.stages.conditioning import ConditioningCache, ShotInputs, make_phase
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise
-from lynx_parallel.stages.latents import decode, encode_reference, initial_noise, to_frames
-from lynx_parallel.stages.prompt import encode_prompts, pad
+from lynx_parallel.stages.latents import decode, to_frames
 from lynx_parallel.stages.resume_state import ResumeState
 from lynx_parallel.stages.schedulers import Scheduler, make_scheduler
+from lynx_parallel.stages.shot_inputs import InputMaker
 from lynx_parallel.subject.detection import FaceChoice
 from lynx_parallel.subject.person import FaceModels, Person, identify_person
 from lynx_parallel.subject.picture import read_picture
@@ -62,8 +64,8 @@ class LynxPipeline:
         self,
         *,
         base: Path,
-        transformer: LynxTransformer,
-        resampler: Resampler,
+        experts: Experts,
+        resampler: Resampler | None,
         vae: AutoencoderKLWan,
         scheduler_config: Mapping[str, Any],
         dtype: torch.dtype,
@@ -72,9 +74,7 @@ class LynxPipeline:
         vae_precision: Fp32Precision = "ieee",
     ):
         use_ieee()
-        self.base = base
-        self.transformer = transformer
-        self.resampler = resampler
+        self.experts = experts
         self.vae = vae
         self.scheduler_config = scheduler_config
         self.dtype = dtype
@@ -82,9 +82,8 @@ class LynxPipeline:
         self.faces = faces
         self.vae_precision = vae_precision
         self.guidance = LocalGuidance()
-        self.encoded_prompts: MutableMapping[str, torch.Tensor] = {}
-        self.conditioning = ConditioningCache()
-        self._unconditional: dict[Hashable, torch.Tensor] = {}
+        self.conditioning = ConditioningCache(CONDITIONING_ENTRIES * len(experts.transformers))
+        self.inputs = InputMaker(base, self.transformer.config, vae, resampler, dtype, device, vae_precision)
 
     @classmethod
     def from_pretrained(
@@ -92,6 +91,7 @@ class LynxPipeline:
         base: str | Path,
         adapters: Mapping[str, str | Path],
         *,
+        adapters_expert: Expert | None = None,
         loras: Sequence[str | Path | Mapping[str, Any]] = (),
         face: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.bfloat16,
@@ -102,12 +102,11 @@ class LynxPipeline:
         """Loads the base and the adapters.
 
         Args:
-            base: folder of Wan2.1-T2V in diffusers layout, or a hub id ``org/name[@revision]``.
-            adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files in the
-                reference layout or the single-file one, or ``hub:org/repo/path``.
-            loras: files, or mappings with ``file`` and ``weight``, as in a pipeline file.
-            face: ``detector`` and ``recognizer``, as in a pipeline file. Without them, calls must give the
-                embedding and the landmarks.
+            base: folder of a Wan model in diffusers layout, or a hub id ``org/name[@revision]``.
+            adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files, or ``hub:org/repo/path``.
+            adapters_expert: the only expert with adapters, for a base with two; None for both.
+            loras: files, or mappings with ``file``, ``weight`` and ``expert``, as in a pipeline file.
+            face: as in a pipeline file. Without it, calls must give the embedding and the landmarks.
             dtype: of the transformer, resampler and text encoder.
             vae_dtype: precision of the VAE, ``float32``, ``tf32`` or ``bfloat16``, as in a pipeline file.
             keep_projections: as in ``load_transformer``.
@@ -118,6 +117,7 @@ class LynxPipeline:
         spec = ModelSpec(
             base=str(base),
             adapters={name: str(path) for name, path in adapters.items()},  # type: ignore[arg-type]
+            adapters_expert=adapters_expert,
             loras=[str(lora) if isinstance(lora, Path) else lora for lora in loras],  # type: ignore[arg-type]
         )
         files = None if face is None else find_face_models(FaceSpec(**face))
@@ -137,16 +137,25 @@ class LynxPipeline:
         device: torch.device | str = "cpu",
         shard: Callable[[LynxTransformer], None] | None = None,
         keep_projections: bool = True,
+        one_expert: bool = False,
     ) -> Self:
-        """Loads as ``from_pretrained`` does, from local files. ``shard`` is that of ``load_transformer``."""
+        """Loads as ``from_pretrained`` does, from local files.
+
+        Args:
+            shard: as in ``load_transformer``.
+            one_expert: of two transformers, the device holds only the one in use.
+        """
         check_base(weights.base)
         vae = VAE_PRECISIONS[vae_dtype]
+        experts = load_experts(
+            weights, dtype=dtype, device=device, shard=shard, keep_projections=keep_projections,
+            one_at_a_time=one_expert,
+        )  # fmt: skip
+        resampler = weights.resampler
         return cls(
             base=weights.base,
-            transformer=load_transformer(
-                weights, dtype=dtype, device=device, shard=shard, keep_projections=keep_projections
-            ),
-            resampler=load_resampler(weights.resampler, dtype=dtype, device=device),
+            experts=experts,
+            resampler=None if resampler is None else load_resampler(resampler, dtype=dtype, device=device),
             vae=load_vae(weights.base / "vae", dtype=vae.weights, device=device),
             scheduler_config=load_scheduler_config(weights.base / "scheduler"),
             dtype=dtype,
@@ -154,6 +163,11 @@ class LynxPipeline:
             faces=None if face is None else FaceModels(face, device),
             vae_precision=vae.convolutions,
         )
+
+    @property
+    def transformer(self) -> LynxTransformer:
+        """The transformer, or of two the expert of high noise."""
+        return self.experts.transformers[0]
 
     def __call__(
         self,
@@ -163,6 +177,7 @@ class LynxPipeline:
         landmarks: Any = None,
         embedding: np.ndarray | str | Path | None = None,
         face: FaceChoice = "largest",
+        start_image: np.ndarray | str | Path | None = None,
         on_step: Callable[[Step], None] | None = None,
         **sampling: Any,
     ) -> LynxOutput:
@@ -174,15 +189,18 @@ class LynxPipeline:
                 found in the picture.
             embedding: ArcFace vector [512] of the face, or a file of it. By default it is made from the picture.
             face: which of several faces: ``largest``, ``only`` or the n-th from the left.
+            start_image: the first frame, uint8 RGB or a picture file, for a base that begins with one (I2V).
             on_step: called after each denoising step.
             sampling: any field of ``spec.pipeline.Sampling`` (width, height, num_frames, seed, …).
 
         Raises:
             SubjectError: picture, landmarks or embedding cannot be used.
+            ValueError: ``start_image`` is missing, or the base takes none.
         """
         settings = Sampling(**sampling)
         person = self.identify(settings, image=image, landmarks=landmarks, embedding=embedding, face=face)
-        inputs = self.prepare(prompt, settings, person)
+        first = read_picture(Path(start_image)) if isinstance(start_image, str | Path) else start_image
+        inputs = self.prepare(prompt, settings, person, start_image=first)
         latents = self.denoise(inputs, settings, on_step)
         return LynxOutput(frames=self.decode(latents), latents=latents)
 
@@ -196,7 +214,7 @@ class LynxPipeline:
         face: FaceChoice = "largest",
     ) -> Person:
         """Returns what the model needs of a person. Arguments and errors are those of ``__call__``."""
-        size = sampling.reference_size if self.transformer.has_reference else None
+        size = sampling.reference_size if self.experts.have_reference else None
         needs_picture = size is not None or embedding is None
         is_file = isinstance(image, str | Path)
         return identify_person(
@@ -209,65 +227,42 @@ class LynxPipeline:
             reference_size=size,
         )
 
-    def encode_prompts(self, prompts: list[str]) -> None:
-        """Makes the embeddings of these prompts. Loads the text encoder for it, and frees it afterwards."""
-        encode_prompts(self.base, prompts, self.encoded_prompts, dtype=self.dtype, device=self.device)
-
-    def prompt_embeds(self, prompt: str) -> torch.Tensor:
-        """Returns a prompt's embedding, [1, 512, text_dim]. Encodes it if that was not done before."""
-        self.encode_prompts([prompt])
-        return pad(self.encoded_prompts[prompt]).to(self.device)
-
-    @torch.no_grad()
     def prepare(
-        self, prompt: str, sampling: Sampling, person: Person, reference_latents: torch.Tensor | None = None
+        self,
+        prompt: str,
+        sampling: Sampling,
+        person: Person,
+        reference_latents: torch.Tensor | None = None,
+        start_image: np.ndarray | None = None,
     ) -> ShotInputs:
         """Returns everything that a shot starts from.
 
         Args:
             reference_latents: as from ``reference_latents``; encoded now if None.
+            start_image: the first frame, uint8 RGB [H, W, 3], for a base that begins with one.
+
+        Raises:
+            ValueError: ``start_image`` is missing, or the base takes none.
         """
-        vector = torch.from_numpy(person.embedding).to(self.device, self.dtype).view(1, 1, -1)
-        self.encode_prompts([prompt, sampling.negative_prompt])
-        inputs = ShotInputs(
-            noise=initial_noise(sampling.width, sampling.height, sampling.num_frames, sampling.seed).to(self.device),
-            prompt_embeds=self.prompt_embeds(prompt),
-            negative_prompt_embeds=self.prompt_embeds(sampling.negative_prompt),
-            id_tokens=self.resampler(vector),
-            # Upstream's unconditional identity is the resampler's output for zeros, not zeros.
-            id_tokens_uncond=self.resampler(torch.zeros_like(vector)),
-        )
-        if not self.transformer.has_reference:
-            return inputs
-        latents = self.reference_latents(sampling, person) if reference_latents is None else reference_latents
-        return replace(
-            inputs,
-            reference_prompt_embeds=self.prompt_embeds(REFERENCE_PROMPT),
-            reference_latents=latents.to(self.device),
-            reference_latents_uncond=self._reference_latents_uncond(sampling),
-        )
+        if reference_latents is None and self.experts.have_reference:
+            reference_latents = self.reference_latents(sampling, person)
+        return self.inputs.make(prompt, sampling, person.embedding, reference_latents, start_image)
 
     def reference_latents(self, sampling: Sampling, person: Person) -> torch.Tensor:
         """Returns the person's reference crop as latents [1, 16, 1, size/8, size/8], fp32."""
         assert person.ref_crop is not None
-        return self._encode_reference(person.ref_crop, sampling)
+        return self.inputs.reference_latents(person.ref_crop, sampling)
 
-    def _reference_latents_uncond(self, sampling: Sampling) -> torch.Tensor:
-        """Returns the latents of the grey picture, which all subjects share. A drawn posterior depends on the seed."""
-        key = sampling.reference_size, sampling.seed if sampling.reference_latent == "sample" else None
-        if key not in self._unconditional:
-            self._unconditional = {key: self._encode_reference(None, sampling)}
-        return self._unconditional[key]
+    def phase(self, inputs: ShotInputs, sampling: Sampling, *, inside: bool = True, expert: int = 0) -> Phase:
+        """Returns the guidance inside or outside the identity window, see ``make_phase``.
 
-    def _encode_reference(self, crop: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
-        return encode_reference(
-            self.vae, crop, size=sampling.reference_size, mode=sampling.reference_latent, seed=sampling.seed,
-            precision=self.vae_precision,
-        )  # fmt: skip
-
-    def phase(self, inputs: ShotInputs, sampling: Sampling, *, inside: bool = True) -> Phase:
-        """Returns the guidance inside or outside the identity window, see ``make_phase``."""
-        return make_phase(self.transformer, inputs, sampling, self.guidance, self.conditioning, inside=inside)
+        Args:
+            expert: 1 for the expert of low noise, which has a ``guidance_scale`` of its own.
+        """
+        if expert and sampling.guidance_scale_2 is not None:
+            sampling = sampling.model_copy(update={"guidance_scale": sampling.guidance_scale_2})
+        transformer = self.experts.use(expert)
+        return make_phase(transformer, inputs, sampling, self.guidance, self.conditioning, inside=inside)
 
     def make_scheduler(self, sampling: Sampling) -> Scheduler:
         """Returns the scheduler of these settings at its first step."""
@@ -287,12 +282,18 @@ class LynxPipeline:
             start: state from which to resume.
         """
         steps, window = sampling.num_inference_steps, sampling.identity_window
-        inside = [inside_window(step, steps, window) for step in range(steps)]
-        phases = {now: self.phase(inputs, sampling, inside=now) for now in sorted(set(inside), reverse=True)}
-        return denoise(
-            self.transformer, self.make_scheduler(sampling), inputs.noise, lambda step: phases[inside[step]], on_step,
-            self.guidance, start,
-        )  # fmt: skip
+        scheduler = self.make_scheduler(sampling)
+        experts = [self.experts.index(float(t), sampling.boundary_ratio) for t in scheduler.timesteps]
+        phases: dict[tuple[int, bool], Phase] = {}
+
+        def phase_of(step: int) -> Phase:
+            key = experts[step], inside_window(step, steps, window)
+            if key not in phases:
+                phases.clear()  # frees the static keys and values of the expert before
+                phases[key] = self.phase(inputs, sampling, expert=key[0], inside=key[1])
+            return phases[key]
+
+        return denoise(scheduler, inputs.noise, phase_of, on_step, self.guidance, start)
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Decodes final latents to uint8 frames [F, H, W, 3]."""

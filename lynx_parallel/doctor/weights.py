@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lynx_parallel.demo.places import demo_root, facepack_root, is_built
 from lynx_parallel.doctor.report import Weight
 from lynx_parallel.inputs.load import find_pipeline, load_pipeline
-from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec
-from lynx_parallel.inputs.weight_files import COMPONENTS
+from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, Adapters, FaceSpec
 from lynx_parallel.inputs.weight_names import resolve_file
-from lynx_parallel.plan.present_weights import cached, lacking, snapshot
-from lynx_parallel.plan.weights import arcface_file, pack_folder
+from lynx_parallel.plan.present_weights import cached, components, lacking, snapshot
+from lynx_parallel.plan.weights import arcface_file, pack_folder, replaced_parts
 
 # Beginning of a source → licence; see the README. A pipeline's own ``license:`` wins.
 _LICENCES = {
-    "Wan-AI/Wan2.1": "Apache-2.0",
+    "Wan-AI/Wan2": "Apache-2.0",
     "hub:ByteDance/lynx/": "Apache-2.0",
     BUFFALO_L: "non-commercial research only",
     "demo:": "Apache-2.0",
@@ -30,11 +30,12 @@ def find_all(pipeline: str) -> list[Weight]:
     """
     spec, file = load_pipeline(pipeline, resolve=False), find_pipeline(pipeline)
     finder = _Finder(pipeline, file.parent)
-    single = spec.model.transformer
-    found = [finder.base(spec.model.base, replaced=single is not None)]
-    if single is not None:
-        found.append(finder.adapter("transformer", "model.transformer", single.file, single.license))
-    for name in type(spec.model.adapters).model_fields:
+    replaced = replaced_parts(spec.model)
+    found = [finder.base(spec.model.base, replaced)]
+    for part in replaced:
+        single = getattr(spec.model, part)
+        found.append(finder.adapter(part, f"model.{part}", single.file, single.license))
+    for name in Adapters.model_fields:
         if adapter := getattr(spec.model.adapters, name):
             found.append(finder.adapter(f"adapter {name}", f"model.adapters.{name}", adapter.file, adapter.license))
     found += [finder.adapter("LoRA", "model.loras", lora.file, lora.license) for lora in spec.model.loras]
@@ -48,21 +49,22 @@ class _Finder:
         self.folder = folder
         self.fetch = f"lynx-render fetch {pipeline} downloads it."
 
-    def base(self, source: str, *, replaced: bool) -> Weight:
+    def base(self, source: str, replaced: Sequence[str]) -> Weight:
         if source.startswith("demo:"):
             return _demo("base", source, demo_root())
         local = resolve_file(self.folder, source)
         if local.is_dir() or source.startswith((".", "/", "~")):
-            remedy = "Put a Wan2.1 model in diffusers layout there, or correct model.base."
+            remedy = "Put a Wan model in diffusers layout there, or correct model.base."
             return self._base_in(source, local if local.is_dir() else None, remedy, replaced)
         return self._base_in(source, snapshot(source), self.fetch, replaced)
 
-    def _base_in(self, source: str, folder: Path | None, remedy: str, replaced: bool) -> Weight:
+    def _base_in(self, source: str, folder: Path | None, remedy: str, replaced: Sequence[str]) -> Weight:
         if folder is None:
             return _missing("base", source, "missing", remedy)
-        files = [path for name in COMPONENTS for path in (folder / name).rglob("*") if path.is_file()]
+        names = components(folder)
+        files = [path for name in names for path in (folder / name).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        if parts := lacking(folder, replaced=replaced):
+        if parts := lacking(folder, replaced):
             more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             return Weight(
                 "base", source, False, size, _licence(source), f"missing: {', '.join(parts[:3])}{more}", remedy

@@ -70,7 +70,8 @@ class Run:
     def packaging(self) -> dict[str, str]:
         """How the files of the transformer and of the adapters are packed."""
         files = self.weights
-        return packagings({"transformer": files.transformer, "id": files.id, "ref": files.ref})
+        names = ("transformer", "transformer_2", "id", "ref")
+        return packagings({name: getattr(files, name) for name in names})
 
 
 class Attempt:

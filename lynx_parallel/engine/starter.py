@@ -138,7 +138,9 @@ class GangStarter:
         """Returns files that every rank must see. A file that is missing here too fails its own shots only."""
         run, subject = self._board.run, self._board.shots[0].subject
         weights = run.weights
-        files = [weights.base, weights.transformer, weights.resampler, weights.id, weights.ref]
+        files = [
+            weights.base, weights.transformer, weights.transformer_2, weights.resampler, weights.id, weights.ref
+        ]  # fmt: skip
         files += [*(lora.path for lora in weights.loras), subject.image, subject.embedding]
         if run.face is not None:
             files += [run.face.detector, run.face.recognizer]

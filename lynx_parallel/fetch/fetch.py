@@ -30,6 +30,7 @@ from lynx_parallel.plan.weights import (
     hub_base,
     hub_file,
     pack_folder,
+    replaced_parts,
 )
 from lynx_parallel.text import first_line, one_line, shown_size
 from lynx_parallel.view.transfer import Transfer
@@ -110,7 +111,8 @@ def _hub_files(spec: PipelineSpec, licenses: dict[str, str]) -> Iterator[Downloa
     if base := hub_base(spec.model.base):
         patterns.setdefault(base, []).extend(base_patterns(spec.model))
     adapters = spec.model.adapters
-    for adapter in (spec.model.transformer, adapters.resampler, adapters.id, adapters.ref, *spec.model.loras):
+    files = (spec.model.transformer, spec.model.transformer_2, adapters.resampler, adapters.id, adapters.ref)
+    for adapter in (*files, *spec.model.loras):
         if adapter and (found := hub_file(adapter.file)):
             repo, revision, path = found
             patterns.setdefault((repo, revision), []).append(path)
@@ -234,10 +236,9 @@ def _report(
             adapter = getattr(adapters, name)
             license_ = adapter.license or from_hub(hub_file(adapter.file))
             yield Fetched(name, adapter.file, path, _size(path), license_)
-    if spec.model.transformer is not None and weights.transformer is not None:
-        license_ = spec.model.transformer.license or from_hub(hub_file(spec.model.transformer.file))
-        path = weights.transformer
-        yield Fetched("transformer", spec.model.transformer.file, path, _size(path), license_)
+    for part in replaced_parts(spec.model):
+        file, path = getattr(spec.model, part), getattr(weights, part)
+        yield Fetched(part, file.file, path, _size(path), file.license or from_hub(hub_file(file.file)))
     for lora, file in zip(spec.model.loras, weights.loras, strict=True):
         license_ = lora.license or from_hub(hub_file(lora.file))
         yield Fetched("LoRA", lora.file, file.path, _size(file.path), license_)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.base_parts import IMAGE_TO_VIDEO, names
 from lynx_parallel.inputs.model_config import read_config
+from lynx_parallel.inputs.weight_files import COMPONENTS, IMAGE_PARTS, SECOND_EXPERT
 from lynx_parallel.text import one_line
 
-T2V = "Wan2.1-T2V"
+SUPPORTED = "Wan2.1 T2V and I2V, Wan2.2 T2V-A14B and I2V-A14B"
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,19 @@ def _names(*names: str) -> Rule:
     return only(None, *names, supported=" or ".join(names))
 
 
-SIZE = Rule(lambda value: type(value) is int and 1 <= value <= 10**6, "a whole number from 1 to 1000000")
-OFF = only(None, supported=f"null ({T2V} has none)")
-NOT_SET = only(None, False, supported=f"false ({T2V} does not use it)")
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 10**6
+
+
+SIZE = Rule(_is_size, "a whole number from 1 to 1000000")
+OFF = only(None, supported="null (only Wan2.1 I2V has one)")
+NOT_SET = only(None, False, supported="false")
 
 TRANSFORMER: dict[str, Rule] = {
     "_class_name": _names("WanTransformer3DModel"),
     # Sizes of pictures are multiples of 16: 8 of the VAE, 2 of the patches.
     "patch_size": only([1, 2, 2]),
-    "in_channels": only(16, supported="16 (more are bases that see a picture, such as I2V, or Wan2.2-5B)"),
+    "in_channels": only(16, supported="16 (36 is for a WanImageToVideoPipeline)"),
     "out_channels": only(16, None),
     "num_attention_heads": ANY,
     "attention_head_dim": ANY,
@@ -70,13 +77,20 @@ TRANSFORMER: dict[str, Rule] = {
     "qk_norm": only("rms_norm_across_heads"),
     "image_dim": OFF,
     "added_kv_proj_dim": OFF,
-    "pos_embed_seq_len": OFF,
+    "pos_embed_seq_len": only(None),
     "add_img_emb": NOT_SET,  # this and the next: of configurations before diffusers 0.33
     "window_size": only(None, [-1, -1]),
     "quantization_config": only(None, supported="null (weights in float32, bfloat16 or float16)"),
     "torch_dtype": ANY,  # the pipeline's dtype counts
     "dtype": ANY,
 }
+TRANSFORMER_I2V = {
+    **TRANSFORMER,
+    "in_channels": only(36, supported="36 (latents, mask and first frame)", required=True),
+    "image_dim": Rule(lambda value: value is None or _is_size(value), "null or a whole number"),
+    "added_kv_proj_dim": Rule(lambda value: value is None or _is_size(value), "null or a whole number"),
+}
+"""Rules of a base that begins with a picture. Wan2.1 I2V also sees the picture's CLIP embedding."""
 VAE: dict[str, Rule] = {
     "_class_name": _names("AutoencoderKLWan"),
     "base_dim": ANY,
@@ -126,9 +140,12 @@ SCHEDULER: dict[str, Rule] = {
     ),
 }  # fmt: skip
 MODEL_INDEX: dict[str, Rule] = {
-    "_class_name": only(None, "WanPipeline", "WanVideoToVideoPipeline", supported=f"WanPipeline ({T2V})"),
-    "boundary_ratio": only(None, supported="null (one transformer for all steps; Wan2.2 has two)"),
-    "expand_timesteps": only(None, False, supported="false (true is Wan2.2-5B)"),
+    "_class_name": only(
+        None, "WanPipeline", "WanVideoToVideoPipeline", IMAGE_TO_VIDEO, supported=f"WanPipeline or {IMAGE_TO_VIDEO}"
+    ),
+    "boundary_ratio": ANY,
+    SECOND_EXPERT: ANY,
+    "expand_timesteps": NOT_SET,
     **dict.fromkeys(("transformer", "vae", "scheduler", "text_encoder", "tokenizer"), ANY),
 }
 """Any other component must be ``null`` or ``[null, null]``, as diffusers writes one that is left out."""
@@ -138,6 +155,22 @@ TEXT_ENCODER: dict[str, Rule] = {
     "quantization_config": TRANSFORMER["quantization_config"],
 }
 """transformers handles the other keys of a text encoder."""
+IMAGE_ENCODER: dict[str, Rule] = {"model_type": _names("clip_vision_model", "clip")}
+_SIZES = (
+    "num_layers",
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "text_dim",
+    "image_dim",
+    "patch_size",
+)
+"""Keys in which two experts must agree."""
+_FILES = {
+    **dict.fromkeys(("transformer", SECOND_EXPERT, "vae", "text_encoder", "image_encoder"), "config.json"),
+    "scheduler": "scheduler_config.json",
+}
+"""Configuration file of each part."""
 
 
 def base_mistakes(base: Path) -> list[str]:
@@ -149,28 +182,77 @@ def base_mistakes(base: Path) -> list[str]:
         CheckpointError: a configuration is no JSON object.
     """
     lines: list[str] = []
-    index = _read(base / "model_index.json")
-    if index is not None:
-        lines += _mistakes(base / "model_index.json", index, MODEL_INDEX, _left_out)
-    if (base / "transformer_2").is_dir() and "transformer_2" not in (index or {}):
-        lines.append(f"{base / 'transformer_2'}: a second transformer (Wan2.2): not supported: {T2V} bases have one")
-    configs = {}
-    for part, name, rules, strict in (
-        ("transformer", "config.json", TRANSFORMER, True),
-        ("vae", "config.json", VAE, True),
-        ("scheduler", "scheduler_config.json", SCHEDULER, True),
-        ("text_encoder", "config.json", TEXT_ENCODER, False),
-    ):
-        path = base / part / name
-        if (config := _read(path)) is None:
-            continue
-        configs[part] = config
-        lines += _mistakes(path, config, rules, _is_null if strict else lambda _: True)
-    text_dim, width = configs.get("transformer", {}).get("text_dim"), configs.get("text_encoder", {}).get("d_model")
-    if isinstance(text_dim, int) and isinstance(width, int) and text_dim != width:
-        path = base / "text_encoder" / "config.json"
-        lines.append(f"{path}: d_model: {width}: not supported: must be {text_dim}, the transformer's text_dim")
-    return lines
+    index_path = base / "model_index.json"
+    index = _read(index_path)
+    configs = {part: config for part in _FILES if (config := _read(base / part / _FILES[part])) is not None}
+    if other := _other_family(index or {}, configs):
+        return [f"{base}: this is {other}, which is not supported: supported are {SUPPORTED}"]
+    index = index or {}
+    takes_image = index.get("_class_name") == IMAGE_TO_VIDEO
+    image_parts = {} if takes_image else dict.fromkeys(IMAGE_PARTS, OFF)
+    lines += _mistakes(index_path, index, {**MODEL_INDEX, **dict.fromkeys(IMAGE_PARTS, ANY), **image_parts}, _left_out)
+    lines += _expert_mistakes(base, index, configs)
+    transformer = TRANSFORMER_I2V if takes_image else TRANSFORMER
+    rules = {"transformer": transformer, SECOND_EXPERT: transformer, "vae": VAE, "scheduler": SCHEDULER,
+             "text_encoder": TEXT_ENCODER, "image_encoder": IMAGE_ENCODER}  # fmt: skip
+    for part, config in configs.items():
+        if part in COMPONENTS or names(index, part):
+            unknown_fits = (lambda _: True) if part.endswith("_encoder") else _is_null
+            lines += _mistakes(base / part / _FILES[part], config, rules[part], unknown_fits)
+    return [*lines, *_width_mistakes(base, index, configs)]
+
+
+def _other_family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the name of a base of the Wan family that is not supported, or nothing."""
+    transformer = configs.get("transformer", {})
+    classes = f"{index.get('_class_name')} {transformer.get('_class_name')}"
+    if index.get("expand_timesteps") or transformer.get("in_channels") == 48:
+        return "Wan2.2-TI2V-5B"
+    if "VACE" in classes or "vace_layers" in transformer:
+        return "a VACE model"
+    if "Animate" in classes:
+        return "Wan2.2-Animate"
+    return "Wan2.1-FLF2V" if transformer.get("pos_embed_seq_len") else ""
+
+
+def _expert_mistakes(base: Path, index: Mapping[str, Any], configs: Mapping[str, Any]) -> Iterator[str]:
+    """Compares the two experts of a base, if it has two."""
+    if not names(index, SECOND_EXPERT):
+        if SECOND_EXPERT in configs:
+            yield f"{base / SECOND_EXPERT}: a second transformer, which model_index.json does not name"
+        return
+    ratio = index.get("boundary_ratio")
+    if not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        path = base / "model_index.json"
+        yield f"{path}: boundary_ratio: {_shown(ratio)}: must be a number between 0 and 1: the base has two experts"
+    first, second = configs.get("transformer"), configs.get(SECOND_EXPERT)
+    if first is None or second is None:
+        return
+    for key in _SIZES:
+        if first.get(key) != second.get(key):
+            path = base / SECOND_EXPERT / "config.json"
+            yield f"{path}: {key}: {_shown(second.get(key))}: must be {_shown(first.get(key))}, as in transformer/"
+
+
+def _width_mistakes(base: Path, index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Compares the widths of encoders with what the transformer takes."""
+    transformer = configs.get("transformer", {})
+    for part, key, wanted in (("text_encoder", "d_model", "text_dim"), ("image_encoder", "hidden_size", "image_dim")):
+        width, expected = configs.get(part, {}).get(key), transformer.get(wanted)
+        if isinstance(width, int) and isinstance(expected, int) and width != expected:
+            path = base / part / "config.json"
+            yield f"{path}: {key}: {width}: not supported: must be {expected}, the transformer's {wanted}"
+    path, image_dim = base / "transformer" / "config.json", transformer.get("image_dim")
+    if image_dim is not None and not names(index, "image_encoder"):
+        yield f"{path}: image_dim: {_shown(image_dim)}: model_index.json names no image_encoder"
+    inner = _product(transformer.get("num_attention_heads"), transformer.get("attention_head_dim"))
+    wanted_dim = None if image_dim is None else inner
+    if (found := transformer.get("added_kv_proj_dim")) != wanted_dim and transformer.get("in_channels") == 36:
+        yield f"{path}: added_kv_proj_dim: {_shown(found)}: not supported: must be {_shown(wanted_dim)}"
+
+
+def _product(*values: Any) -> int | None:
+    return prod(values) if all(isinstance(value, int) for value in values) else None
 
 
 def check_base(base: Path) -> None:
@@ -203,7 +285,7 @@ def _mistakes(
         rule = rules.get(key)
         if rule is None:
             if not key.startswith("_") and not unknown_fits(value):  # "_" begins diffusers' own notes: version, origin
-                yield f"{path}: {one_line(key)}: {_shown(value)}: not supported: {T2V} bases have no such key"
+                yield f"{path}: {one_line(key)}: {_shown(value)}: not supported: no supported base has such a key"
         elif rule.fits is not None and not rule.fits(value):
             yield f"{path}: {key}: {_shown(value)}: not supported: must be {rule.supported}"
     for key, rule in rules.items():

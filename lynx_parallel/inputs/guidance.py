@@ -36,13 +36,16 @@ def guidance_coefficients(
     return {name: coefficient for name, coefficient in coefficients.items() if coefficient != 0}
 
 
-def sampling_coefficients(sampling: Sampling, *, has_reference: bool, inside: bool = True) -> dict[BranchName, float]:
+def sampling_coefficients(
+    sampling: Sampling, *, has_reference: bool, has_identity: bool = True, inside: bool = True
+) -> dict[BranchName, float]:
     """Returns the coefficients of a shot's branches inside or outside its identity window.
 
     Args:
         has_reference: False for lite, which has no branch i: upstream ignores ``guidance_scale_i`` there.
+        has_identity: whether the transformer has an ID adapter.
     """
-    acts = sampling.ip_scale > 0 or (has_reference and sampling.ref_scale > 0)
+    acts = (has_identity and sampling.ip_scale > 0) or (has_reference and sampling.ref_scale > 0)
     g_i = sampling.guidance_scale_i if has_reference else None
     return guidance_coefficients(sampling.guidance_scale, g_i, identity=inside and acts)
 

@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 KEPT_FP32 = frozenset({"rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 """Modules that diffusers keeps in fp32 (``WanTransformer3DModel._keep_in_fp32_modules``)."""
-TEXT_TOKENS, ID_TOKENS, REF_TOKENS = 512, 16, 256
+TEXT_TOKENS, IMAGE_TOKENS, ID_TOKENS, REF_TOKENS = 512, 257, 16, 256
 CONDITIONING_ENTRIES = 8
 """Sets of static keys and values that a pipeline keeps from shot to shot, see ``ConditioningCache``."""
 ALLOWANCE_BYTES = 1_500_000_000
@@ -107,6 +107,8 @@ def predict(
     text_encoder_bytes: int = 0,
     tiled_decode: bool = False,
     tf32_decode: bool = False,
+    experts: int = 1,
+    resident: int = 1,
     kept_fp32: Collection[str] = KEPT_FP32,
 ) -> Prediction:
     """Returns what the fullest rank of a gang needs to render one shot.
@@ -124,6 +126,8 @@ def predict(
         text_encoder_bytes: of the text encoder.
         tiled_decode: decode by tiles, on rank 0.
         tf32_decode: decode with convolutions in TF32.
+        experts: number of transformers of these shapes; their static keys and values are kept for each of them.
+        resident: number of them that are on the device at the same time.
     """
     width, ranks = DTYPE_BYTES[dtype], layout.sequence if sharded else 1
     ffn_dim, dim = shapes["blocks.0.ffn.net.0.proj.weight"]
@@ -132,12 +136,13 @@ def predict(
     base = {key: shape for key, shape in held.items() if key not in adapters}
     dealt = [branches[n :: layout.guidance] for n in range(layout.guidance)]
     static = max(static_kv_bytes(shapes, mine, width) for mine in dealt)
+    entries = CONDITIONING_ENTRIES * experts
     # A rank with fewer branches keeps more from earlier shots.
-    all_kv = max(static_kv_bytes(shapes, mine, width) + kept_kv_bytes(shapes, mine, width) for mine in dealt)
+    all_kv = max(static_kv_bytes(shapes, mine, width) + kept_kv_bytes(shapes, mine, width, entries) for mine in dealt)
     axes = (layout.size, layout.sequence, layout.ring, layout.ulysses, layout.guidance)
     return Prediction(
-        transformer=parameter_bytes(base, width, kept_fp32=kept_fp32, ranks=ranks),
-        adapters=parameter_bytes(adapters, width, kept_fp32=kept_fp32, ranks=ranks),
+        transformer=resident * parameter_bytes(base, width, kept_fp32=kept_fp32, ranks=ranks),
+        adapters=resident * parameter_bytes(adapters, width, kept_fp32=kept_fp32, ranks=ranks),
         resampler=parameter_bytes(resampler or {}, width, kept_fp32=()),
         vae=vae_bytes,
         gathered=_gathered_bytes(held, width, kept_fp32) if ranks > 1 else 0,
@@ -181,20 +186,23 @@ def parameter_bytes(
 def static_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> int:
     """Returns the bytes of keys and values that these branches attend to beside the video; branches share them.
 
-    c attends to the prompt, i and u to the negative prompt. c and i attend to the subject's identity and reference.
+    All attend to the first frame, if the base sees one. c attends to the prompt, i and u to the negative prompt. c and
+    i attend to the subject's identity and reference.
     """
     sets, (texts, people) = _static_sets(shapes, dtype_bytes), _sets_in_use(branches)
-    return texts * sets["text"] + people * (sets["identity"] + sets["reference"])
+    return sets["image"] + texts * sets["text"] + people * (sets["identity"] + sets["reference"])
 
 
-def kept_kv_bytes(shapes: Shapes, branches: Iterable[str], dtype_bytes: int) -> int:
+def kept_kv_bytes(
+    shapes: Shapes, branches: Iterable[str], dtype_bytes: int, entries: int = CONDITIONING_ENTRIES
+) -> int:
     """Returns the most bytes that ``LynxPipeline`` keeps from earlier shots: its free entries, filled by largest sets.
 
     Such a set is the text of an earlier prompt, or the reference pass's own prompt, "image of a face".
     """
     sets, (texts, people) = _static_sets(shapes, dtype_bytes), _sets_in_use(branches)
-    used = texts + people * sum(sets[kind] > 0 for kind in ("identity", "reference"))
-    return max(CONDITIONING_ENTRIES - used, 0) * max(sets.values())
+    used = (sets["image"] > 0) + texts + people * sum(sets[kind] > 0 for kind in ("identity", "reference"))
+    return max(entries - used, 0) * max(sets.values())
 
 
 def _sets_in_use(branches: Iterable[str]) -> tuple[int, int]:
@@ -205,10 +213,12 @@ def _sets_in_use(branches: Iterable[str]) -> tuple[int, int]:
 
 def _static_sets(shapes: Shapes, dtype_bytes: int) -> dict[str, int]:
     """Returns the bytes of one set of static keys and values of each kind."""
-    numbers = {"text": 0, "identity": 0, "reference": 0}
+    numbers = {"text": 0, "image": 0, "identity": 0, "reference": 0}
     for key, shape in shapes.items():
         if key.endswith("attn2.to_k.weight"):
             numbers["text"] += TEXT_TOKENS * shape[0]
+        elif key.endswith("attn2.add_k_proj.weight"):
+            numbers["image"] += IMAGE_TOKENS * shape[0]
         elif key.endswith("id_adapter.to_k_ip.weight"):
             registers = shapes.get(key.replace("to_k_ip.weight", "registers"), (1, 0))[1]
             numbers["identity"] += (ID_TOKENS + registers) * shape[0]

@@ -22,16 +22,16 @@ _TRANSFORMER_SIZES = {
 
 
 def transformer_config(weights: WeightFiles) -> dict[str, Any]:
-    """Returns diffusers' configuration of the base's transformer.
+    """Returns diffusers' configuration of a transformer of the base, see ``WeightFiles.of``.
 
     Raises:
         CheckpointError: missing, not JSON, or without the sizes that a Wan transformer has.
     """
-    path = weights.base / "transformer" / "config.json"
+    path = weights.transformer_folder / "config.json"
     try:
         config = read_config(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}: is {weights.base} a Wan2.1 model in diffusers layout?") from None
+        raise CheckpointError(f"{error}: is {weights.base} a Wan model in diffusers layout?") from None
     check_sizes(path, config, _TRANSFORMER_SIZES)
     match config.get("patch_size"):
         case [int(), int(), int()] as sizes if all(0 < size <= 100 for size in sizes):

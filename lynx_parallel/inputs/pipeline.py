@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from lynx_parallel.inputs.sampling import Sampling, as_tuple
-from lynx_parallel.inputs.strict import Strict, Text, Version, must
+from lynx_parallel.inputs.strict import Strict, Text, Version, mistake, must
+from lynx_parallel.inputs.weight_files import Expert
 
 VaeDtype = Annotated[Literal["float32", "tf32", "bfloat16"], must("'float32', 'tf32' or 'bfloat16'")]
+
+
+ExpertName = Annotated[Expert, must("'high_noise' or 'low_noise'")]
 
 
 class AdapterFile(Strict):
@@ -30,11 +34,24 @@ Adapter = Annotated[AdapterFile, BeforeValidator(_short_form)]
 
 
 class Adapters(Strict):
-    """The Lynx weights; without ``ref`` (lite) no picture of the subject is needed."""
+    """The Lynx weights; without ``ref`` (lite) no picture of the subject is needed.
 
-    resampler: Adapter = Field(description="a file, hub:org/repo/path or demo:name")
-    id: Adapter = Field(description="a file, hub:org/repo/path or demo:name")
+    Attributes:
+        resampler, id: both or neither. Bases that see a CLIP embedding of the first frame (Wan2.1 I2V) take no ID.
+    """
+
+    resampler: Adapter | None = Field(default=None, description="a file, hub:org/repo/path or demo:name")
+    id: Adapter | None = Field(default=None, description="a file, hub:org/repo/path or demo:name")
     ref: Adapter | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Adapters:
+        if (self.resampler is None) != (self.id is None):
+            missing = "id" if self.id is None else "resampler"
+            raise mistake(f"a mapping with both resampler and id: {missing} is missing")
+        if self.id is None and self.ref is None:
+            raise mistake("a mapping with resampler and id, with ref, or with all three")
+        return self
 
 
 class LoraSpec(AdapterFile):
@@ -42,9 +59,12 @@ class LoraSpec(AdapterFile):
 
     Attributes:
         weight: factor of its change; may be negative.
+        expert: the only expert that it changes, ``high_noise`` or ``low_noise``, where the base has two; by default
+            both.
     """
 
     weight: Annotated[float, Field(ge=-100, le=100), must("a number from -100 to 100")] = 1.0
+    expert: ExpertName | None = None
 
 
 Lora = Annotated[LoraSpec, BeforeValidator(_short_form)]
@@ -56,8 +76,12 @@ class ModelSpec(Strict):
     Attributes:
         base: a hub id ``org/name[@revision]``, an absolute folder or ``demo:name``.
         transformer: a single file that replaces the base's transformer: with Wan's or diffusers' names, in fp32, fp16,
-            bf16 or fp8, plain or scaled. It is dequantised when it is loaded. All else comes from the base.
+            bf16 or fp8, plain or scaled. It is dequantised when it is loaded. All else comes from the base. Where the
+            base has two experts, that of high noise.
+        transformer_2: the same for the expert of low noise.
         loras: added to the transformer's weights when these are loaded, in this order.
+        adapters_expert: the only expert with adapters, ``high_noise`` or ``low_noise``, where the base has two; by
+            default both.
         loras_on_reference: whether the reference pass runs with the LoRAs. Published implementations disagree.
         dtype: of the transformer, the resampler and the text encoder.
         vae_dtype: precision of the VAE. ``float32`` is true fp32. ``tf32`` has fp32 weights and computes convolutions
@@ -68,6 +92,8 @@ class ModelSpec(Strict):
     base: Text = Field(description="a hub id org/name[@revision], a folder or demo:tiny")
     adapters: Adapters = Field(description="a mapping with resampler, id and, if wanted, ref")
     transformer: Adapter | None = None
+    transformer_2: Adapter | None = None
+    adapters_expert: ExpertName | None = None
     loras: Annotated[tuple[Lora, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="a list of files, or of mappings with file and weight"
     )

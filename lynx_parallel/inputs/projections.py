@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-ProjectionKind = Literal["text", "identity", "reference"]
+ProjectionKind = Literal["text", "image", "identity", "reference"]
 
 PROJECTIONS: dict[ProjectionKind, tuple[str, ...]] = {
     "text": ("attn2.to_k.", "attn2.to_v."),
+    "image": ("attn2.add_k_proj.", "attn2.add_v_proj."),
     "identity": ("id_adapter.",),
     "reference": ("ref_adapter.",),
 }

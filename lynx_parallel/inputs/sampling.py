@@ -7,9 +7,8 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
-from lynx_parallel.inputs.strict import Strict, must
+from lynx_parallel.inputs.strict import Strict, mistake, must
 
 MAX_SEED = 2**63 - 1
 REFERENCE_PROMPT = "image of a face"
@@ -93,6 +92,7 @@ Timesteps = Annotated[
     must("a falling list of numbers above 0, at most 1000, such as [1000, 937, 833, 625]"),
 ]
 Shift = Annotated[float, Field(gt=0), must("a finite number above 0")]
+Ratio = Annotated[float, Field(gt=0, lt=1), must("a number between 0 and 1")]
 Scale = Annotated[float, Field(ge=0), must("a finite number from 0")]
 ReferenceSize = Annotated[int, Field(ge=128, le=1024, multiple_of=128), must("a multiple of 128 from 128 to 1024")]
 Window = Annotated[
@@ -128,6 +128,9 @@ class Sampling(Strict):
         sigmas: the sigma of each step, final: no shift applies. ``num_inference_steps`` is their number.
         timesteps: the same as 1000·σ.
         guidance_scale: strength of the text.
+        guidance_scale_2: the same for the expert of low noise, where the base has two; None uses ``guidance_scale``.
+        boundary_ratio: the expert of high noise denoises at timesteps of at least 1000 · ``boundary_ratio``; None uses
+            the base's own.
         guidance_scale_i: strength of the identity; None runs two guidance branches instead of three.
         ip_scale, ref_scale: strength of the ID and the Ref adapter.
         reference_latent: ``mode`` of the VAE posterior, or a ``sample`` drawn with seed+1.
@@ -148,6 +151,8 @@ class Sampling(Strict):
     sigmas: Sigmas | None = None
     timesteps: Timesteps | None = None
     guidance_scale: Scale = 5.0
+    guidance_scale_2: Scale | None = None
+    boundary_ratio: Ratio | None = None
     guidance_scale_i: Scale | None = 2.0
     ip_scale: Scale = 1.0
     ref_scale: Scale = 1.0
@@ -159,7 +164,7 @@ class Sampling(Strict):
     seed: Seed = 42
 
 
-_MAY_BE_NULL = {"guidance_scale_i", "sigmas", "timesteps"}
+_MAY_BE_NULL = {"guidance_scale_i", "guidance_scale_2", "boundary_ratio", "sigmas", "timesteps"}
 
 
 def sampling_mistake(sampling: Sampling) -> str | None:
@@ -195,6 +200,8 @@ class SamplingOverrides(Strict):
     sigmas: Sigmas | None = None
     timesteps: Timesteps | None = None
     guidance_scale: Scale | None = None
+    guidance_scale_2: Scale | None = None
+    boundary_ratio: Ratio | None = None
     guidance_scale_i: Scale | None = None
     ip_scale: Scale | None = None
     ref_scale: Scale | None = None
@@ -210,7 +217,7 @@ class SamplingOverrides(Strict):
     def _null_is_no_value(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None and info.field_name not in _MAY_BE_NULL:
             allowed = "a value (leave the key out to keep the setting)"
-            raise PydanticCustomError("must", "must be {allowed}", {"allowed": allowed})
+            raise mistake(allowed)
         return value
 
     def given(self) -> dict[str, Any]:

@@ -21,14 +21,19 @@ def must(allowed: str) -> WrapValidator:
         try:
             return handler(value)
         except (ValidationError, OverflowError):
-            raise PydanticCustomError("must", "must be {allowed}", {"allowed": allowed}) from None
+            raise mistake(allowed) from None
 
     return WrapValidator(check)
 
 
+def mistake(allowed: str) -> PydanticCustomError:
+    """Returns the error ``must be <allowed>``, for a validator to raise."""
+    return PydanticCustomError("must", "must be {allowed}", {"allowed": allowed})
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise PydanticCustomError("must", "must be {allowed}", {"allowed": "text that is not empty"})
+        raise mistake("text that is not empty")
     return text
 
 

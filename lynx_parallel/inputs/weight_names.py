@@ -94,6 +94,7 @@ def resolve_weights(spec: PipelineSpec, document: Document, problems: Problems) 
         "base": base,
         "adapters": model.adapters.model_copy(update=files),
         "transformer": model.transformer and resolve(model.transformer, "transformer"),
+        "transformer_2": model.transformer_2 and resolve(model.transformer_2, "transformer_2"),
         "loras": tuple(resolve(lora, "loras", i) for i, lora in enumerate(model.loras)),
     }
     if spec.face is not None:

@@ -89,11 +89,13 @@ def adapter_sources(weights: WeightFiles, num_layers: int) -> dict[str, Source]:
         CheckpointError: a key of neither layout, layers for other blocks than the base has, or a
             resampler that belongs to other ID layers.
     """
-    check_resampler(weights)
-    read = read_sources(weights.id)
-    # Lite's i-th adapter sits in block 2i.
-    stride = 1 if is_full(_shapes(read)) else 2
-    sources = _adapter_file(weights.id, read, _ID, stride, num_layers)
+    sources: dict[str, Source] = {}
+    if weights.id is not None:
+        check_resampler(weights)
+        read = read_sources(weights.id)
+        # Lite's i-th adapter sits in block 2i.
+        stride = 1 if is_full(_shapes(read)) else 2
+        sources |= _adapter_file(weights.id, read, _ID, stride, num_layers)
     if weights.ref is not None:
         sources |= _adapter_file(weights.ref, read_sources(weights.ref), _REF, 1, num_layers)
     return sources
@@ -125,6 +127,8 @@ def check_resampler(weights: WeightFiles) -> None:
     Raises:
         CheckpointError: the resampler's output size is not the ID layers' input size.
     """
+    assert weights.resampler is not None
+    assert weights.id is not None
     found = read_shapes(weights.resampler).get("proj_out.weight")
     wanted = next((s for k, s in read_shapes(weights.id).items() if k.endswith("to_k_ip.weight")), None)
     # Of another rank they are named later, by check_rank.

@@ -26,11 +26,15 @@ class KV(NamedTuple):
 
 
 class BlockConditioning(NamedTuple):
-    """Conditioning of one block by one guidance branch. None for an adapter that the block lacks."""
+    """Conditioning of one block by one guidance branch. None for an adapter that the block lacks.
+
+    ``image`` is that of the first frame's CLIP embedding, for a base that sees one.
+    """
 
     text: KV
     identity: KV | None = None
     reference: KV | None = None
+    image: KV | None = None
     ip_scale: float = 1.0
     ref_scale: float = 1.0
 
@@ -113,6 +117,8 @@ class LynxBlock(nn.Module):
         attn = self.attn2
         q = attn.norm_q(attn.to_q(self.norm2(x_BLC.float()).type_as(x_BLC))).unflatten(2, (attn.heads, -1))
         out = tokens.attention(q, *conditioning.text)
+        if conditioning.image is not None:
+            out = out + tokens.attention(q, *conditioning.image)
         if conditioning.identity is not None:
             out = out + conditioning.ip_scale * tokens.attention(q, *conditioning.identity)
         return attn.to_out[0](out.flatten(2))
@@ -129,6 +135,11 @@ class LynxBlock(nn.Module):
     def text_kv(self, text_BSC: torch.Tensor) -> KV:
         """Returns the static K and V of the cross-attention for projected text [B, 512, C]."""
         return self._kv(self.attn2.norm_k(self.attn2.to_k(text_BSC)), self.attn2.to_v(text_BSC))
+
+    def image_kv(self, image_BSC: torch.Tensor) -> KV:
+        """Returns the static K and V of the first frame's projected CLIP embedding, [B, 257, C]."""
+        attn = self.attn2
+        return self._kv(attn.norm_added_k(attn.add_k_proj(image_BSC)), attn.add_v_proj(image_BSC))
 
     def identity_kv(self, id_tokens_BSC: torch.Tensor) -> KV | None:
         """Returns the static K and V of ID tokens [B, 16, id_dim], or None without an ID adapter."""

@@ -17,12 +17,14 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import nn
 
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.base_parts import base_parts
 from lynx_parallel.inputs.model_config import check_sizes, read_config, transformer_config
 from lynx_parallel.inputs.projections import is_projection
 from lynx_parallel.inputs.tensor_headers import weight_files
-from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.inputs.weight_files import EXPERTS, WeightFiles
 from lynx_parallel.model.adapter_files import adapter_of, adapter_sources, blocks
 from lynx_parallel.model.adapters import IDProjection, RefProjection, Resampler
+from lynx_parallel.model.experts import Experts, move
 from lynx_parallel.model.lora import Loras, MergedLoras, change_of
 from lynx_parallel.model.projections import BorrowedProjections
 from lynx_parallel.model.tensor_files import (
@@ -34,9 +36,9 @@ from lynx_parallel.model.tensor_files import (
     open_file,
     read_shapes,
     read_tensor,
-    single_file_sources,
     stored_as,
     tensors,
+    transformer_sources,
 )
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.text import one_line
@@ -61,8 +63,9 @@ def load_transformer(
     device: torch.device | str = "cpu",
     shard: Callable[[LynxTransformer], None] | None = None,
     keep_projections: bool = True,
+    wait_on_cpu: bool = False,
 ) -> LynxTransformer:
-    """Loads the base transformer and the adapters.
+    """Loads a transformer of the base and its adapters.
 
     Args:
         dtype: of all weights but those that diffusers keeps in fp32 (norms, time embedder,
@@ -71,45 +74,49 @@ def load_transformer(
             keeps are read then.
         keep_projections: False leaves the projections of static keys and values in the file, to be read
             when they are needed; see ``model.projections``.
+        wait_on_cpu: leaves the weights on the CPU, for ``model.experts``. What is read later goes to the device.
 
     Raises:
         CheckpointError: a file, key or shape does not fit; names it.
     """
-    folder = weights.base / "transformer"
+    folder = weights.transformer_folder
     config = transformer_config(weights)
-    # A machine that does not see the copy reads the base: the values are the same. LoRAs are added to the base's own
-    # values, before these are rounded.
-    converted = None if weights.loras or weights.transformer else weights.converted
-    stored = converted if converted is not None and converted.is_dir() else folder
-    sources = single_file_sources(weights.transformer) if weights.transformer else base_sources(stored)
+    sources = transformer_sources(weights)
     adapters = adapter_sources(weights, config["num_layers"])
     try:
         transformer = build_transformer(config, {target: source.shape for target, source in adapters.items()})
     except Exception as error:  # diffusers and torch raise KeyError, TypeError, RuntimeError, … by the value
         raise CheckpointError(
-            f"{folder / 'config.json'}: no Wan2.1 transformer can be built from it: {one_line(error)}"
+            f"{folder / 'config.json'}: no Wan transformer can be built from it: {one_line(error)}"
         ) from error
     merge(sources, adapters)
-    _check(transformer, sources, [weights.transformer] if weights.transformer else weight_files(stored))
+    _check(transformer, sources, [weights.transformer] if weights.transformer else weight_files(folder))
     if shard is not None:
         shard(transformer)
 
     parameters = dict(transformer.named_parameters())
     paths = dict.fromkeys(source.path for source in sources.values())
-    on_cpu = torch.device(device).type == "cpu"
-    files = {path: open_file(path, str(device), mapped=not on_cpu or stored_as(path, dtype)) for path in paths}
-    plain = {
-        target: partial(read_tensor, files[source.path], source.key, loaded_dtype(target, dtype), scale=source.scale)
-        for target, source in sources.items()
-    }
-    loras = Loras(weights.loras, {target: source.shape for target, source in sources.items()}, device)
-    readers = {target: partial(reader, change=change_of(loras, target)) for target, reader in plain.items()}
+
+    def make_readers(device: torch.device | str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the reader of each parameter, with LoRAs and without."""
+        on_cpu = torch.device(device).type == "cpu"
+        files = {path: open_file(path, str(device), mapped=not on_cpu or stored_as(path, dtype)) for path in paths}
+        plain = {
+            target: partial(read_tensor, files[one.path], one.key, loaded_dtype(target, dtype), scale=one.scale)
+            for target, one in sources.items()
+        }
+        loras = Loras(weights.loras, {target: one.shape for target, one in sources.items()}, device)
+        changed = {t: partial(plain[t], change=change) for t in plain if (change := change_of(loras, t))}
+        return {**plain, **changed}, plain
+
+    readers, plain = make_readers(device)
+    start = make_readers("cpu")[0] if wait_on_cpu else readers
     left = set() if keep_projections else {target for target in sources if is_projection(target)}
-    state = {t: parameters[t] if t in left else readers[t](parameters[t]) for t in sources}
+    state = {t: parameters[t] if t in left else start[t](parameters[t]) for t in sources}
     transformer.load_state_dict(state, strict=True, assign=True)
     if not weights.loras_on_reference:
         transformer.loras = MergedLoras(
-            {target: (readers[target], plain[target]) for target in plain if target in loras}
+            {target: (readers[target], plain[target]) for target in plain if readers[target] is not plain[target]}
         )
     if left:
         transformer.projections = BorrowedProjections(
@@ -118,8 +125,38 @@ def load_transformer(
     # RoPE's tables are computed, not stored; on the meta device they were not.
     transformer.rope = WanRotaryPosEmbed(
         config["attention_head_dim"], tuple(config["patch_size"]), config["rope_max_seq_len"]
-    ).to(device)
+    ).to("cpu" if wait_on_cpu else device)
     return transformer
+
+
+def load_experts(
+    weights: WeightFiles,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    shard: Callable[[LynxTransformer], None] | None = None,
+    keep_projections: bool = True,
+    one_at_a_time: bool = False,
+) -> Experts:
+    """Loads every transformer of a base: one, or two experts.
+
+    Args:
+        one_at_a_time: of two, the device holds only the one in use.
+
+    Other arguments and errors as in ``load_transformer``.
+    """
+    boundary = base_parts(weights.base).boundary_ratio
+    load = partial(load_transformer, dtype=dtype, device=device, shard=shard, keep_projections=keep_projections)
+    if boundary is None:
+        return Experts([load(weights)])
+    transformers = []
+    for expert in EXPERTS:
+        transformer = load(weights.of(expert), wait_on_cpu=one_at_a_time and shard is None)
+        transformer.name = expert
+        transformers.append(transformer)
+        if one_at_a_time and shard is not None:
+            move(transformer, torch.device("cpu"))
+    return Experts(transformers, boundary, torch.device(device) if one_at_a_time else None)
 
 
 def build_transformer(config: dict[str, Any], adapter_shapes: Shapes) -> LynxTransformer:

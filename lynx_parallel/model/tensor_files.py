@@ -16,6 +16,7 @@ from lynx_parallel.inputs.packaging import read_packed
 from lynx_parallel.inputs.special import refuse_special
 from lynx_parallel.inputs.tensor_headers import weight_files
 from lynx_parallel.inputs.wan_names import parameter_name
+from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.text import one_line
 
 Shapes = dict[str, tuple[int, ...]]
@@ -69,6 +70,18 @@ def single_file_sources(path: Path) -> dict[str, Source]:
         if (target := parameter_name(key)) is not None:
             merge(sources, {target: source})
     return sources
+
+
+def transformer_sources(weights: WeightFiles) -> dict[str, Source]:
+    """Returns every parameter of a transformer: of the single file, of the converted copy, or of the base.
+
+    A machine that does not see the copy reads the base: the values are the same. LoRAs are added to the base's own
+    values, before these are rounded.
+    """
+    if weights.transformer is not None:
+        return single_file_sources(weights.transformer)
+    copy = None if weights.loras else weights.converted
+    return base_sources(copy if copy is not None and copy.is_dir() else weights.transformer_folder)
 
 
 def merge(sources: dict[str, Source], more: Mapping[str, Source]) -> None:

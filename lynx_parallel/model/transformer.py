@@ -6,7 +6,8 @@ attention that sees the queries before RoPE, and the inputs of every self-attent
 features).
 
 Legend: B batch, N all tokens, L this rank's tokens, S key tokens, C channels; latents are
-[B, 16, T, h, w].
+[B, 16, T, h, w]. A base that begins with a picture takes 36 channels: the latents, a mask (4) and the
+picture's latents (16).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from torch import nn
 
@@ -39,6 +41,7 @@ class LynxTransformer(nn.Module):
         tokens: how the token axis lies over ranks; ``parallel.apply.parallelize`` replaces it.
         projections: where the weights behind static keys and values live.
         loras: LoRAs that are left out of the reference pass, if any.
+        name: of the expert, for caches; empty for a base with one transformer.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class LynxTransformer(nn.Module):
         self.tokens = LocalTokens()
         self.projections = KeptProjections()
         self.loras: MergedLoras | None = None
+        self.name = ""
         self.requires_grad_(False).eval()
 
     @property
@@ -77,11 +81,17 @@ class LynxTransformer(nn.Module):
         """Whether any block has a reference adapter (full, or lite ID with full reference)."""
         return any(block.ref_adapter is not None for block in self.blocks)
 
+    @property
+    def has_identity(self) -> bool:
+        """Whether any block has an ID adapter."""
+        return any(block.id_adapter is not None for block in self.blocks)
+
     def forward(self, latents_BCThw: torch.Tensor, timestep_B: torch.Tensor, branch: Branch) -> torch.Tensor:
         """Returns one branch's velocity at one step.
 
         Args:
-            latents_BCThw: noisy latents, [B, 16, T, h, w], in the model's dtype, identical on every rank.
+            latents_BCThw: noisy latents, [B, 16, T, h, w], in the model's dtype, identical on every rank. With 36
+                channels for a base that begins with a picture.
             timestep_B: [B], 0 … 999.
             branch: static keys and values, one entry a block.
 
@@ -114,8 +124,9 @@ class LynxTransformer(nn.Module):
     def reference_features(self, latents_BCThw: torch.Tensor, text: list[KV]) -> list[torch.Tensor]:
         """Runs the reference pass: a face crop's latents through the frozen transformer at timestep 0.
 
-        No identity acts and no reference; ``text`` is that of "image of a face". Every rank computes
-        all of it: 256 tokens cost less than splitting them would.
+        No identity acts, no reference and no first frame, whose channels are zeros as in ComfyUI-WanVideoWrapper.
+        ``text`` is that of "image of a face". Every rank computes all of it: 256 tokens cost less than splitting them
+        would.
 
         Args:
             latents_BCThw: [B, 16, 1, h/8, w/8] (256×256 pixels → 32×32), in the model's dtype.
@@ -123,7 +134,8 @@ class LynxTransformer(nn.Module):
         Returns:
             One [B, 256, C] a block: the input of its self-attention, after norm and AdaLN.
         """
-        x, rotary = self._embed(latents_BCThw)
+        missing = self.config.in_channels - latents_BCThw.shape[1]
+        x, rotary = self._embed(F.pad(latents_BCThw, (0, 0, 0, 0, 0, 0, 0, missing)))
         _, modulation = self._time(torch.zeros(x.shape[0], device=x.device, dtype=torch.long))
         here = LocalTokens(self.tokens.kernel)
         features: list[torch.Tensor] = []
@@ -138,6 +150,15 @@ class LynxTransformer(nn.Module):
         for i, block in enumerate(self.blocks):
             with self.projections.borrowed(i, block, "text"):
                 made.append(block.text_kv(text))
+        return made
+
+    def image_kv(self, image_embeds_BSC: torch.Tensor) -> list[KV]:
+        """Returns the static K and V of the first frame by block, for its CLIP embedding [B, 257, image_dim]."""
+        image = self.condition_embedder.image_embedder(image_embeds_BSC)
+        made = []
+        for i, block in enumerate(self.blocks):
+            with self.projections.borrowed(i, block, "image"):
+                made.append(block.image_kv(image))
         return made
 
     def identity_kv(self, id_tokens_BSC: torch.Tensor) -> list[KV | None]:

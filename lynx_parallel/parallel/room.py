@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
+from lynx_parallel.inputs.base_parts import base_parts
 from lynx_parallel.inputs.decode_memory import VideoSize
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.memory import Prediction, Task, predict
 from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.adapter_files import adapter_sources
-from lynx_parallel.model.tensor_files import base_sources, read_shapes, single_file_sources
+from lynx_parallel.model.tensor_files import read_shapes, transformer_sources
 
 MARGIN = 0.05
 """Share of a device's memory that the prediction must leave free: some of its parts are estimates."""
@@ -25,7 +27,19 @@ def fits(made: Prediction, device_bytes: int) -> bool:
     return made.total <= (1 - MARGIN) * device_bytes
 
 
-def keeps_projections(
+class Room(NamedTuple):
+    """What the device holds.
+
+    Attributes:
+        keep_projections: idle projections stay on it.
+        one_expert: of two transformers, only the one in use.
+    """
+
+    keep_projections: bool
+    one_expert: bool = False
+
+
+def room_for(
     weights: WeightFiles,
     device_bytes: int,
     *,
@@ -34,9 +48,10 @@ def keeps_projections(
     tiled_decode: bool = False,
     tf32_decode: bool = False,
     tasks: Collection[Task] = (),
-) -> bool:
-    """Returns whether idle projections may stay on a device, that is, whether every task fits beside them.
+) -> Room:
+    """Returns the fastest way in which every task fits on a device. If none fits, the one that takes least memory.
 
+    To move an expert takes longer than to read its projections again, so both experts stay before projections do.
     Counts elements in the dtype in which they are loaded. The files' size is no measure: they may be fp32.
 
     Args:
@@ -48,16 +63,29 @@ def keeps_projections(
         CheckpointError: a file or key does not fit; names it.
     """
     config = transformer_config(weights)
-    base = (
-        single_file_sources(weights.transformer) if weights.transformer else base_sources(weights.base / "transformer")
+    experts = 1 if base_parts(weights.base).boundary_ratio is None else 2
+    sources = transformer_sources(weights) | adapter_sources(
+        weights.of(weights.adapters_on or "high_noise"), config["num_layers"]
     )
-    sources = base | adapter_sources(weights, config["num_layers"])
-    shapes, resampler = {key: source.shape for key, source in sources.items()}, read_shapes(weights.resampler)
-    predictions = (
-        predict(
-            shapes, task.layout, dtype=dtype, sharded=sharded, size=task.size, heads=config["num_attention_heads"],
-            resampler=resampler, vae_bytes=VAE_BYTES, tiled_decode=tiled_decode, tf32_decode=tf32_decode,
-        )
-        for task in set(tasks) or {LARGEST}
-    )  # fmt: skip
-    return all(fits(made, device_bytes) for made in predictions)
+    shapes = {key: source.shape for key, source in sources.items()}
+    resampler = read_shapes(weights.resampler) if weights.resampler else None
+
+    def all_fit(room: Room) -> bool:
+        return all(
+            fits(
+                predict(
+                    shapes, task.layout, dtype=dtype, sharded=sharded, size=task.size,
+                    heads=config["num_attention_heads"], resampler=resampler, vae_bytes=VAE_BYTES,
+                    tiled_decode=tiled_decode, tf32_decode=tf32_decode, keep_projections=room.keep_projections,
+                    experts=experts, resident=1 if room.one_expert else experts,
+                ),
+                device_bytes,
+            )
+            for task in set(tasks) or {LARGEST}
+        )  # fmt: skip
+
+    rooms = [Room(True), Room(False)]
+    if experts > 1:
+        rooms += [Room(True, one_expert=True), Room(False, one_expert=True)]
+    *better, least = rooms
+    return next((room for room in better if all_fit(room)), least)

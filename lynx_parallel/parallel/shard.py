@@ -14,6 +14,9 @@ from lynx_parallel.inputs.projections import is_projection
 from lynx_parallel.model.projections import projection_units
 from lynx_parallel.model.transformer import LynxTransformer
 
+_METHODS = ("text_kv", "image_kv", "identity_kv", "reference_kv")
+"""Methods that use a block's weights outside its forward."""
+
 
 def shard(transformer: LynxTransformer, group: dist.ProcessGroup, *, keep_projections: bool = True) -> None:
     """Marks a transformer, still on the meta device, to keep 1/P of every parameter on each rank.
@@ -39,10 +42,10 @@ def shard(transformer: LynxTransformer, group: dist.ProcessGroup, *, keep_projec
                 share(unit)
         share(block)
         # These methods are no forward, but need the block's norms gathered.
-        for name in ("text_kv", "identity_kv", "reference_kv"):
+        for name in _METHODS:
             register_fsdp_forward_method(block, name)
     share(transformer)
-    for name in ("text_kv", "identity_kv", "reference_kv", "reference_features"):
+    for name in (*_METHODS, "reference_features"):
         register_fsdp_forward_method(transformer, name)
 
 

@@ -18,35 +18,38 @@ from pathlib import Path
 
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.cache_root import cache_root
-from lynx_parallel.inputs.weight_files import CONVERTED, WeightFiles
+from lynx_parallel.inputs.weight_files import CONVERTED, SECOND_EXPERT, WeightFiles
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import digest, sha256_file
 from lynx_parallel.plan.hashing import DigestCache
 
+_FIELDS = {"transformer": "converted", SECOND_EXPERT: "converted_2"}
+"""Field of ``WeightFiles`` with the copy of each transformer."""
 FORMAT = 1
 """Version of a copy's content, part of its name. Increase it when a conversion writes something else."""
-_PREFIX = "base/transformer/"
 
 
 def with_converted(weights: WeightFiles, digests: Mapping[str, str], dtype: str) -> WeightFiles:
-    """Returns the weights with the converted copy of their transformer, or unchanged if no complete copy exists.
+    """Returns the weights with the converted copies of their transformers, as far as complete copies exist.
 
-    A single file that replaces the base's transformer has no copy.
+    A single file that replaces a transformer of the base has no copy.
 
     Args:
         digests: of the published files, by ``weight_digests``.
         dtype: of the pipeline.
     """
-    if weights.transformer is not None:
-        return weights
-    root = _root(digests, dtype)
-    return replace(weights, converted=root / "transformer") if _is_whole(root) else weights
+    for part, field in _FIELDS.items():
+        if getattr(weights, part) is None and (sources := _sources(digests, part)):
+            root = _root(sources, dtype)
+            if _is_whole(root):
+                weights = replace(weights, **{field: root / "transformer"})  # type: ignore[arg-type]
+    return weights
 
 
 def convert(
     weights: WeightFiles, digests: Mapping[str, str], dtype: str, on_progress: Callable[[int, int], None]
 ) -> WeightFiles:
-    """Stores a copy of the transformer in the pipeline's dtype, unless one exists or the base already has that dtype.
+    """Stores a copy of each transformer in the pipeline's dtype, unless one exists or the base already has that dtype.
 
     An interrupted conversion resumes with the file at which it stopped.
 
@@ -61,26 +64,33 @@ def convert(
         ClusterError: the copy cannot be written.
     """
     found = with_converted(weights, digests, dtype)
-    if found.converted or found.transformer:
-        return found
-    root = _root(digests, dtype)
-    part = root.with_name(f"{root.name}.part")
-    if not _run(weights.base / "transformer", part / "transformer", dtype, on_progress):
-        return weights
-    try:
-        _publish(part, root, _sources(digests))
-    except OSError as error:
-        raise ClusterError(f"{root}: cannot be written: {error.strerror or error}") from None
+    for part, field in _FIELDS.items():
+        sources = _sources(digests, part)
+        if getattr(found, field) is None and getattr(found, part) is None and sources:
+            _convert(weights.base / part, sources, dtype, on_progress)
     return with_converted(weights, digests, dtype)
 
 
-def _sources(digests: Mapping[str, str]) -> dict[str, str]:
-    return {name.removeprefix(_PREFIX): sha256 for name, sha256 in digests.items() if name.startswith(_PREFIX)}
+def _convert(source: Path, sources: Mapping[str, str], dtype: str, on_progress: Callable[[int, int], None]) -> None:
+    root = _root(sources, dtype)
+    part = root.with_name(f"{root.name}.part")
+    if not _run(source, part / "transformer", dtype, on_progress):
+        return
+    try:
+        _publish(part, root, sources)
+    except OSError as error:
+        raise ClusterError(f"{root}: cannot be written: {error.strerror or error}") from None
 
 
-def _root(digests: Mapping[str, str], dtype: str) -> Path:
+def _sources(digests: Mapping[str, str], part: str) -> dict[str, str]:
+    """Returns the sha256 of the published files of a transformer, by name."""
+    prefix = f"base/{part}/"
+    return {name.removeprefix(prefix): sha256 for name, sha256 in digests.items() if name.startswith(prefix)}
+
+
+def _root(sources: Mapping[str, str], dtype: str) -> Path:
     """Returns the folder of a copy. Its name is a digest of the published files: a copy of other files is not found."""
-    return cache_root() / "converted" / digest([FORMAT, dtype, _sources(digests)])
+    return cache_root() / "converted" / digest([FORMAT, dtype, sources])
 
 
 def _is_whole(root: Path) -> bool:

@@ -148,6 +148,7 @@ class CampaignDigests:
             "dtype": campaign.pipeline.model.dtype,
             **_vae(campaign),
             **_loras(campaign),
+            **_adapters(campaign),
         }
         self._files = {f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")}
         self._video = {f"video.{name}": value for name, value in digested(campaign.pipeline.video).items()}
@@ -245,8 +246,16 @@ def _loras(campaign: Campaign) -> dict[str, Any]:
     model = campaign.pipeline.model
     if not model.loras:
         return {}
-    weights = {"model.loras.weights": [lora.weight for lora in model.loras]}
+    weights: dict[str, Any] = {"model.loras.weights": [lora.weight for lora in model.loras]}
+    if any(lora.expert for lora in model.loras):
+        weights["model.loras.experts"] = [lora.expert for lora in model.loras]
     return weights if model.loras_on_reference else {**weights, "model.loras_on_reference": False}
+
+
+def _adapters(campaign: Campaign) -> dict[str, Any]:
+    """Returns the only expert with adapters, as a setting of a digest. There is none where both have them."""
+    expert = campaign.pipeline.model.adapters_expert
+    return {"model.adapters_expert": expert} if expert else {}
 
 
 def _vae(campaign: Campaign) -> dict[str, str]:

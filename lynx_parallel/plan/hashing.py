@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.base_parts import base_parts
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.special import refuse_special
-from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, WeightFiles
+from lynx_parallel.inputs.weight_files import EXPERTS, FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import digest, sha256_file
 
+BOUNDARY_RATIO = "base/boundary_ratio"
 _log = logging.getLogger(__name__)
 
 
 def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[str, str]:
     """Returns sha256 by file. Keys are ``base/vae/config.json``, ``resampler``, ``id``, ``lora.0`` and so on.
 
-    Face models count as ``face.detector`` and ``face.recognizer``.
+    Face models count as ``face.detector`` and ``face.recognizer``. ``base/boundary_ratio`` is the number itself, for a
+    base with two experts.
 
     Files are read once; the result is digest_cache under the user's cache folder by path, size and mtime.
 
@@ -32,9 +35,11 @@ def weight_digests(weights: WeightFiles, face: FaceFiles | None = None) -> dict[
     digest_cache = DigestCache()
     try:
         digests = {f"base/{path.relative_to(weights.base)}": digest_cache.sha256(path) for path in _base_files(weights)}
-        for name in ("transformer", "resampler", "id", "ref"):
+        for name in ("transformer", "transformer_2", "resampler", "id", "ref"):
             if path := getattr(weights, name):
                 digests[name] = digest_cache.sha256(path)
+        if boundary := base_parts(weights.base).boundary_ratio:
+            digests[BOUNDARY_RATIO] = str(boundary)
         digests |= {f"lora.{i}": digest_cache.sha256(lora.path) for i, lora in enumerate(weights.loras)}
         if face is not None:
             digests["face.recognizer"] = digest_cache.sha256(face.recognizer)
@@ -58,12 +63,12 @@ def _detector_files(detector: Path) -> list[Path]:
 
 
 def _base_files(weights: WeightFiles) -> Iterator[Path]:
-    for component in COMPONENTS:
+    for component in base_parts(weights.base).components:
         folder = weights.base / component
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
         if not files:
-            raise CheckpointError(f"{folder}: missing: is {weights.base} a Wan2.1 model in diffusers layout?")
-        if component == "transformer" and weights.transformer:
+            raise CheckpointError(f"{folder}: missing: is {weights.base} a Wan model in diffusers layout?")
+        if component in EXPERTS.values() and getattr(weights, component):
             files = [folder / "config.json"]
         yield from files
 

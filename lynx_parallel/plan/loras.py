@@ -7,7 +7,7 @@ from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.packaging import read_packed
 from lynx_parallel.inputs.tensor_headers import model_shapes, read_header
 from lynx_parallel.inputs.wan_names import parameter_name
-from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.inputs.weight_files import Expert, LoraFile, WeightFiles
 from lynx_parallel.text import one_line, shown_path
 
 
@@ -15,18 +15,24 @@ def read_loras(weights: WeightFiles) -> list[Lora]:
     """Returns the LoRAs of a pipeline, read for its base. Reads headers alone.
 
     Raises:
-        CheckpointError: a file does not fit.
+        CheckpointError: a file does not fit, or names an expert and the base has one transformer.
     """
     if not weights.loras:
         return []
-    model = transformer_shapes(weights)
-    return [read_lora(lora.path, read_header(lora.path), model) for lora in weights.loras]
+    models: dict[Expert, dict[str, tuple[int, ...]]] = {}
+    loras = []
+    for lora in weights.loras:
+        expert = lora.expert or "high_noise"  # both experts have the same shapes
+        if expert not in models:
+            models[expert] = transformer_shapes(weights.of(expert))
+        loras.append(read_lora(lora.path, read_header(lora.path), models[expert]))
+    return loras
 
 
 def transformer_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every parameter of the base's transformer, under diffusers' names."""
+    """Returns the shape of every parameter of a transformer, see ``WeightFiles.of``, under diffusers' names."""
     if weights.transformer is None:
-        return model_shapes(weights.base / "transformer")
+        return model_shapes(weights.transformer_folder)
     named = ((parameter_name(key), one.shape) for key, one in read_packed(weights.transformer).items())
     return {name: shape for name, shape in named if name is not None}
 
@@ -34,7 +40,11 @@ def transformer_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
 def lora_lines(loras: list[Lora], weights: WeightFiles) -> list[str]:
     """Returns a line for each LoRA that was read: its weight, and how much of it is applied."""
     pairs = zip(loras, weights.loras, strict=False)
-    return [f"LoRA {lora.path.name}, weight {file.weight:g}: {lora}" for lora, file in pairs]
+    return [f"LoRA {lora.path.name}, weight {file.weight:g}{_on(file)}: {lora}" for lora, file in pairs]
+
+
+def _on(file: LoraFile) -> str:
+    return f", {file.expert.replace('_', ' ')} only" if file.expert else ""
 
 
 def lora_notices(loras: list[Lora]) -> list[Notice]:

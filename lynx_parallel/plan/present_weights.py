@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lynx_parallel.errors import CheckpointError
+from lynx_parallel.inputs.base_parts import base_parts
 from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec
-from lynx_parallel.inputs.weight_files import COMPONENTS, FaceFiles, WeightFiles
-from lynx_parallel.plan.weights import face_files, find_adapter, find_base, hub_base, hub_file, weight_files
+from lynx_parallel.inputs.weight_files import COMPONENTS, EXPERTS, FaceFiles, WeightFiles
+from lynx_parallel.plan.weights import (
+    face_files,
+    find_adapter,
+    find_base,
+    hub_base,
+    hub_file,
+    replaced_parts,
+    weight_files,
+)
 
 _WEIGHTS = (".safetensors", ".bin")
+_WITH_WEIGHTS = (*EXPERTS.values(), "text_encoder", "vae", "image_encoder")
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def find_present(model: ModelSpec, face: FaceSpec | None) -> Present:
             missing.append(Missing(file, "not on this machine", "render"))
         return path or Path(file)
 
-    base = _base(model.base, missing, replaced=model.transformer is not None)
+    base = _base(model.base, missing, replaced_parts(model))
     weights = weight_files(model, base, adapter)
     files = None if face is None else face_files(face)
     if face is not None and files is not None:
@@ -76,18 +87,18 @@ def find_present(model: ModelSpec, face: FaceSpec | None) -> Present:
     return Present(weights, files, tuple(missing))
 
 
-def _base(name: str, missing: list[Missing], *, replaced: bool) -> Path:
+def _base(name: str, missing: list[Missing], replaced: Sequence[str]) -> Path:
     if name.startswith("demo:"):
         return find_base(name)
     if hub_base(name) is None:
         base = find_base(name)
-        hint = f"missing: is {base} a Wan2.1 model in diffusers layout?"
-        missing += [Missing(str(base / part), hint, "hand") for part in lacking(base, replaced=replaced)]
+        hint = f"missing: is {base} a Wan model in diffusers layout?"
+        missing += [Missing(str(base / part), hint, "hand") for part in lacking(base, replaced)]
         return base
     folder = snapshot(name)
     if folder is None:
         missing.append(Missing(name, "not on this machine", "render"))
-    elif parts := lacking(folder, replaced=replaced):
+    elif parts := lacking(folder, replaced):
         more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
         missing.append(Missing(name, f"incomplete on this machine: missing {', '.join(parts[:3])}{more}", "render"))
     return folder or Path(name)
@@ -117,25 +128,33 @@ def cached(source: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def lacking(base: Path, *, replaced: bool = False) -> list[str]:
+def lacking(base: Path, replaced: Collection[str] = ()) -> list[str]:
     """Returns what is missing from a model in diffusers layout: components, or files that an index names.
 
     Args:
-        replaced: a single file replaces the transformer, whose weights are not needed.
+        replaced: transformers that single files replace, whose weights are not needed.
     """
     found = []
-    for component in COMPONENTS:
+    for component in components(base):
         folder = base / component
         present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
         needed = _shards(folder / name for name in present if name.endswith(".index.json"))
         if not present:
             found.append(component)
-        elif component in ("text_encoder", "vae") or (component == "transformer" and not replaced):
+        elif component in _WITH_WEIGHTS and component not in replaced:
             # With an index, all of its files must be present. Without one, the model is a single file.
             if not needed and not any(name.endswith(_WEIGHTS) for name in present):
                 found.append(f"{component}/*.safetensors")
             found += [f"{component}/{name}" for name in sorted(needed - present)]
     return found
+
+
+def components(base: Path) -> tuple[str, ...]:
+    """Returns the folders that a base has, as far as ``model_index.json`` can be read. ``base_mistakes`` reports it."""
+    try:
+        return base_parts(base).components
+    except CheckpointError:
+        return COMPONENTS
 
 
 def _shards(indexes: Iterable[Path]) -> set[str]:

@@ -13,7 +13,7 @@ from lynx_parallel.demo.places import demo_root, is_built
 from lynx_parallel.errors import CheckpointError, ClusterError
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, FaceSpec, ModelSpec
-from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, FaceFiles, LoraFile, WeightFiles
+from lynx_parallel.inputs.weight_files import ARCFACE_SHA256, BASE_PATTERNS, EXPERTS, FaceFiles, LoraFile, WeightFiles
 
 _log = logging.getLogger(__name__)
 
@@ -86,20 +86,26 @@ def weight_files(model: ModelSpec, base: Path, find: Callable[[str, str], Path])
     adapters = model.adapters
     return WeightFiles(
         base=base,
-        resampler=find(adapters.resampler.file, "resampler"),
-        id=find(adapters.id.file, "ip_layers"),
+        resampler=find(adapters.resampler.file, "resampler") if adapters.resampler else None,
+        id=find(adapters.id.file, "ip_layers") if adapters.id else None,
         ref=find(adapters.ref.file, "ref_layers") if adapters.ref else None,
         transformer=find(model.transformer.file, "transformer") if model.transformer else None,
-        loras=tuple(LoraFile(find(lora.file, "lora"), lora.weight) for lora in model.loras),
+        transformer_2=find(model.transformer_2.file, "transformer") if model.transformer_2 else None,
+        adapters_on=model.adapters_expert,
+        loras=tuple(LoraFile(find(lora.file, "lora"), lora.weight, lora.expert) for lora in model.loras),
         loras_on_reference=model.loras_on_reference or not model.loras,
     )
 
 
 def base_patterns(model: ModelSpec) -> Sequence[str]:
-    """Returns the files of the base that a pipeline needs: not the transformer's weights if a file replaces them."""
-    if model.transformer is None:
-        return BASE_PATTERNS
-    return [pattern if pattern != "transformer/*" else "transformer/config.json" for pattern in BASE_PATTERNS]
+    """Returns the files of the base that a pipeline needs: not the weights of a transformer that a file replaces."""
+    replaced = [f"{part}/*" for part in replaced_parts(model)]
+    return [p.replace("*", "config.json") if p in replaced else p for p in BASE_PATTERNS]
+
+
+def replaced_parts(model: ModelSpec) -> list[str]:
+    """Returns the transformers of the base that single files replace."""
+    return [part for part in EXPERTS.values() if getattr(model, part) is not None]
 
 
 def find_base(base: str, patterns: Sequence[str] = BASE_PATTERNS) -> Path:

@@ -23,7 +23,7 @@ from lynx_parallel.output.finished_latents import latents_metadata
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast
-from lynx_parallel.parallel.room import keeps_projections
+from lynx_parallel.parallel.room import Room, room_for
 from lynx_parallel.parallel.shard import release, shard
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.rank.converted import checked
@@ -179,24 +179,26 @@ class Rank:
         if config.shard:
             write_log(f"reading the weights of rank {self.rank}'s share ({self.layout})")
         self.pipeline = None  # frees its memory for the new one
-        keep = self._has_room() if config.keep_projections is None else config.keep_projections
+        room = self._room() if config.keep_projections is None else Room(config.keep_projections)
+        keep = room.keep_projections
         sharder = None if group is None else partial(shard, group=group, keep_projections=keep)
         self.pipeline = LynxPipeline.from_files(
             config.weights, config.face, dtype=self.dtype, vae_dtype=config.vae_dtype, device=self.device,
-            shard=sharder, keep_projections=keep,
+            shard=sharder, keep_projections=keep, one_expert=room.one_expert,
         )  # fmt: skip
-        self.pipeline.encoded_prompts = self._prompts
+        self.pipeline.inputs.encoded_prompts = self._prompts
         self.writer.take(self.pipeline.vae)
 
-    def _has_room(self) -> bool:
-        """Returns whether idle projections may stay on the device.
+    def _room(self) -> Room:
+        """Returns what the device has room for.
 
-        On the CPU they stay in the file, because mapping them again takes almost no time (benchmarks/conditioning.py).
+        On the CPU, projections stay in the file, because mapping them again takes almost no time
+        (benchmarks/conditioning.py). Both experts stay: their files are mapped.
         """
         if self.device.type != "cuda":
-            return False
+            return Room(keep_projections=False)
         memory, config = torch.cuda.get_device_properties(self.device).total_memory, self.config
-        return keeps_projections(
+        return room_for(
             config.weights, memory, dtype=config.dtype, sharded=config.shard, tiled_decode=config.tiled_decode,
             tf32_decode=config.vae_dtype == "tf32", tasks=config.tasks,
         )  # fmt: skip

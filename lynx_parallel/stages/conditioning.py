@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -28,19 +28,23 @@ class ShotInputs:
     Attributes:
         noise: [1, 16, T, h, w] fp32.
         prompt_embeds, negative_prompt_embeds: [1, 512, text_dim].
-        id_tokens, id_tokens_uncond: [1, 16, id_dim].
+        id_tokens, id_tokens_uncond: [1, 16, id_dim]; None without an ID adapter.
         reference_prompt_embeds: [1, 512, text_dim]; None without a reference adapter, as the next two.
         reference_latents, reference_latents_uncond: [1, 16, 1, 32, 32] fp32.
+        start: mask and latents of the first frame, [1, 20, T, h, w] fp32; None for a T2V base.
+        image_embeds: CLIP embedding of the first frame, [1, 257, image_dim]; None for a base that sees none.
     """
 
     noise: torch.Tensor
     prompt_embeds: torch.Tensor
     negative_prompt_embeds: torch.Tensor
-    id_tokens: torch.Tensor
-    id_tokens_uncond: torch.Tensor
+    id_tokens: torch.Tensor | None = None
+    id_tokens_uncond: torch.Tensor | None = None
     reference_prompt_embeds: torch.Tensor | None = None
     reference_latents: torch.Tensor | None = None
     reference_latents_uncond: torch.Tensor | None = None
+    start: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
 
 
 class ConditioningCache:
@@ -92,7 +96,7 @@ def reference_features(
     if latents is None or inputs.reference_prompt_embeds is None:
         raise ValueError("these adapters have no reference branch")
     with transformer.reference_weights():
-        own = "" if transformer.loras is None else "without LoRAs"
+        own = transformer.name if transformer.loras is None else f"{transformer.name} without LoRAs"
         text = cache.get("text", inputs.reference_prompt_embeds, transformer.text_kv, own)
         return transformer.reference_features(latents.to(transformer.dtype), text)
 
@@ -111,29 +115,37 @@ def make_phase(
 
     It holds the coefficients of all branches, and the static keys and values of the branches that this rank computes.
     """
-    coefficients = sampling_coefficients(sampling, has_reference=transformer.has_reference, inside=inside)
+    has_reference, has_identity = transformer.has_reference, transformer.has_identity
+    coefficients = sampling_coefficients(
+        sampling, has_reference=has_reference, has_identity=has_identity, inside=inside
+    )
+    get = partial(cache.get, weights=transformer.name)
     blocks = parse_blocks(sampling.ref_blocks)
     branches: dict[BranchName, Branch] = {}
     for name in guidance.mine(list(coefficients)):
         unconditional = name == "u"
         embeds = inputs.prompt_embeds if name == "c" else inputs.negative_prompt_embeds
-        text = cache.get("text", embeds, transformer.text_kv)
+        text = get("text", embeds, transformer.text_kv)
         identity: list[KV | None] = [None] * len(text)
         reference = identity
-        if inside and sampling.ip_scale:
+        image: Sequence[KV | None] = identity
+        if inputs.image_embeds is not None:
+            image = get("image", inputs.image_embeds, transformer.image_kv)
+        if inside and sampling.ip_scale and has_identity:
             tokens = inputs.id_tokens_uncond if unconditional else inputs.id_tokens
-            identity = cache.get("identity", tokens, transformer.identity_kv)
-        if inside and sampling.ref_scale and transformer.has_reference:
+            assert tokens is not None
+            identity = get("identity", tokens, transformer.identity_kv)
+        if inside and sampling.ref_scale and has_reference:
             latents = inputs.reference_latents_uncond if unconditional else inputs.reference_latents
             assert latents is not None
             make = partial(_reference_kv, transformer, inputs, cache, unconditional)
-            all_blocks = cache.get("reference", latents, make)
+            all_blocks = get("reference", latents, make)
             reference = [kv if blocks is None or i in blocks else None for i, kv in enumerate(all_blocks)]
         branches[name] = [
             BlockConditioning(*kv, sampling.ip_scale, sampling.ref_scale)
-            for kv in zip(text, identity, reference, strict=True)
+            for kv in zip(text, identity, reference, image, strict=True)
         ]
-    return Phase(coefficients, branches)
+    return Phase(coefficients, branches, transformer, inputs.start)
 
 
 def _reference_kv(

@@ -53,15 +53,18 @@ class Phase(NamedTuple):
     Attributes:
         coefficients: of the branches, in summing order.
         branches: static keys and values of those that this rank computes.
+        transformer: that denoises these steps.
+        start: mask and latents of the first frame, [1, 20, T, h, w], for a base that begins with a picture.
     """
 
     coefficients: Mapping[BranchName, float]
     branches: Mapping[BranchName, Branch]
+    transformer: LynxTransformer
+    start: torch.Tensor | None = None
 
 
 @torch.no_grad()
 def denoise(
-    transformer: LynxTransformer,
     scheduler: Scheduler,
     latents_BCThw: torch.Tensor,
     phase_of: Callable[[int], Phase],
@@ -73,7 +76,7 @@ def denoise(
 
     Args:
         scheduler: from ``schedulers.make_scheduler``; it is changed.
-        phase_of: guidance of each step, by its number from 0.
+        phase_of: transformer and guidance of each step, by its number from 0.
         on_step: called after every step. An exception ends the loop.
         guidance: how the branches are split over ranks.
         start: state from which to resume; None starts from the noise.
@@ -84,8 +87,10 @@ def denoise(
         restore(scheduler, start)
     guidance = guidance or LocalGuidance()
     for index, timestep in list(enumerate(scheduler.timesteps))[first:]:
-        coefficients, branches = phase_of(index)
+        coefficients, branches, transformer, start_frame = phase_of(index)
         x, t = latents.to(transformer.dtype), timestep.expand(latents.shape[0])
+        if start_frame is not None:
+            x = torch.cat([x, start_frame.to(x.dtype)], dim=1)
         velocities = {name: transformer(x, t, branches[name]).float() for name in guidance.mine(list(coefficients))}
         velocities = guidance.share(velocities, list(coefficients), latents)
         # Summed in one fixed order, in fp32: every layout must give the same bits.

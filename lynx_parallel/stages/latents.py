@@ -56,13 +56,23 @@ def encode_reference(
     else:
         rgb = torch.from_numpy(np.ascontiguousarray(crop_HW3)).to(vae.device, torch.float32)
         pixels = (rgb / 127.5 - 1).permute(2, 0, 1)[None, :, None]
+    if mode == "mode":
+        return encode_mode(vae, pixels, precision=precision)
     with convolutions_in(precision):
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-    latents = (
-        posterior.mode() if mode == "mode" else posterior.sample(torch.Generator().manual_seed(seed + 1))
-    ).float()
+    return _normalised(vae, posterior.sample(torch.Generator().manual_seed(seed + 1)))
+
+
+@torch.no_grad()
+def encode_mode(vae: AutoencoderKLWan, video_BCFHW: torch.Tensor, *, precision: Fp32Precision) -> torch.Tensor:
+    """Encodes a video [1, 3, F, H, W] in [-1, 1] to the mode of its latents [1, 16, T, h, w], normalised, fp32."""
+    with convolutions_in(precision):
+        return _normalised(vae, vae.encode(video_BCFHW.to(vae.dtype)).latent_dist.mode())
+
+
+def _normalised(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     mean, std = _statistics(vae)
-    return (latents - mean) / std
+    return (latents.float() - mean) / std
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def render(rank: int, store: Any, demo: Path, lora: Path) -> dict[tuple[bool, bo
 
 def prompt(made: LynxPipeline, number: int) -> ShotInputs:
     inputs = prepare(made, sampling(TOKENS))
-    return replace(inputs, prompt_embeds=made.prompt_embeds(f"A person, number {number}"))
+    return replace(inputs, prompt_embeds=made.inputs.prompt_embeds(f"A person, number {number}"))
 
 
 def test_latents_are_those_of_one_process(demo: Path, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def denoise_bare(model: LynxTransformer, tokens: int, guidance: LocalGuidance) -
     scheduler = make_scheduler(config, settings)
     with torch.no_grad():
         branches: Any = {name: [BlockConditioning(kv) for kv in model.text_kv(text)] for name, text in texts.items()}
-    phase = Phase(guidance_coefficients(5.0, 2.0), branches)
-    return denoise(model, scheduler, noise, lambda _: phase, None, guidance)
+    phase = Phase(guidance_coefficients(5.0, 2.0), branches, model)
+    return denoise(scheduler, noise, lambda _: phase, None, guidance)
 
 
 LAYOUTS = [

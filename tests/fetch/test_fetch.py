@@ -354,7 +354,7 @@ def test_everything_that_is_missing_at_once(planner: User) -> None:
     manifest = small.MANIFEST.replace("    embedding: bob.npy\n", "")
     (planner.folder / "m.yaml").write_text(manifest)
     base = planner.folder / "base"
-    hint = f"missing: is {base} a Wan2.1 model in diffusers layout?"
+    hint = f"missing: is {base} a Wan model in diffusers layout?"
     by_hand = [
         f"{base / part}: {hint}"
         for part in ("transformer", "text_encoder", "tokenizer", "vae/*.safetensors", "scheduler")

@@ -28,7 +28,7 @@ def test_two_runs_are_equal(pipeline: LynxPipeline) -> None:
     made = []
     for _ in range(2):
         pipeline.conditioning.clear()
-        pipeline.encoded_prompts.clear()
+        pipeline.inputs.encoded_prompts.clear()
         inputs = prepare(pipeline, sampling())
         latents = pipeline.denoise(inputs, sampling())
         made.append((latents, torch.from_numpy(pipeline.decode(latents))))

@@ -14,6 +14,7 @@ import pytest
 from lynx_parallel.demo import tiny
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.base_configs import SCHEDULER, TRANSFORMER, VAE, base_mistakes, check_base
+from lynx_parallel.inputs.base_parts import base_parts
 
 # The published configurations of Wan-AI/Wan2.1-T2V-14B-Diffusers, as diffusers 0.33 wrote them.
 T2V_14B: dict[str, Any] = {
@@ -71,10 +72,12 @@ def base(
     scheduler: Mapping[str, Any] = UNIPC,
     text_encoder: Mapping[str, Any] = UMT5,
     index: Mapping[str, Any] | None = INDEX,
+    **more: Mapping[str, Any],
 ) -> Path:
     """Writes the configurations of a base."""
     named = {"transformer/config": transformer, "vae/config": vae, "text_encoder/config": text_encoder}
     named |= {"scheduler/scheduler_config": scheduler} | ({} if index is None else {"model_index": index})
+    named |= {f"{part}/config": config for part, config in more.items()}
     for name, config in named.items():
         path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,47 +107,84 @@ def test_the_demo_is_rendered(tmp_path: Path) -> None:
 
 
 A14B = {**NEWER_INDEX, "transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
-I2V_INDEX = {**INDEX, "_class_name": "WanImageToVideoPipeline", "image_encoder": ["transformers", "CLIPVisionModel"]}
+I2V_INDEX = {
+    **INDEX, "_class_name": "WanImageToVideoPipeline", "image_encoder": ["transformers", "CLIPVisionModel"],
+    "image_processor": ["transformers", "CLIPImageProcessor"],
+}  # fmt: skip
+A14B_I2V = {
+    **A14B, "_class_name": "WanImageToVideoPipeline", "boundary_ratio": 0.9, "image_encoder": [None, None],
+    "image_processor": [None, None],
+}  # fmt: skip
+I2V_14B = {**T2V_14B, "in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+TWO: dict[str, dict[str, Any]] = {
+    "Wan2.2-T2V-A14B": {"index": A14B, "transformer": NEWER, "transformer_2": NEWER},
+    "Wan2.2-I2V-A14B": {
+        "index": A14B_I2V, "transformer": {**NEWER, "in_channels": 36}, "transformer_2": {**NEWER, "in_channels": 36}
+    },
+    "Wan2.1-I2V-14B": {"index": I2V_INDEX, "transformer": I2V_14B,
+                       "image_encoder": {"model_type": "clip_vision_model", "hidden_size": 1280}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_bases_with_two_experts_or_a_first_frame(tmp_path: Path, name: str) -> None:
+    assert base_mistakes(base(tmp_path, **TWO[name])) == []
+    parts = base_parts(tmp_path)
+    assert parts.boundary_ratio == {"Wan2.2-T2V-A14B": 0.875, "Wan2.2-I2V-A14B": 0.9}.get(name)
+    assert parts.takes_image == ("I2V" in name)
+    assert parts.encodes_image == ("image_encoder" in parts.components) == (name == "Wan2.1-I2V-14B")
+
+
+def test_the_boundary_is_needed(tmp_path: Path) -> None:
+    base(tmp_path, index={**A14B, "boundary_ratio": None}, transformer_2=NEWER)
+    (line,) = base_mistakes(tmp_path)
+    assert line.endswith("boundary_ratio: null: must be a number between 0 and 1: the base has two experts")
+    with pytest.raises(CheckpointError, match="boundary_ratio: None: expected a number between 0 and 1"):
+        base_parts(tmp_path)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "Wan2.2-T2V-A14B": (
-        {"index": A14B},
-        [
-            'model_index.json: transformer_2: ["diffusers", "WanTransformer3DModel"]: not supported: Wan2.1-T2V bases',
-            "model_index.json: boundary_ratio: 0.875: not supported: must be null (one transformer for all steps",
-        ],
+    "Wan2.1-FLF2V-14B": (
+        {"index": I2V_INDEX, "transformer": {**I2V_14B, "pos_embed_seq_len": 514}},
+        ["this is Wan2.1-FLF2V, which is not supported: supported are Wan2.1 T2V and I2V, Wan2.2 T2V-A14B and"],
     ),
-    "Wan2.2-I2V-A14B": (
-        {"index": {**A14B, "_class_name": "WanImageToVideoPipeline"}, "transformer": {**NEWER, "in_channels": 36}},
-        ["_class_name: ", "transformer_2: ", "boundary_ratio: ", "transformer/config.json: in_channels: 36: not supp"],
-    ),
-    "Wan2.1-I2V-14B": (
-        {"index": I2V_INDEX,
-         "transformer": {**T2V_14B, "in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}},
-        [
-            'model_index.json: _class_name: "WanImageToVideoPipeline": not supported: must be WanPipeline (Wan2.1-T2V)',
-            "image_encoder: ", "added_kv_proj_dim: 5120: ", "in_channels: 36: not supported: must be 16",
-            "image_dim: 1280: ",
-        ],
-    ),
-    "Wan2.1-FLF2V-14B": ({"transformer": {**NEWER, "pos_embed_seq_len": 514}}, ["pos_embed_seq_len: 514: not suppor"]),
     "Wan2.1-VACE-14B": (
         {"transformer": {**NEWER, "_class_name": "WanVACETransformer3DModel", "vace_layers": [0, 5],
                          "vace_in_channels": 96}},
-        [
-            '_class_name: "WanVACETransformer3DModel": not supported: must be WanTransformer3DModel',
-            "vace_layers: [0, 5]: not supported: Wan2.1-T2V bases have no such key", "vace_in_channels: 96: ",
-        ],
+        ["this is a VACE model, which is not supported: "],
     ),
     "Wan2.2-TI2V-5B": (
         {"transformer": {**NEWER, "in_channels": 48, "out_channels": 48},
          "vae": {**NEWER_VAE, "z_dim": 48, "is_residual": True, "patch_size": 2, "scale_factor_spatial": 16,
                  "in_channels": 12, "out_channels": 12},
          "index": {**NEWER_INDEX, "expand_timesteps": True}},
-        [
-            "model_index.json: expand_timesteps: true: ", "in_channels: 48: ", "out_channels: 48: ",
-            "vae/config.json: z_dim: 48: ", "is_residual: true: ", "in_channels: 12: ", "out_channels: 12: ",
-            "patch_size: 2: ", "scale_factor_spatial: 16: not supported: must be null or 8",
-        ],
+        ["this is Wan2.2-TI2V-5B, which is not supported: "],
+    ),
+    "Wan2.2-Animate-14B": (
+        {"transformer": {**I2V_14B, "_class_name": "WanAnimateTransformer3DModel", "motion_encoder_dim": 512}},
+        ["this is Wan2.2-Animate, which is not supported: "],
+    ),
+    "another VAE": ({"vae": {**NEWER_VAE, "z_dim": 48, "is_residual": True}},
+                    ["vae/config.json: z_dim: 48: ", "is_residual: true: "]),
+    "experts of two sizes": (
+        {"index": A14B, "transformer_2": T2V_1_3B},
+        ["transformer_2/config.json: num_layers: 30: must be 40, as in transformer/", "num_attention_heads: 12: "],
+    ),
+    "T2V with the channels of I2V": ({"transformer": {**NEWER, "in_channels": 36}},
+                                     ["in_channels: 36: not supported: must be 16 (36 is for a WanImageToVideo"]),
+    "I2V with the channels of T2V": ({"index": {**A14B_I2V, "transformer_2": None}},
+                                     ["in_channels: 16: not supported: must be 36 (latents, mask and first frame)"]),
+    "an image encoder that nothing uses": (
+        {"index": {**I2V_INDEX, "_class_name": "WanPipeline"}},
+        ['image_encoder: ["transformers", "CLIPVisionModel"]: not supported: must be null', "image_processor: "],
+    ),
+    "no image encoder": (
+        {"index": A14B_I2V | {"transformer_2": None}, "transformer": {**I2V_14B, "added_kv_proj_dim": 4096}},
+        ["image_dim: 1280: model_index.json names no image_encoder", "added_kv_proj_dim: 4096: "],
+    ),
+    "an image encoder of another width": (
+        {"index": I2V_INDEX, "transformer": I2V_14B, "image_encoder": {"model_type": "clip", "hidden_size": 1024}},
+        ["image_encoder/config.json: hidden_size: 1024: not supported: must be 1280, the transformer's image_dim"],
     ),
     "quantised": (
         {"transformer": {**NEWER, "quantization_config": {"quant_method": "torchao"}}},
@@ -182,10 +222,7 @@ def test_what_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_second_transformer_without_an_index(tmp_path: Path) -> None:
     shutil.copytree(base(tmp_path / "base", index=None) / "transformer", tmp_path / "base" / "transformer_2")
     (line,) = base_mistakes(tmp_path / "base")
-    assert (
-        line
-        == f"{tmp_path}/base/transformer_2: a second transformer (Wan2.2): not supported: Wan2.1-T2V bases have one"
-    )
+    assert line == f"{tmp_path}/base/transformer_2: a second transformer, which model_index.json does not name"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +233,7 @@ def test_a_second_transformer_without_an_index(tmp_path: Path) -> None:
 def test_keys_that_nobody_knows(tmp_path: Path, part: str, key: str, value: Any) -> None:
     known = {"transformer": T2V_14B, "vae": WAN_VAE, "scheduler": UNIPC, "index": INDEX}[part]
     (line,) = base_mistakes(base(tmp_path, **{part: {**known, key: value}}))  # type: ignore[arg-type]
-    assert f"{key}: {json.dumps(value)}: not supported: Wan2.1-T2V bases have no such key" in line
+    assert f"{key}: {json.dumps(value)}: not supported: no supported base has such a key" in line
 
 
 def test_every_key_of_diffusers_is_known() -> None:

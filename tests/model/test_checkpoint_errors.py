@@ -143,7 +143,7 @@ ID, REF, RESAMPLER = "full/ip_layers.safetensors", "full/ref_layers.safetensors"
         (both_layouts, f"{ID}: blocks.0.cross_attn.ip_adapter.registers: fills the same parameter as 0.registers: "
          "two layouts in one file"),
         (not_json, "wan/transformer/config.json: Expecting property name enclosed in double quotes: "
-         "line 1 column 2 (char 1): is {folder}wan a Wan2.1 model in diffusers layout?"),
+         "line 1 column 2 (char 1): is {folder}wan a Wan model in diffusers layout?"),
         (no_layers, "wan/transformer/config.json: num_layers: 1000000000: expected a whole number from 1 to 1000"),
     ],
 )  # fmt: skip

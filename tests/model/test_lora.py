@@ -121,7 +121,7 @@ def test_projections_that_are_read_again_have_their_lora(demo: Path, tmp_path: P
     lora = {"file": str(write(tmp_path / "lora.safetensors", LAYOUTS["ComfyUI"](known))), "weight": WEIGHT}
     kept, freed = loaded(demo, lora), loaded(demo, lora, keep_projections=False)
     for prompt in ("A person at a desk", "A person on a bridge"):
-        inputs = replace(prepare(kept, settings), prompt_embeds=kept.prompt_embeds(prompt))
+        inputs = replace(prepare(kept, settings), prompt_embeds=kept.inputs.prompt_embeds(prompt))
         assert torch.equal(kept.denoise(inputs, settings), freed.denoise(inputs, settings))
 
 

@@ -130,12 +130,12 @@ class OneLayer(nn.Module):
 
 def test_the_loop_itself_never_waits() -> None:
     weights: dict[BranchName, float] = {"c": 5.0, "i": -3.0, "u": -1.0}
-    phase = Phase(weights, {name: [] for name in weights})
+    phase = Phase(weights, {name: [] for name in weights}, OneLayer())  # type: ignore[arg-type]
     with fake_cuda():
         noise, scheduler = torch.empty(1, 16, 21, 60, 104, device="cuda"), OneNumber()
         seen: list[Step] = []
         with Strict() as strict:
-            latents = denoise(OneLayer(), scheduler, noise, lambda step: phase, seen.append)  # type: ignore[arg-type]
+            latents = denoise(scheduler, noise, lambda step: phase, seen.append)  # type: ignore[arg-type]
     assert (latents.shape, latents.dtype, latents.device.type) == (noise.shape, torch.float32, "cuda")
     assert len(seen) == 4
     assert strict.calls > 4 * 3

@@ -11,7 +11,7 @@ from lynx_parallel.inputs.decode_memory import VideoSize
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.memory import Prediction, Task
 from lynx_parallel.inputs.weight_files import WeightFiles
-from lynx_parallel.parallel.room import MARGIN, fits, keeps_projections
+from lynx_parallel.parallel.room import MARGIN, fits, room_for
 from tests.helpers.adapters_14b import RECORDED, Adapters, derived, recorded, write_adapters, write_base
 
 P480, P720 = VideoSize(832, 480, 81), VideoSize(1280, 720, 81)
@@ -51,14 +51,14 @@ def test_cards_that_keep_them_in_bf16(
 ) -> None:
     """The type of the files does not matter: an 80 GB card keeps them although the fp32 files fill 65.6 GB."""
     tasks = [Task(size, layout)]
-    kept = {card for card in CARDS if keeps_projections(weights, card * GB, dtype="bfloat16", sharded=sharded,
-                                                        tasks=tasks)}  # fmt: skip
+    kept = {card for card in CARDS if room_for(weights, card * GB, dtype="bfloat16", sharded=sharded,
+                                               tasks=tasks).keep_projections}  # fmt: skip
     assert kept == enough
 
 
 def test_the_fullest_task_decides(weights: WeightFiles) -> None:
     def kept(*tasks: Task) -> bool:
-        return keeps_projections(weights, 60 * GB, dtype="bfloat16", sharded=False, tasks=tasks)
+        return room_for(weights, 60 * GB, dtype="bfloat16", sharded=False, tasks=tasks).keep_projections
 
     small, large = Task(P480, Layout()), Task(P720, Layout())
     assert kept(small)
@@ -69,7 +69,7 @@ def test_the_fullest_task_decides(weights: WeightFiles) -> None:
 
 def test_fp32_and_tiles_count(weights: WeightFiles) -> None:
     def kept(card: int, dtype: str, *, tiled: bool) -> bool:
-        return keeps_projections(weights, card * GB, dtype=dtype, sharded=False, tiled_decode=tiled)
+        return room_for(weights, card * GB, dtype=dtype, sharded=False, tiled_decode=tiled).keep_projections
 
     assert not kept(80, "float32", tiled=True)
     assert kept(141, "float32", tiled=False)
@@ -80,7 +80,9 @@ def test_fp32_and_tiles_count(weights: WeightFiles) -> None:
 def test_tf32_needs_more_room(weights: WeightFiles) -> None:
     def kept(tf32: bool) -> bool:
         task = Task(P720, Layout())
-        return keeps_projections(weights, 65 * GB, dtype="bfloat16", sharded=False, tf32_decode=tf32, tasks=[task])
+        return room_for(
+            weights, 65 * GB, dtype="bfloat16", sharded=False, tf32_decode=tf32, tasks=[task]
+        ).keep_projections
 
     assert kept(False)
     assert not kept(True)

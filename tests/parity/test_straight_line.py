@@ -123,14 +123,15 @@ def swap_branches(monkeypatch: pytest.MonkeyPatch) -> None:
     original = LynxPipeline.phase
 
     def phase(self: LynxPipeline, *args: Any, **kwargs: Any) -> Phase:
-        weights, made = original(self, *args, **kwargs)
-        return Phase(weights, {"c": made["i"], "i": made["c"], "u": made["u"]})
+        phase = original(self, *args, **kwargs)
+        made = phase.branches
+        return phase._replace(branches={"c": made["i"], "i": made["c"], "u": made["u"]})
 
     monkeypatch.setattr(LynxPipeline, "phase", phase)
 
 
 def change_reference_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lynx_parallel.pipeline.REFERENCE_PROMPT", "image of a hand")
+    monkeypatch.setattr("lynx_parallel.stages.shot_inputs.REFERENCE_PROMPT", "image of a hand")
 
 
 @pytest.mark.parametrize("mistake", [rotate_reference_query, leave_registers_out, swap_branches, change_reference_text])

@@ -232,19 +232,19 @@ def test_a_rank_runs_the_vae_as_asked(load: RankConfig, shots: tuple[Shot, ...],
 def test_projections_stay_where_the_card_has_room(load: RankConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the card's size is invented: no GPU is asked."""
     rank = Rank("cpu", 1, replace(load, tasks=(Task(VideoSize(64, 48, 9), Layout()),)))
-    assert not rank._has_room()  # on the CPU they are mapped again
+    assert not rank._room().keep_projections  # on the CPU they are mapped again
     rank.device = torch.device("cuda")
     for memory, room in ((8 * 10**9, True), (10**9, False)):
         card = SimpleNamespace(total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
-        assert rank._has_room() is room
+        assert rank._room().keep_projections is room
     card.total_memory = 8 * 10**9
     rank.config = load  # without tasks, the largest video counts, whose decoding takes 19 GB
-    assert not rank._has_room()
+    assert not rank._room().keep_projections
     card.total_memory = 23 * 10**9
-    assert rank._has_room()
+    assert rank._room().keep_projections
     rank.config = replace(load, vae_dtype="tf32")
-    assert not rank._has_room()
+    assert not rank._room().keep_projections
 
 
 def test_prompts_that_one_rank_encoded_are_read_by_another(

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
 
 from tests.upstream import sampler
 from tests.upstream.wan import Identity, Wan, Weights, attend, forward, layer_norm, linear, load_wan, scope
@@ -57,6 +58,10 @@ def generate(
     ref_scale: float | None,
     face_embedding: Tensor,
     face_crop: np.ndarray,
+    guidance_scale_2: float | None = None,
+    boundary_ratio: float | None = None,
+    adapters_expert: str | None = None,
+    start_image: np.ndarray | None = None,
     reference_latent: str = "sample",
     sigma_schedule: str = "lynx",
     flow_shift: float = 3.0,
@@ -71,6 +76,10 @@ def generate(
     ref_scale: None where there are no `ref_layers`.
     face_embedding: [512], L2-normalised.
     face_crop: [256, 256, 3], uint8 RGB. Unused without `ref_layers`.
+    guidance_scale_2, boundary_ratio: of a base with two experts: the first denoises from timestep
+        1000 · boundary_ratio on, the second below it, guided by guidance_scale_2.
+    adapters_expert: `high_noise` or `low_noise`: the only one with adapters.
+    start_image: the first frame, uint8 RGB [height, width, 3], of a base that begins with one.
     reference_latent: `sample` draws from the VAE's posterior with seed + 1; `mode` takes its mode.
     sigma_schedule: `lynx` or `diffusers`.
     dtype: of the text encoder, the transformer and the adapters; VAE and sampler stay in fp32.
@@ -84,7 +93,9 @@ def generate(
         noise_cond, noise_uncond, noise_image_only  [1, 16, T, Y, X], first step, of what branches there are
         decoded_video                               [1, 3, frames, height, width] in [-1, 1], if `decode`
     """
-    wan = load_wan(base / "transformer", dtype)
+    experts = {"high_noise": load_wan(base / "transformer", dtype)}
+    if boundary_ratio is not None:
+        experts["low_noise"] = load_wan(base / "transformer_2", dtype)
     vae = AutoencoderKLWan.from_pretrained(base / "vae", torch_dtype=torch.float32).eval()
     lynx = load_adapters(adapters, dtype)
     out: dict[str, Tensor] = {}
@@ -92,27 +103,42 @@ def generate(
     text, negative, reference_text = encode_texts(base, [prompt, negative_prompt, REFERENCE_TEXT], dtype)
     out |= {"prompt_embeds": text, "negative_prompt_embeds": negative}
 
-    tokens, no_tokens = face_tokens(lynx.resampler, face_embedding), no_face_tokens(lynx.resampler)
-    out |= {"id_tokens": tokens, "id_tokens_uncond": no_tokens}
-
-    features, no_features = [], []
-    if lynx.ref_layers:
-        latent = encode_reference(vae, face_picture(face_crop), seed, reference_latent)
-        no_latent = encode_reference(vae, grey_picture(), seed, reference_latent)
-        features = reference_features(wan, latent, reference_text)
-        no_features = reference_features(wan, no_latent, reference_text)
-        out |= {f"ref_features.{i}": feature for i, feature in enumerate(features)}
-        out |= {f"ref_features_uncond.{i}": feature for i, feature in enumerate(no_features)}
-
-    somebody = Identity(tokens, lynx.id_layers, ip_scale, features, lynx.ref_layers, ref_scale)
-    nobody = Identity(no_tokens, lynx.id_layers, ip_scale, no_features, lynx.ref_layers, ref_scale)
-    branches = guidance_branches(text, negative, somebody, nobody, guidance_scale, guidance_scale_i)
+    tokens = no_tokens = None
+    if lynx.id_layers:
+        tokens, no_tokens = face_tokens(lynx.resampler, face_embedding), no_face_tokens(lynx.resampler)
+        out |= {"id_tokens": tokens, "id_tokens_uncond": no_tokens}
+    image = None if start_image is None else image_embedding(base, start_image)
+    scales = {"high_noise": guidance_scale, "low_noise": guidance_scale_2 or guidance_scale}
+    branches, scales_i = {}, {}
+    for expert, wan in experts.items():
+        acts = adapters_expert in (None, expert)
+        features, no_features = [], []
+        if lynx.ref_layers and acts:
+            latent = encode_reference(vae, face_picture(face_crop), seed, reference_latent)
+            no_latent = encode_reference(vae, grey_picture(), seed, reference_latent)
+            features = reference_features(wan, latent, reference_text)
+            no_features = reference_features(wan, no_latent, reference_text)
+            out |= {f"ref_features.{i}": feature for i, feature in enumerate(features)}
+            out |= {f"ref_features_uncond.{i}": feature for i, feature in enumerate(no_features)}
+        ids, refs = (lynx.id_layers, lynx.ref_layers) if acts else ({}, {})
+        # Without any identity, two branches are left: the third would equal the unconditional one.
+        scales_i[expert] = guidance_scale_i if acts else None
+        somebody = Identity(tokens, ids, ip_scale, features, refs, ref_scale, image)
+        nobody = Identity(no_tokens, ids, ip_scale, no_features, refs, ref_scale, image)
+        branches[expert] = guidance_branches(text, negative, somebody, nobody, scales[expert], scales_i[expert])
+    start_BCTYX = None if start_image is None else encode_start(vae, start_image, num_frames)
 
     def velocity(x_BCTYX: Tensor, timestep: int) -> Tensor:
-        v = {name: forward(wan, x_BCTYX, timestep, *branch)[0].float() for name, branch in branches.items()}
+        expert = "high_noise" if boundary_ratio is None or timestep >= boundary_ratio * 1000 else "low_noise"
+        if start_BCTYX is not None:
+            x_BCTYX = torch.cat([x_BCTYX, start_BCTYX], dim=1)
+        v = {
+            name: forward(experts[expert], x_BCTYX, timestep, *branch)[0].float()
+            for name, branch in branches[expert].items()
+        }
         for name in v:
             out.setdefault(f"noise_{name}", v[name])  # keeps the first step's
-        return guide(v, guidance_scale, guidance_scale_i)
+        return guide(v, scales[expert], scales_i[expert])
 
     sigmas, timesteps = sampler.schedule(sigma_schedule, num_inference_steps, flow_shift)
     noise_BCTYX = initial_noise(seed, width, height, num_frames)
@@ -126,11 +152,12 @@ def generate(
 
 def load_adapters(files: Mapping[str, Path], dtype: torch.dtype = torch.float32) -> Adapters:
     """Sorts the files' tensors by block. Lite has no registers; its adapter i belongs to block 2i."""
-    ids = by_number(load_file(files["ip_layers"]), dtype)
-    if "registers" not in ids[0]:
+    ids = by_number(load_file(files["ip_layers"]), dtype) if "ip_layers" in files else {}
+    if ids and "registers" not in ids[0]:
         ids = {2 * i: layer for i, layer in ids.items()}
     refs = by_number(load_file(files["ref_layers"]), dtype) if "ref_layers" in files else {}
-    resampler = {name: tensor.to(dtype) for name, tensor in load_file(files["resampler"]).items()}
+    of_file = load_file(files["resampler"]) if "resampler" in files else {}
+    resampler = {name: tensor.to(dtype) for name, tensor in of_file.items()}
     return Adapters(resampler=resampler, id_layers=ids, ref_layers=refs)
 
 
@@ -223,8 +250,38 @@ def encode_reference(vae: AutoencoderKLWan, picture: Tensor, seed: int, how: str
 
 
 def reference_features(wan: Wan, latent_BCTYX: Tensor, text_BSd: Tensor) -> list[Tensor]:
-    """One pass over the face, as a clean video of one frame, with no adapter at work: block → [1, 256, D]."""
+    """One pass over the face, as a clean video of one frame, with no adapter at work: block → [1, 256, D].
+
+    Where the base begins with a picture, there is none: its channels are zeros.
+    """
+    missing = wan.weights["patch_embedding.weight"].shape[1] - latent_BCTYX.shape[1]
+    latent_BCTYX = torch.cat([latent_BCTYX, latent_BCTYX.new_zeros(1, missing, *latent_BCTYX.shape[2:])], dim=1)
     return forward(wan, latent_BCTYX, REFERENCE_TIMESTEP, text_BSd)[1]
+
+
+def encode_start(vae: AutoencoderKLWan, picture: np.ndarray, num_frames: int) -> Tensor:
+    """The first frame → what the model sees beside the noise, [1, 20, T, Y, X]: mask, then latents.
+
+    The video is grey after its first frame. Of the mask's four channels, one for each frame in a latent frame, all
+    are one in the first latent frame.
+    """
+    first = torch.tensor(picture).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+    grey = torch.zeros(1, 3, num_frames - 1, *picture.shape[:2])
+    mean, std = latent_statistics(vae)
+    latent = (vae.encode(torch.cat([first, grey], dim=2)).latent_dist.mean - mean) / std
+    mask = torch.zeros(1, 4, *latent.shape[2:])
+    mask[:, :, 0] = 1
+    return torch.cat([mask, latent], dim=1)
+
+
+def image_embedding(base: Path, picture: np.ndarray) -> Tensor | None:
+    """The first frame → its CLIP tokens [1, 257, d], of the last layer but one; None without an image encoder."""
+    if not (base / "image_encoder").exists():
+        return None
+    processor = CLIPImageProcessor.from_pretrained(base / "image_processor")
+    encoder = CLIPVisionModel.from_pretrained(base / "image_encoder", dtype=torch.float32).eval()
+    pixels = processor(images=Image.fromarray(picture), return_tensors="pt").pixel_values
+    return encoder(pixels, output_hidden_states=True).hidden_states[-2]
 
 
 def guidance_branches(

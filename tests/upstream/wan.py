@@ -5,7 +5,8 @@ Shapes:
     L  tokens of the video          E  channels of one head
     S  tokens of the prompt (512)   D  channels of the model, H * E
     N  ID tokens (16, or 32 with registers)
-    R  reference tokens (256)       C  channels of the latent (16)
+    R  reference tokens (256)       C  channels of the latent (16), or with a first frame 36
+    I  image tokens (257)
     T, Y, X  the latent's frames, rows and columns; t, y, x the same counted in patches
 Weights keep the names of the files: `scope` walks down them as `.` does in a module tree.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ Weights = dict[str, Tensor]
 
 ROPE_THETA = 10000.0
 LITE_KEY_EPS = 1e-5
+IMAGE_EPS = 1e-5
 KEPT_FP32 = {"time_embedder", "scale_shift_table", "norm2"}
 """Weights that stay in fp32 in a bf16 model, as in diffusers. Norms without weights are computed in fp32 too."""
 
@@ -55,6 +57,8 @@ class Identity:
     ref_features_BRD: list[Tensor] = field(default_factory=list)
     ref_layers: dict[int, Weights] = field(default_factory=dict)
     ref_scale: float | None = None
+    image_BId: Tensor | None = None
+    """CLIP embedding of the first frame, for a base that sees one."""
 
 
 NOBODY = Identity()
@@ -93,6 +97,8 @@ def forward(
     turn_LE = rotation(grid_tyx, wan.weights["patch_embedding.weight"].shape[0] // wan.heads)
     time_BD, modulation_B6D = embed_time(wan, timestep)
     text_BSD = embed_text(wan, text_BSd)
+    if identity.image_BId is not None:
+        identity = replace(identity, image_BId=embed_image(wan, identity.image_BId))
     x_BLD = patchify(wan, latents_BCTYX)
     attention_inputs_BLD = []
     for index in range(wan.blocks):
@@ -156,6 +162,10 @@ def cross_attention(wan: Wan, index: int, x_BLD: Tensor, text_BSD: Tensor, ident
     k_BSHE = heads(wan, rms_norm(linear(w, "to_k", text_BSD), wan.eps, w["norm_k.weight"]))
     v_BSHE = heads(wan, linear(w, "to_v", text_BSD))
     out_BLD = attend(q_BLHE, k_BSHE, v_BSHE)
+
+    if identity.image_BId is not None:
+        k_BIHE = heads(wan, rms_norm(linear(w, "add_k_proj", identity.image_BId), wan.eps, w["norm_added_k.weight"]))
+        out_BLD = out_BLD + attend(q_BLHE, k_BIHE, heads(wan, linear(w, "add_v_proj", identity.image_BId)))
 
     if index in identity.id_layers:
         adapter = identity.id_layers[index]
@@ -229,6 +239,13 @@ def embed_text(wan: Wan, text_BSd: Tensor) -> Tensor:
     """The text encoder's channels → the model's."""
     w = scope(wan.weights, "condition_embedder.text_embedder")
     return linear(w, "linear_2", F.gelu(linear(w, "linear_1", text_BSd), approximate="tanh"))
+
+
+def embed_image(wan: Wan, image_BId: Tensor) -> Tensor:
+    """The image encoder's channels → the model's: norm, two layers with an exact GELU between, norm."""
+    w = scope(wan.weights, "condition_embedder.image_embedder")
+    hidden = F.gelu(linear(w, "ff.net.0.proj", layer_norm(image_BId, IMAGE_EPS, scope(w, "norm1"))))
+    return layer_norm(linear(w, "ff.net.2", hidden), IMAGE_EPS, scope(w, "norm2"))
 
 
 def feed_forward(w: Weights, x_BLD: Tensor) -> Tensor:

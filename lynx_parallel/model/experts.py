@@ -1,0 +1,96 @@
+"""The transformers of a base: one, or Wan2.2's two experts, of which the device may hold one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from lynx_parallel.model.transformer import LynxTransformer
+
+TRAIN_TIMESTEPS = 1000
+
+
+class Experts:
+    """One transformer, or two with the timestep between them.
+
+    Attributes:
+        moves: how often a transformer was moved to the device.
+
+    Args:
+        transformers: one, or the expert of high noise and that of low noise.
+        boundary_ratio: with two, the first denoises from timestep 1000 · ``boundary_ratio`` on, as in diffusers.
+        device: where only the transformer in use is. All of them are given on the CPU then. None leaves them where they
+            are.
+    """
+
+    def __init__(
+        self,
+        transformers: Sequence[LynxTransformer],
+        boundary_ratio: float | None = None,
+        device: torch.device | None = None,
+    ):
+        self.transformers = tuple(transformers)
+        self.boundary_ratio = boundary_ratio
+        self.moves = 0
+        self._device = device
+        self._in_use: LynxTransformer | None = None
+        self._waiting: dict[LynxTransformer, dict[str, torch.Tensor]] = {}
+        for transformer in self.transformers if device is not None else ():
+            if not is_sharded(transformer):
+                self._waiting[transformer] = dict(_tensors(transformer))
+
+    def __iter__(self) -> Iterator[LynxTransformer]:
+        return iter(self.transformers)
+
+    @property
+    def have_reference(self) -> bool:
+        """Whether any transformer has a reference adapter."""
+        return any(transformer.has_reference for transformer in self)
+
+    def index(self, timestep: float, boundary_ratio: float | None = None) -> int:
+        """Returns which transformer denoises at a timestep: 0, or 1 for the expert of low noise.
+
+        Args:
+            boundary_ratio: instead of the base's own.
+        """
+        ratio = self.boundary_ratio if boundary_ratio is None else boundary_ratio
+        return int(len(self.transformers) > 1 and ratio is not None and timestep < ratio * TRAIN_TIMESTEPS)
+
+    def use(self, index: int) -> LynxTransformer:
+        """Returns a transformer, on the device."""
+        wanted = self.transformers[index]
+        if self._device is not None and wanted is not self._in_use:
+            if self._in_use is not None:
+                self._put(self._in_use, torch.device("cpu"))
+            self._put(wanted, self._device)
+            self._in_use = wanted
+            self.moves += 1
+        return wanted
+
+    def _put(self, transformer: LynxTransformer, device: torch.device) -> None:
+        """Puts a transformer on the device, or back on the CPU. Weights do not change, so nothing is copied back."""
+        if transformer not in self._waiting:
+            move(transformer, device)
+            return
+        waiting = self._waiting[transformer]
+        for name, tensor in _tensors(transformer):
+            tensor.data = waiting[name].to(device)
+
+
+def is_sharded(transformer: nn.Module) -> bool:
+    """Returns whether ranks share the weights of a transformer."""
+    return any(isinstance(parameter, DTensor) for parameter in transformer.parameters())
+
+
+def _tensors(transformer: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Returns all weights and tables that exist. Borrowed projections are on the meta device."""
+    both = [*transformer.named_parameters(), *transformer.named_buffers()]
+    return [(name, tensor) for name, tensor in both if not tensor.is_meta]
+
+
+def move(transformer: nn.Module, device: torch.device) -> None:
+    """Moves a sharded transformer. FSDP overrides ``_apply``, which ``nn.Module.to`` calls too."""
+    transformer._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
