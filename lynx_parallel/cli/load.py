@@ -61,6 +61,7 @@ def load(
         embedding_mistakes,
         long_texts,
         unreadable_pictures,
+        unreadable_starts,
         video_notices,
     )
     from lynx_parallel.plan.converted import with_converted
@@ -87,13 +88,16 @@ def load(
     loras = [] if missing else read_loras(weights)
     digests = {} if missing else weight_digests(weights, present.face)
     unreadable, of_pictures = unreadable_pictures(campaign)
+    starts, of_starts = unreadable_starts(campaign)
     cuts, of_texts = long_texts(campaign, weights.base)
     record = find_record(manifest)
     of_record = record.changed_pictures() if record else ()
     of_loras = lora_notices(loras)
-    notices = (*campaign.notices, *of_record, *of_pictures, *of_texts, *of_loras, *video_notices(campaign))
+    notices = (*campaign.notices, *of_record, *of_pictures, *of_starts, *of_texts, *of_loras, *video_notices(campaign))
     campaign = replace(campaign, notices=notices)
-    known = Known(digests, all_weights=not missing, unreadable=unreadable, cut=as_warnings(cuts))
+    known = Known(
+        digests, all_weights=not missing, unreadable=unreadable, unreadable_starts=starts, cut=as_warnings(cuts)
+    )
     replan = partial(make_plan, campaign, known, today=date.today(), verify=verify, whole=not only)
     if not missing:
         weights = with_converted(weights, digests, model.dtype)

@@ -136,12 +136,12 @@ class GangStarter:
 
     def _needed_files(self) -> list[Path]:
         """Returns files that every rank must see. A file that is missing here too fails its own shots only."""
-        run, subject = self._board.run, self._board.shots[0].subject
+        run, shot = self._board.run, self._board.shots[0]
         weights = run.weights
         files = [
             weights.base, weights.transformer, weights.transformer_2, weights.resampler, weights.id, weights.ref
         ]  # fmt: skip
-        files += [*(lora.path for lora in weights.loras), subject.image, subject.embedding]
+        files += [*(lora.path for lora in weights.loras), shot.subject.image, shot.subject.embedding, shot.start_image]
         if run.face is not None:
             files += [run.face.detector, run.face.recognizer]
         return [path for path in files if path is not None and path.exists()]

@@ -63,6 +63,9 @@ Ids = Annotated[
 ]
 
 
+StartImage = Annotated[Text | None, Field(description="picture with which the video begins, for I2V bases")]
+
+
 class ConsentEntry(Strict):
     """``consent:`` of a subject."""
 
@@ -82,6 +85,7 @@ class SubjectEntry(Strict):
     sampling: SamplingOverrides = SamplingOverrides()
     consent: ConsentEntry | None = None
     labels: dict[str, LabelValue] = Field(default_factory=dict)
+    start_image: StartImage = None
 
 
 class PromptEntry(Strict):
@@ -89,6 +93,7 @@ class PromptEntry(Strict):
 
     text: str | None = None
     file: Text | None = None
+    start_image: StartImage = None
     sampling: SamplingOverrides = SamplingOverrides()
 
     @model_validator(mode="before")
@@ -111,6 +116,7 @@ class ShotEntry(Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
     takes: Takes | None = None
     priority: Priority = 0
+    start_image: StartImage = None
     sampling: SamplingOverrides = SamplingOverrides()
 
 

@@ -88,7 +88,8 @@ class Expansion:
             name = self._pattern_of(variant).format(**fields, take=take, seed=seed)
             if (sampling := by_seed.get(seed)) is None:
                 sampling = by_seed[seed] = settings.model_copy(update={"seed": seed})
-            yield Shot(subject, prompt, take, text, sampling, group.priority, name, variant.id)
+            start = group.start_image or prompt.start_image or subject.start_image
+            yield Shot(subject, prompt, take, text, sampling, group.priority, name, variant.id, start)
 
     def _pattern_of(self, variant: Variant) -> str:
         """Returns the pattern of a variant's names.

@@ -11,6 +11,7 @@ from lynx_parallel.inputs.ids import earlier_prompt_ids
 from lynx_parallel.inputs.manifest import Prompt, ShotGroup, Subject
 from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_key, shown_value
 from lynx_parallel.inputs.sources import is_file
+from lynx_parallel.inputs.subject_entry import named_file
 from lynx_parallel.inputs.table import Table
 from lynx_parallel.inputs.validate import read_model
 from lynx_parallel.inputs.weight_names import resolve_file
@@ -64,6 +65,8 @@ def _group(
         document.blame(problems, (*path, "takes"), message)
     subject_ids = _ids(document, (*path, "subject"), entry.subject, subjects, problems)
     prompt_ids = _ids(document, (*path, "prompt"), entry.prompt, prompts, problems)
+    folder, blame = document.file.parent, partial(_blame, document, path, problems)
+    start = named_file(folder, "start_image", entry.start_image, blame)
     if len(problems) != before:
         return None
     seeds = tuple(entry.seeds) if entry.seeds else None
@@ -77,7 +80,12 @@ def _group(
         takes=len(seeds) if seeds else entry.takes or 1,
         priority=entry.priority,
         sampling=entry.sampling,
+        start_image=start,
     )
+
+
+def _blame(document: Document, entry: KeyPath, problems: Problems, path: KeyPath, message: str) -> None:
+    document.blame(problems, (*entry, *path), message)
 
 
 def _ids(

@@ -34,6 +34,7 @@ class Subject:
     Attributes:
         landmarks: five (x, y) points in pixels of ``image``: eyes, nose, mouth corners.
         face: which face of several: ``largest``, ``only`` (several are an error) or the n-th from the left.
+        start_image: as in ``Shot``.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Subject:
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     consent: Consent | None = None
     labels: dict[str, Label] = field(default_factory=dict, hash=False)
+    start_image: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Prompt:
     id: str
     text: str
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+    start_image: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Shot:
         priority: higher first.
         name: of the output files, relative to the campaign's output, with ``/``, without suffix.
         variant: its id; empty in a manifest without variants.
+        start_image: picture with which the video begins, for a base that takes one (I2V).
     """
 
     subject: Subject
@@ -85,6 +89,7 @@ class Shot:
     priority: int
     name: str
     variant: str = ""
+    start_image: Path | None = None
 
     @property
     def seed(self) -> int:
@@ -147,3 +152,4 @@ class ShotGroup:
     takes: int = 1
     priority: int = 0
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+    start_image: Path | None = None

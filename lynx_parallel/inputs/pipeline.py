@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from lynx_parallel.inputs.sampling import Sampling, as_tuple
-from lynx_parallel.inputs.strict import Strict, Text, Version, mistake, must
+from lynx_parallel.inputs.strict import Strict, Text, Version, must
 from lynx_parallel.inputs.weight_files import Expert
 
 VaeDtype = Annotated[Literal["float32", "tf32", "bfloat16"], must("'float32', 'tf32' or 'bfloat16'")]
@@ -47,10 +48,9 @@ class Adapters(Strict):
     @model_validator(mode="after")
     def _whole(self) -> Adapters:
         if (self.resampler is None) != (self.id is None):
-            missing = "id" if self.id is None else "resampler"
-            raise mistake(f"a mapping with both resampler and id: {missing} is missing")
+            raise PydanticCustomError("one_source", "give both resampler and id, or neither")
         if self.id is None and self.ref is None:
-            raise mistake("a mapping with resampler and id, with ref, or with all three")
+            raise PydanticCustomError("one_source", "give resampler and id, ref, or all three")
         return self
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lynx_parallel.inputs.entries import PromptEntry
 from lynx_parallel.inputs.manifest import Prompt
 from lynx_parallel.inputs.problems import KeyPath, Problems, shown_value
 from lynx_parallel.inputs.sections import section_ids
+from lynx_parallel.inputs.subject_entry import named_file
 from lynx_parallel.inputs.template import template_mistake
 from lynx_parallel.inputs.text_files import Unreadable, read_text
 from lynx_parallel.inputs.validate import read_model
@@ -40,4 +42,9 @@ def _prompt(name: str, entry: PromptEntry, document: Document, problems: Problem
     if wrong:
         document.blame(problems, path, wrong)
         return None
-    return Prompt(name, text, entry.sampling)
+    blame = partial(_blame, document, name, problems)
+    return Prompt(name, text, entry.sampling, named_file(document.file.parent, "start_image", entry.start_image, blame))
+
+
+def _blame(document: Document, name: str, problems: Problems, path: KeyPath, message: str) -> None:
+    document.blame(problems, ("prompts", name, *path), message)

@@ -27,14 +27,15 @@ def make_subject(name: str, entry: SubjectEntry, folder: Path, blame: Blame) -> 
         blame(("embedding",), f"{shown_value(embedding)}: must be a .safetensors or .npy file")
     return Subject(
         name,
-        image=_file(folder, "image", entry.image, blame),
-        embedding=_file(folder, "embedding", embedding, blame),
+        image=named_file(folder, "image", entry.image, blame),
+        embedding=named_file(folder, "embedding", embedding, blame),
         landmarks=entry.landmarks,
         face=entry.face,
         vars=dict(entry.vars),
         sampling=entry.sampling,
         consent=as_consent(entry.consent),
         labels=dict(entry.labels),
+        start_image=named_file(folder, "start_image", entry.start_image, blame),
     )
 
 
@@ -51,8 +52,13 @@ def check_vars(names: dict[str, str], blame: Blame) -> None:
             blame((var,), message)
 
 
-def _file(folder: Path, key: str, text: str | None, blame: Blame) -> Path | None:
-    """Returns the absolute path of an existing regular file, or None."""
+def named_file(folder: Path, key: str, text: str | None, blame: Blame) -> Path | None:
+    """Returns the absolute path of an existing regular file, or None. Records a missing one.
+
+    Args:
+        folder: ``text`` is relative to it.
+        key: that names the file.
+    """
     if text is None:
         return None
     file = resolve_file(folder, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from lynx_parallel.inputs.entries import ID, ID_ALLOWED, Priority, Takes
 from lynx_parallel.inputs.ids import earlier_prompt_id, made_id, prompt_id
 from lynx_parallel.inputs.manifest import Prompt, ShotGroup
-from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_value
 from lynx_parallel.inputs.sampling import SamplingOverrides, Seed
 from lynx_parallel.inputs.sheet import Columns, read_sheet
+from lynx_parallel.inputs.subject_entry import named_file
 from lynx_parallel.inputs.template import template_mistake
 from lynx_parallel.inputs.yaml_lines import read_scalar
 
 TEXT_SETTINGS = ("negative_prompt", "sigma_schedule", "reference_latent")
 SAMPLING_COLUMNS = tuple(f"sampling.{name}" for name in SamplingOverrides.model_fields)
-_DECIMALS = ("fps", "flow_shift", "guidance_scale", "guidance_scale_i", "ip_scale", "ref_scale")
+_DECIMALS = (
+    "fps", "flow_shift", "guidance_scale", "guidance_scale_2", "boundary_ratio", "guidance_scale_i", "ip_scale",
+    "ref_scale",
+)  # fmt: skip
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?[0-9]+),([0-9]+)\s*", re.ASCII)
 _WINDOW = re.compile(r"\s*\[?\s*([^\s,;\[\]]+)[\s,;]+([^\s,;\[\]]+)\s*\]?\s*")
 _STRICT = ConfigDict(strict=True)
@@ -29,7 +34,7 @@ _NUMBERS: dict[str, TypeAdapter[int]] = {
     "seed": TypeAdapter(Seed, config=_STRICT),
     "priority": TypeAdapter(Priority, config=_STRICT),
 }
-COLUMNS = ("subject", "prompt", "prompt_text", *_NUMBERS, *SAMPLING_COLUMNS)
+COLUMNS = ("subject", "prompt", "prompt_text", *_NUMBERS, "start_image", *SAMPLING_COLUMNS)
 
 
 def setting_value(name: str, text: str, decimal_comma: bool = False) -> Any:
@@ -107,6 +112,7 @@ class Table:
         if "prompt_text" not in row:
             prompts = self._prompt_ids(row, line)
         sampling = self._sampling(row, line)
+        start = named_file(self.file.parent, "start_image", row.get("start_image"), partial(self._blame_cell, line))
         if len(self.problems) != before or not prompts:
             return None
         return ShotGroup(
@@ -119,6 +125,7 @@ class Table:
             takes=numbers.get("takes", 1),
             priority=numbers.get("priority", 0),
             sampling=sampling,
+            start_image=start,
         )
 
     def _ids(self, row: dict[str, str], column: str, every: dict[str, Any], line: int) -> tuple[str, ...]:
@@ -189,6 +196,9 @@ class Table:
                 shown = shown_value(row[column])
                 self._blame(line, f"column {column}: {shown}: {error['msg']}")
         return SamplingOverrides()
+
+    def _blame_cell(self, line: int, path: KeyPath, message: str) -> None:
+        self._blame(line, f"column {path[0]}: {message}")
 
     def _blame(self, line: int, message: str) -> None:
         self.problems.add(self.file, line, message)

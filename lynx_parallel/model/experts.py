@@ -40,7 +40,8 @@ class Experts:
         self._waiting: dict[LynxTransformer, dict[str, torch.Tensor]] = {}
         for transformer in self.transformers if device is not None else ():
             if not is_sharded(transformer):
-                self._waiting[transformer] = dict(_tensors(transformer))
+                # Borrowed projections are on the meta device. They go where they are used.
+                self._waiting[transformer] = {n: t.data for n, t in _tensors(transformer).items() if not t.is_meta}
 
     def __iter__(self) -> Iterator[LynxTransformer]:
         return iter(self.transformers)
@@ -75,9 +76,8 @@ class Experts:
         if transformer not in self._waiting:
             move(transformer, device)
             return
-        waiting = self._waiting[transformer]
-        for name, tensor in _tensors(transformer):
-            tensor.data = waiting[name].to(device)
+        for name, waiting in self._waiting[transformer].items():
+            _set(transformer, name, waiting.to(device))
 
 
 def is_sharded(transformer: nn.Module) -> bool:
@@ -85,10 +85,18 @@ def is_sharded(transformer: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in transformer.parameters())
 
 
-def _tensors(transformer: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Returns all weights and tables that exist. Borrowed projections are on the meta device."""
-    both = [*transformer.named_parameters(), *transformer.named_buffers()]
-    return [(name, tensor) for name, tensor in both if not tensor.is_meta]
+def _tensors(transformer: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns all weights and tables by name."""
+    return {**dict(transformer.named_parameters()), **dict(transformer.named_buffers())}
+
+
+def _set(transformer: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = transformer.get_submodule(path)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[leaf] = tensor
 
 
 def move(transformer: nn.Module, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.picture_file import HEIC_REMEDY, HeicUnreadable, OutsideLandmarks, picture_mistake
 from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.plan.base_checks import base_fit_mistakes
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.plan.prompt_length import Cut, find_cuts, may_be_too_long
@@ -41,8 +42,10 @@ def check_work(campaign: Campaign, todo: Sequence[Item], weights: WeightFiles, c
     video = campaign.pipeline.video
     lines = [f"{shown_path(campaign.path)}: {CRF_0}"] if video.crf == 0 and not video.lossless else []
     lines += _attention_mistakes(cluster, campaign.pipeline.model.dtype)
-    lines += base_mistakes(weights.base)
-    if (weights.base / "transformer" / "config.json").exists():
+    mistakes = base_mistakes(weights.base)
+    lines += mistakes
+    if not mistakes and (weights.base / "transformer" / "config.json").exists():
+        lines += base_fit_mistakes(campaign, (item.shot for item in todo), weights)
         layout_choice = LayoutChoice(cluster, weights)
         lines += layout_choice.mistakes(item.shot for item in todo)
         lines += layout_choice.count_mistakes()
@@ -85,6 +88,16 @@ def unreadable_pictures(campaign: Campaign) -> tuple[dict[str, str], list[Notice
             message = "pictures cannot be read; the shots that need them are blocked"
             notices.append(Notice("picture-unreadable", message, reason))
     return wrong, notices
+
+
+def unreadable_starts(campaign: Campaign) -> tuple[dict[Path, str], list[Notice]]:
+    """Reads format and size of each ``start_image``. Returns what is wrong, by path, and a warning for each."""
+    wrong = {}
+    for path in dict.fromkeys(shot.start_image for shot in campaign.shots if shot.start_image):
+        if (error := picture_mistake(path)) is not None:
+            wrong[path] = str(error).replace(str(path), shown_path(path), 1)
+    message = "first frames cannot be read; the shots that need them are blocked"
+    return wrong, [Notice("start-image-unreadable", message, shown_path(path)) for path in wrong]
 
 
 def embedding_mistakes(campaign: Campaign) -> list[str]:

@@ -176,6 +176,7 @@ class CampaignDigests:
             **{f"sampling.{name}": value for name, value in sampling.items() if name not in _NOT_LATENTS},
             **self._files,
             **subject,
+            **({"shot.start_image": _content(shot.start_image)} if shot.start_image else {}),
         }
         return settings, {**{f"sampling.{name}": sampling[name] for name in sorted(_NOT_LATENTS)}, **self._video}
 

@@ -7,7 +7,7 @@ from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.packaging import read_packed
 from lynx_parallel.inputs.tensor_headers import model_shapes, read_header
 from lynx_parallel.inputs.wan_names import parameter_name
-from lynx_parallel.inputs.weight_files import Expert, LoraFile, WeightFiles
+from lynx_parallel.inputs.weight_files import LoraFile, WeightFiles
 from lynx_parallel.text import one_line, shown_path
 
 
@@ -15,18 +15,12 @@ def read_loras(weights: WeightFiles) -> list[Lora]:
     """Returns the LoRAs of a pipeline, read for its base. Reads headers alone.
 
     Raises:
-        CheckpointError: a file does not fit, or names an expert and the base has one transformer.
+        CheckpointError: a file does not fit.
     """
     if not weights.loras:
         return []
-    models: dict[Expert, dict[str, tuple[int, ...]]] = {}
-    loras = []
-    for lora in weights.loras:
-        expert = lora.expert or "high_noise"  # both experts have the same shapes
-        if expert not in models:
-            models[expert] = transformer_shapes(weights.of(expert))
-        loras.append(read_lora(lora.path, read_header(lora.path), models[expert]))
-    return loras
+    model = transformer_shapes(weights)  # those of both experts, if there are two
+    return [read_lora(lora.path, read_header(lora.path), model) for lora in weights.loras]
 
 
 def transformer_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:

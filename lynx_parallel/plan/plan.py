@@ -60,12 +60,14 @@ class Known:
         weights: digests by ``weights.weight_digests``.
         all_weights: False if some weights are not on this machine; their digests are missing then.
         unreadable: the fault of a subject's picture, by the subject's id.
+        unreadable_starts: the fault of a ``start_image``, by its path.
         cut: the part that the model does not see, by text.
     """
 
     weights: Mapping[str, str]
     all_weights: bool = True
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    unreadable_starts: Mapping[Path, str] = field(default_factory=dict)
     cut: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -155,6 +157,9 @@ def _item(
     item = (_compared if known.all_weights else _without_weights)(campaign, shot, digests, output, verify)
     if item.action in ("render", "unknown") and (wrong := known.unreadable.get(shot.subject.id)):
         return Item(shot, digests, "blocked", wrong)
+    start = shot.start_image
+    if item.action in ("render", "unknown") and start is not None and start in known.unreadable_starts:
+        return Item(shot, digests, "blocked", known.unreadable_starts[start])
     if known.cut and item.action != "done":
         texts = (("prompt", shot.text), ("negative prompt", shot.sampling.negative_prompt))
         warnings = tuple(f"{what}: {known.cut[text]}" for what, text in texts if text in known.cut)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from lynx_parallel.errors import SubjectError
+from lynx_parallel.errors import RenderError, SubjectError
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.pipeline import LynxPipeline, ShotInputs
 from lynx_parallel.subject.cache import SubjectCache
 from lynx_parallel.subject.person import Person
+from lynx_parallel.subject.picture import read_picture
 from lynx_parallel.subject.stored_person import from_arrays, to_arrays
+
+
+def _read_first_frame(path: Path) -> np.ndarray:
+    """Returns the picture with which a video begins. If it cannot be read, the subject is not at fault."""
+    try:
+        return read_picture(path)
+    except SubjectError as error:
+        raise RenderError(str(error)) from None
 
 
 class Preparation:
@@ -44,7 +54,8 @@ class Preparation:
         if (warning := crops.show(person.id_crop, person.ref_crop)) and warning not in self._said:
             self._said.add(warning)
             self.warnings.append(warning)
-        return pipeline.prepare(shot.text, shot.sampling, person, latents)
+        first = None if shot.start_image is None else _read_first_frame(shot.start_image)
+        return pipeline.prepare(shot.text, shot.sampling, person, latents, first)
 
     def _person(self, pipeline: LynxPipeline, shot: Shot, key: str, output: Path) -> tuple[Person, torch.Tensor | None]:
         """Returns the subject's person, and its reference latents or None for lite."""

@@ -11,14 +11,31 @@ from lynx_parallel.inputs.weight_files import LoraFile, WeightFiles
 
 
 def test_every_weights_file_and_the_first_picture_must_be_visible(tmp_path: Path) -> None:
-    names = ("base", "resampler", "id", "ref", "transformer", "lora-1", "lora-2", "ada.jpg")
-    base, resampler, id_, ref, transformer, first, second, picture = (tmp_path / name for name in names)
-    for path in (base, resampler, id_, ref, transformer, first, second, picture):
+    names = (
+        "base",
+        "resampler",
+        "id",
+        "ref",
+        "transformer",
+        "transformer-2",
+        "lora-1",
+        "lora-2",
+        "ada.jpg",
+        "start.png",
+    )
+    base, resampler, id_, ref, transformer, low, first, second, picture, start = (tmp_path / name for name in names)
+    for path in (tmp_path / name for name in names):
         path.touch()
     weights = WeightFiles(
-        base, resampler, id_, ref, transformer=transformer, loras=(LoraFile(first, 1.0), LoraFile(second, 0.5))
+        base,
+        resampler,
+        id_,
+        ref,
+        transformer=transformer,
+        transformer_2=low,
+        loras=(LoraFile(first, 1.0), LoraFile(second, 0.5)),
     )
     run = SimpleNamespace(weights=weights, face=None)
-    shot = SimpleNamespace(subject=Subject("ada", image=picture, embedding=tmp_path / "missing.npy"))
+    shot = SimpleNamespace(subject=Subject("ada", image=picture, embedding=tmp_path / "missing.npy"), start_image=start)
     starter = GangStarter(SimpleNamespace(run=run, shots=[shot]), None)  # type: ignore[arg-type]
     assert {path.name for path in starter._needed_files()} == set(names)

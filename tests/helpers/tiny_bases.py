@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
+from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from lynx_parallel.demo import tiny
 from lynx_parallel.demo.checkpoint import fill, write_json, write_tensors
+from lynx_parallel.demo.faces import LANDMARKS
+from lynx_parallel.inputs.sampling import Sampling
+from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.pipeline import LynxPipeline, ShotInputs
+from lynx_parallel.subject.picture import read_picture
+from tests.helpers.repository import REPOSITORY
 
+FACES = REPOSITORY / "manifests" / "faces"
+PROMPT = "A cat on a sofa"
 Kind = Literal["T2V", "T2V-A14B", "I2V", "I2V-A14B"]
 IMAGE_DIM = 32
 BOUNDARY = {"T2V-A14B": 0.875, "I2V-A14B": 0.9}
@@ -62,3 +72,36 @@ def write_image_encoder(base: Path) -> None:
     encoder = CLIPVisionModel(CLIPVisionConfig(**CLIP))
     encoder.save_pretrained(base / "image_encoder")
     CLIPImageProcessor().save_pretrained(base / "image_processor")
+
+
+def adapter_files(base: Path, demo: Path) -> dict[str, Path]:
+    """Returns the adapters of a base by name. Wan2.1 I2V takes no ID."""
+    files = {"resampler": "resampler", "id": "ip_layers", "ref": "ref_layers"}
+    if base.name == "I2V":
+        files = {"ref": "ref_layers"}
+    return {name: demo / "full" / f"{file}.safetensors" for name, file in files.items()}
+
+
+def weights_of(base: Path, demo: Path) -> WeightFiles:
+    files = adapter_files(base, demo)
+    return WeightFiles(base, files.get("resampler"), files.get("id"), files["ref"])
+
+
+def load_tiny(base: Path, demo: Path, **settings: Any) -> LynxPipeline:
+    """Returns the pipeline of a base that ``write_base`` made, in a folder with its kind's name."""
+    return LynxPipeline.from_files(weights_of(base, demo), dtype=torch.float32, **settings)
+
+
+def first_frame(width: int = 80, height: int = 48) -> np.ndarray:
+    return np.asarray(Image.fromarray(read_picture(FACES / "drawn.png")).resize((width, height)))
+
+
+def prepare_tiny(pipeline: LynxPipeline, base: Path, sampling: Sampling) -> ShotInputs:
+    person = pipeline.identify(
+        sampling,
+        image=FACES / "astronaut.jpg",
+        landmarks=LANDMARKS["astronaut"],
+        embedding=FACES / "astronaut.safetensors",
+    )
+    first = first_frame(sampling.width, sampling.height) if base.name.startswith("I2V") else None
+    return pipeline.prepare(PROMPT, sampling, person, start_image=first)

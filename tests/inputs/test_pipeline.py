@@ -83,6 +83,8 @@ def test_defaults() -> None:
         "sigmas": None,
         "timesteps": None,
         "guidance_scale": 5.0,
+        "guidance_scale_2": None,
+        "boundary_ratio": None,
         "guidance_scale_i": 2.0,
         "ip_scale": 1.0,
         "ref_scale": 1.0,
@@ -265,12 +267,19 @@ def test_wrong_adapter(folder: Path, file: str, said: str) -> None:
         (
             "version: 1\nmodel: {base: demo:tiny, adapters: {id: demo:full, loras: []}, face: 1}\n",
             [
-                "p.yaml:2: model.adapters.resampler: missing: a file, hub:org/repo/path or demo:name",
                 "p.yaml:2: model.adapters.loras: unknown key; did you mean 'model.loras' in the pipeline file?"
                 " (allowed: resampler, id, ref)",
-                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, transformer, loras, loras_on_reference,"
-                " dtype, vae_dtype)",
+                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, transformer, transformer_2,"
+                " adapters_expert, loras, loras_on_reference, dtype, vae_dtype)",
             ],
+        ),
+        (
+            "version: 1\nmodel: {base: demo:tiny, adapters: {id: demo:full}}\n",
+            ["p.yaml:2: model.adapters: a mapping: give both resampler and id, or neither"],
+        ),
+        (
+            "version: 1\nmodel: {base: demo:tiny, adapters: {}}\n",
+            ["p.yaml:2: model.adapters: a mapping: give resampler and id, ref, or all three"],
         ),
         (
             "version: one\nmodel: []\nvideo: {crf: 52, codec: av1, container: mkv}\nsampling: no\n",

@@ -11,10 +11,10 @@ from tests.helpers.manifests import BOTH, HEAD, PROMPTS, Complain, Load
 
 TEXT = HEAD + BOTH + PROMPTS + "shots: {from: t.csv}\n"
 COLUMNS = (
-    "(allowed: subject, prompt, prompt_text, takes, seed, priority, sampling.width, sampling.height,"
+    "(allowed: subject, prompt, prompt_text, takes, seed, priority, start_image, sampling.width, sampling.height,"
     " sampling.num_frames, sampling.fps, sampling.num_inference_steps, sampling.scheduler, sampling.flow_shift,"
     " sampling.sigma_schedule, sampling.sigmas, sampling.timesteps, sampling.guidance_scale,"
-    " sampling.guidance_scale_i, sampling.ip_scale,"
+    " sampling.guidance_scale_2, sampling.boundary_ratio, sampling.guidance_scale_i, sampling.ip_scale,"
     " sampling.ref_scale, sampling.negative_prompt, sampling.reference_latent, sampling.reference_size,"
     " sampling.identity_window, sampling.ref_blocks, sampling.seed)"
 )

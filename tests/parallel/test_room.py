@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 
@@ -86,6 +87,23 @@ def test_tf32_needs_more_room(weights: WeightFiles) -> None:
 
     assert kept(False)
     assert not kept(True)
+
+
+def test_two_experts(weights: WeightFiles) -> None:
+    """Wan2.2 A14B with Lynx full: both experts while they fit, then one at a time."""
+    index = weights.base / "model_index.json"
+    parts = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
+    index.write_text(json.dumps({"_class_name": "WanPipeline", **parts}))
+    try:
+        found = {
+            card: tuple(room_for(weights, card * GB, dtype="bfloat16", sharded=False, tasks=[Task(P480, Layout())]))
+            for card in (48, 64, 80, 141)
+        }
+        sharded = room_for(weights, 80 * GB, dtype="bfloat16", sharded=True, tasks=[Task(P480, Layout(ulysses=8))])
+    finally:
+        index.unlink()
+    assert found == {48: (False, True), 64: (True, True), 80: (False, False), 141: (True, False)}
+    assert sharded == (True, False)
 
 
 def test_a_margin_stays_free() -> None:

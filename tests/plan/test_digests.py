@@ -73,6 +73,8 @@ def test_every_sampling_field_counts(folder: Path) -> None:
         "sampling.scheduler": "scheduler: lcm",
         "sampling.sigmas": "sigmas: [1]",
         "sampling.timesteps": "timesteps: [9]",
+        "sampling.guidance_scale_2": "guidance_scale_2: 3",
+        "sampling.boundary_ratio": "boundary_ratio: 0.5",
     }
     assert {f"sampling.{name}" for name in Sampling.model_fields} == counted | later.keys()
     for name, setting in later.items():
