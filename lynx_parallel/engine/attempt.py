@@ -19,7 +19,7 @@ from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectErr
 from lynx_parallel.failures import disk_is_full, machine_at_fault
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.manifest import Campaign, Shot
 from lynx_parallel.inputs.packaging import packagings
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import part_path, publish, set_aside
@@ -88,42 +88,69 @@ class Attempt:
         self.number = number
         self._count = count
         self.logs = run.output.logs(item.shot.name, number)
+        self._order: RenderOrder | None = None
+        self._ranks: dict[str, Any] = {}
 
-    async def make(self, gang: Gang, layout: Layout, footprint: Footprint) -> tuple[Rendered, float]:
-        """Makes the shot on the gang and publishes it. Returns what was rendered, and the seconds that it took.
+    async def make(self, gang: Gang, layout: Layout, footprint: Footprint) -> None:
+        """Denoises and decodes the shot on the gang. ``finish`` does the rest. Of an encoding, ``finish`` does all.
+
+        Raises:
+            SubjectError: its picture or embedding has changed since the plan.
+            LynxError: see ``Gang.render``. Then only finished latents are published, and nothing half-written
+                is left.
+            OSError: the output folder does not take files.
+        """
+        run, item, name = self.run, self.item, self.item.shot.name
+        self._gang, self._footprint, self._began = gang, footprint, time.monotonic()
+        run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
+        await self._check_folder(gang)
+        with self._keeping_latents():
+            self._check_subject()
+            if item.action == "render":
+                self._order = await self._form(gang, layout, footprint)
+                self._ranks = self._made_by(gang, footprint)
+                with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
+                    await gang.render(self._order, self._say_resuming)
+                self._check_subject()
+
+    async def finish(self) -> tuple[Rendered, float]:
+        """Encodes and publishes the shot. Returns what was made, and the seconds since ``make`` began.
+
+        Another shot may be rendered on the gang meanwhile, unless this is an encoding of saved latents.
 
         Raises:
             SubjectError: its picture or embedding has changed since the plan.
             DamagedError: the latents to encode are damaged.
-            LynxError: see ``Gang.render``. Then only finished latents are published, and nothing half-written
-                is left.
+            LynxError: see ``Gang.finish`` and ``Gang.encode``. What is left is as after ``make``.
             OSError: the files could not be published.
         """
-        run, item, name = self.run, self.item, self.item.shot.name
-        began = time.monotonic()
-        run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
-        await self._check_folder(gang)
-        parts = {"video": part_path(run.output.path(name, "video"), self.number)}
-        if item.action == "render":
-            parts["latents"] = unpublished_path(run.output, name)
+        with self._keeping_latents():
+            with report_every(PROGRESS_EVERY_S, lambda _: self._tell("encoding")):
+                made = await (self._gang.finish(self._order) if self._order else self._encode())
+            self._check_subject()
+            self._publish(made, time.monotonic() - self._began)
+        return made, time.monotonic() - self._began
+
+    @contextlib.contextmanager
+    def _keeping_latents(self) -> Iterator[None]:
+        """After a failure in the block: publishes finished latents, and removes a half-written video."""
         try:
-            self._check_subject()
-            with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
-                made = await self._files(gang, layout, footprint, parts)
-            self._check_subject()
-            self._publish(gang, footprint, made, time.monotonic() - began)
+            yield
         except BaseException:
-            parts["video"].unlink(missing_ok=True)
-            if item.action == "render":
+            self._parts["video"].unlink(missing_ok=True)
+            if self.item.action == "render":
                 self._keep_latents()
             raise
-        return made, time.monotonic() - began
+
+    @cached_property
+    def _parts(self) -> dict[str, Path]:
+        """Where rank 0 writes the files."""
+        output, name = self.run.output, self.item.shot.name
+        video = {"video": part_path(output.path(name, "video"), self.number)}
+        return video if self.item.action == "encode" else {**video, "latents": unpublished_path(output, name)}
 
     async def _check_folder(self, gang: Gang) -> None:
-        """Tries to publish in the shot's folder, which may be a link or another mount.
-
-        A full disk is no error here: the rank waits for room when it writes.
-        """
+        """Tries to publish in the shot's folder, which may be a link or another mount. A full disk is no error here."""
         output = self.run.output
         try:
             with output.probe_shot(self.item.shot.name, stale=self.item.stale) as probe:
@@ -167,11 +194,17 @@ class Attempt:
         path = self.item.latents or output.path(name, "latents")
         return set_aside(path, (output.private / "damaged" / name).parent)
 
-    async def _files(self, gang: Gang, layout: Layout, footprint: Footprint, parts: dict[str, Path]) -> Rendered:
-        run, item, video = self.run, self.item, self.run.campaign.pipeline.video
-        if item.action == "encode":
-            latents = item.latents or run.output.path(item.shot.name, "latents")
-            return await gang.encode(EncodeOrder(item.shot, video, latents, parts, self.logs, self._sha256()))
+    async def _encode(self) -> Rendered:
+        """Encodes saved latents."""
+        run, item = self.run, self.item
+        self._ranks = self._made_by(self._gang, self._footprint)
+        latents, video = item.latents or run.output.path(item.shot.name, "latents"), run.campaign.pipeline.video
+        order = EncodeOrder(item.shot, video, latents, self._parts, self.logs, self._sha256())
+        return await self._gang.encode(order)
+
+    async def _form(self, gang: Gang, layout: Layout, footprint: Footprint) -> RenderOrder:
+        """Groups the ranks in this layout. Returns the order to render the shot."""
+        run, item = self.run, self.item
         if layout != gang.layout:
             again = " and reading their shares of the weights" if footprint.shard else ""
             began = time.monotonic()
@@ -179,39 +212,29 @@ class Attempt:
             if layout.size > 1:
                 count = f"{layout.size} of {len(gang.ranks)} ranks"
                 run.say(f"grouped {count}{again}: {layout}, {time.monotonic() - began:.1f} s")
-        device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
-        key = subject_key(run.campaign, item.shot, run.weight_digests, device)
         crops = Crops(
             run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.weight_digests),
             run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
         )  # fmt: skip
-        write_record(run.output, item.shot.name, made_by(**self._ranks(gang, footprint)))
+        write_record(run.output, item.shot.name, made_by(**self._made_by(gang, footprint)))
         digest = item.digests.resume
-        order = RenderOrder(
-            item.shot,
-            digest,
-            item.digests.settings,
-            key,
-            crops,
-            run.output.resume_state(digest),
-            video,
-            parts,
-            self.logs,
-        )
-        return await gang.render(order, self._say_resuming)
+        return RenderOrder(
+            item.shot, digest, item.digests.settings, key_on(gang, run, item.shot), crops,
+            run.output.resume_state(digest), run.campaign.pipeline.video, self._parts, self.logs,
+        )  # fmt: skip
 
     def _sha256(self) -> str | None:
         """Returns the sha256 of the latents to encode by their sidecar, or None if there is none."""
         sidecar = None if self.item.latents else self.run.output.sidecar(self.item.shot.name)
         return sidecar["outputs"].get("latents", {}).get("sha256") if sidecar else None
 
-    def _ranks(self, gang: Gang, footprint: Footprint) -> dict[str, Any]:
+    def _made_by(self, gang: Gang, footprint: Footprint) -> dict[str, Any]:
         """Returns the ranks that make the shot, as arguments of ``made_by``."""
         layout = gang.layout or Layout()
         sharded = footprint.shard and layout.sequence > 1
         return {"layout": layout, "ranks": gang.hellos[: layout.size], "sharded": sharded}
 
-    def _publish(self, gang: Gang, footprint: Footprint, made: Rendered, seconds: float) -> None:
+    def _publish(self, made: Rendered, seconds: float) -> None:
         item, output, name = self.item, self.run.output, self.item.shot.name
         in_place = item.action == "encode" and item.latents in (None, output.path(name, "latents"))
         kinds = ("video",) if in_place or not self.run.campaign.save_latents else ("video", "latents")
@@ -223,7 +246,7 @@ class Attempt:
         if item.stale:
             output.supersede(name, ("video", "sidecar", *(() if in_place else ("latents",))))
         sidecar = make_sidecar(
-            item, self.run.campaign.pipeline.model, made, outputs, **self._ranks(gang, footprint), attempt=self.number,
+            item, self.run.campaign.pipeline.model, made, outputs, **self._ranks, attempt=self.number,
             seconds=seconds, before=before, run=self.run.name,
             packaging=self.run.packaging,
         )  # fmt: skip
@@ -239,8 +262,17 @@ class Attempt:
         total = self.item.shot.sampling.num_inference_steps
         self._say(f"resuming at step {done + 1} of {total}" if done < total else "resuming after its last step")
 
+    async def _tell(self, news: str) -> None:
+        self._say(news)
+
     def _say(self, news: str) -> None:
         self.run.say(f"{self._count()} {self.item.shot.name}: {news}")
+
+
+def key_on(gang: Gang, run: Run, shot: Shot) -> str:
+    """Returns the key of a shot's subject in the cache of a gang's ranks."""
+    device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
+    return subject_key(run.campaign, shot, run.weight_digests, device)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from lynx_parallel.engine.policy import hung_after
 from lynx_parallel.engine.ray_results import answer, first_failure_wins
 from lynx_parallel.errors import LynxError, RenderError, SubjectError
 from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.rank.messages import EncodeOrder, Hello, Progress, Rendered, RenderOrder
 
 WATCH_EVERY_S = 2.0
@@ -100,8 +101,8 @@ class Gang:
             ray.kill(rank, no_restart=True)
         remove_placement_group(self._group)
 
-    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
-        """Renders one shot.
+    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> None:
+        """Denoises and decodes one shot. The gang can then take the next one, while rank 0 finishes this one.
 
         Args:
             resuming: called with the number of finished steps if the shot has a resume state.
@@ -121,7 +122,20 @@ class Gang:
             raise
         if steps_done:
             resuming(steps_done)
-        return (await self.results(renders, steps=True))[0]
+        await self.results(renders, steps=True)
+
+    async def finish(self, order: RenderOrder) -> Rendered:
+        """Encodes a shot that was decoded, on rank 0. Another shot may be rendered meanwhile.
+
+        Raises:
+            RenderError: the encoder failed, and the gang stays usable; or rank 0 died or hung.
+        """
+        [made] = await self.results([self.ranks[0].finish.remote(order)])
+        return made
+
+    def prepare_ahead(self, shot: Shot, subject_key: str) -> None:
+        """Makes rank 0 find the face of a later shot's subject. Returns at once, and never raises."""
+        self.ranks[0].prepare_ahead.remote(shot, subject_key)
 
     async def results(self, refs: Iterable[Any], *, steps: bool = False, first: Sequence[Any] = ()) -> list[Any]:
         """Returns the results of one call per rank, from rank 0 on. Raises if a rank raises, dies or hangs.

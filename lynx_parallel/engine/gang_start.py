@@ -91,7 +91,7 @@ def _start_rank(index: int, placement: Placement, config: RankConfig, options: S
     bundle, sharing = bundle_of(options.device), placement.sharing[index]
     actor = ray.remote(
         num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0, max_task_retries=0,
-        concurrency_groups={"ctl": 1},
+        concurrency_groups={"ctl": 1, "finish": 1, "ahead": 1},
     )(RankActor)  # fmt: skip
     threads = threads_here(sharing) if options.local else None
     environment = rank_environment(options.device, threads, os.environ if options.local else {})

@@ -69,15 +69,21 @@ class Outcomes:
         run.journal.append("damaged", name=name, attempt=attempt.number, reason=line)
         run.say(f"{board.count()} {name}: {line}; to be rendered again")
 
-    async def failed(self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt) -> None:
-        """Asks the policy what follows a failed attempt, and does it."""
+    async def failed(
+        self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt, *, decoded: bool = False
+    ) -> None:
+        """Asks the policy what follows a failed attempt, and does it.
+
+        Args:
+            decoded: the shot was decoded before, and its gang may be rendering another one.
+        """
         board, run, name = self._board, self._board.run, work.item.shot.name
         failure = Failure.of(error, attempt.logs)
         _log.debug("%s, attempt %d: %s", name, attempt.number, failure, exc_info=error)
         self._use_finished_latents(work)
         work.history.append(failure.kind)
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
-        if failure.kind != "subject":
+        if failure.kind != "subject" and not (decoded and failure.kind not in ("died", "hung")):
             slot.end()  # its other ranks may wait for the one that failed
         decision = decide(work.history, slot.footprint, ranks=sharing, most=board.sizes.grows_to)
         at_once = False

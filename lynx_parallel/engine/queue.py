@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Slot:
         failure: signature of the last failure; empty after a finished shot.
         shun: subject whose shots must not come next, because the subject may be at fault.
         closed: whether it takes no more shots.
+        finishing: shots that its gang has decoded, and that rank 0 encodes one after another.
         doing: activity of a starting gang, see ``placement``.
     """
 
@@ -66,12 +68,20 @@ class Slot:
     failure: str = ""
     shun: str = ""
     closed: bool = False
+    finishing: list[asyncio.Task[None]] = field(default_factory=list)
     doing: str = ""
 
     @property
     def places(self) -> frozenset[str]:
         """Where the gang's ranks run; empty without a gang."""
         return frozenset(hello.place for hello in self.gang.hellos) if self.gang is not None else frozenset()
+
+    async def finished(self, most: int = 0) -> None:
+        """Waits until at most ``most`` of its shots are not finished."""
+        self.finishing = [task for task in self.finishing if not task.done()]
+        while len(self.finishing) > most:
+            await self.finishing[0]
+            self.finishing = [task for task in self.finishing if not task.done()]
 
     def end(self) -> None:
         """Kills all ranks of the gang."""
@@ -107,6 +117,16 @@ class Queue:
     def pull(self, slot: Slot, taken: Collection[str | None], now: float) -> Work | None:
         """Removes and returns the next shot for a free gang, or None if all remaining shots wait for their retry.
 
+        Arguments and order as in ``peek``.
+        """
+        work = self.peek(slot, taken, now)
+        if work is not None:
+            self._remove(work)
+        return work
+
+    def peek(self, slot: Slot, taken: Collection[str | None], now: float) -> Work | None:
+        """Returns what ``pull`` would return now, without removing it.
+
         Within one priority, a retry comes first, then a shot of the gang's own subject, then one of a subject that no
         other gang holds, then any other.
 
@@ -120,10 +140,7 @@ class Queue:
         top = next(iter(self._levels), None)
         if top is not None and (retry is None or top > retry.item.shot.priority):
             return self._next_of(top, slot, taken)
-        retry = retry or max(due, key=lambda work: work.item.shot.priority, default=None)
-        if retry is not None:
-            self._retries.remove(retry)
-        return retry
+        return retry or max(due, key=lambda work: work.item.shot.priority, default=None)
 
     def _next_of(self, priority: int, slot: Slot, taken: Collection[str | None]) -> Work:
         level = self._levels[priority]
@@ -133,13 +150,20 @@ class Queue:
             subject = next((other for other in others if other not in taken), None)
         if subject is None:
             subject = next((other for other in level if other != slot.shun), next(iter(level)))
-        work = level[subject].popleft()
+        return level[subject][0]
+
+    def _remove(self, work: Work) -> None:
+        if work in self._retries:
+            self._retries.remove(work)
+            return
+        priority, subject = work.item.shot.priority, work.subject
+        level = self._levels[priority]
+        level[subject].popleft()
         self._length -= 1
         if not level[subject]:
             del level[subject]
         if not level:
             del self._levels[priority]
-        return work
 
     @property
     def elsewhere(self) -> bool:

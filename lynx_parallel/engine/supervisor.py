@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Sequence
 
-from lynx_parallel.engine.attempt import Attempt, Run, next_attempt
+from lynx_parallel.engine.attempt import Attempt, Run, key_on, next_attempt
 from lynx_parallel.engine.board import Board, clock
 from lynx_parallel.engine.faults import machine_of
 from lynx_parallel.engine.gang_start import start_gang
@@ -19,6 +20,8 @@ from lynx_parallel.errors import DamagedError, LynxError, RenderError, Stopped
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import counted
 
+MOST_DECODED = 1
+"""Shots of a gang that wait for their encoding or are encoded when it decodes another."""
 IDLE_S = 0.1
 """Seconds until an idle slot looks for a shot again."""
 STOP_WITHIN_S = 11.0
@@ -111,6 +114,7 @@ class Supervisor:
             while board.is_open(slot):
                 excluded = {machine_of(place) for place in slot.places} & board.machines.options.excluded
                 if slot.footprint != board.sizes.footprint or excluded or slot.denoise != board.denoise:
+                    await slot.finished()
                     slot.end()
                 taken = {other.subject for other in board.slots if other is not slot}
                 work = board.queue.pull(slot, taken, clock()) if board.has_room(slot) else None
@@ -121,8 +125,12 @@ class Supervisor:
                     board.fail(work.item, reason)
                 else:
                     await self._make(slot, work)
+            await slot.finished()
         finally:
             slot.closed = True
+            for task in slot.finishing:
+                task.cancel()
+            await asyncio.gather(*slot.finishing, return_exceptions=True)
             slot.end()
 
     def _settle_stranded(self) -> None:
@@ -144,49 +152,88 @@ class Supervisor:
         """Tries one shot once. Starts a gang for it if the slot has none."""
         board = self._board
         board.running.add(work)
+        finishing = False
         try:
             slot.subject = work.subject
             error = await self._starter.start(slot, work)
             if error is None and not board.state.ends and work.not_at not in slot.places:
-                await self._attempt(slot, work)
+                finishing = await self._attempt(slot, work)
             elif work.not_at and isinstance(error, NoRoom):
                 self._strand(work)  # there is no other place to try it
             else:
                 board.queue.retry(work)  # another gang may take it
         finally:
-            board.running.remove(work)
+            if not finishing:
+                board.running.remove(work)
         if error is not None and (seconds := await self._starter.after_failure(slot, error)) is not None:
             await asyncio.sleep(seconds)
 
-    async def _attempt(self, slot: Slot, work: Work) -> None:
-        """Makes one attempt, and settles its outcome."""
-        assert slot.gang is not None
+    async def _attempt(self, slot: Slot, work: Work) -> bool:
+        """Makes one attempt. Returns whether the shot is decoded and will be finished beside the next one."""
+        gang = slot.gang
+        assert gang is not None
         board, run, item = self._board, self._board.run, work.item
         name = item.shot.name
         number = next_attempt(run.output, name, len(work.history) + 1)
         attempt = Attempt(run, item, number, board.count)
         try:
             if not await self._texts_ready(slot, work):
-                return
+                return False
             run.journal.append(
                 "attempt", name=name, subject=item.shot.subject.id, attempt=number, action=item.action,
                 latents=item.digests.latents,
             )  # fmt: skip
-            layout = run.layout_choice.layout(item.shot, slot.footprint.ranks, slot.gang.breaks)
-            rendered, seconds = await attempt.make(slot.gang, layout, slot.footprint)
+            layout = run.layout_choice.layout(item.shot, slot.footprint.ranks, gang.breaks)
+            self._look_ahead(slot)
+            await attempt.make(gang, layout, slot.footprint)
         except Stopped as error:
             run.say(f"{board.count()} {name}: {error}")
             run.journal.append("stopped", name=name, attempt=number, reason=str(error))
+            await slot.finished()
             slot.end()
+            return False
+        except (LynxError, OSError) as error:
+            await slot.finished()  # rank 0 may still be encoding the shot before
+            await self._outcomes.failed(slot, work, error, attempt)
+            return False
+        if item.action == "encode":
+            await self._finish(slot, work, attempt)
+            return False
+        board.machines.succeeded(gang.hellos[: layout.size])
+        slot.failure = slot.shun = ""
+        await slot.finished(MOST_DECODED)
+        slot.finishing.append(asyncio.ensure_future(self._finish_beside(slot, work, attempt)))
+        return True
+
+    async def _finish_beside(self, slot: Slot, work: Work, attempt: Attempt) -> None:
+        """Finishes a decoded shot while the gang renders the next one."""
+        try:
+            await self._finish(slot, work, attempt)
+        finally:
+            self._board.running.remove(work)
+
+    async def _finish(self, slot: Slot, work: Work, attempt: Attempt) -> None:
+        """Encodes and publishes a shot, and settles its outcome."""
+        try:
+            rendered, seconds = await attempt.finish()
         except DamagedError as error:
             self._outcomes.render_again(work, attempt, error)
         except (LynxError, OSError) as error:
-            await self._outcomes.failed(slot, work, error, attempt)
+            await self._outcomes.failed(slot, work, error, attempt, decoded=work.item.action == "render")
         else:
-            if item.action == "render":
-                board.machines.succeeded(slot.gang.hellos[: layout.size])
-            slot.failure = slot.shun = ""
-            self._outcomes.done(work, rendered, number, seconds)
+            self._outcomes.done(work, rendered, attempt.number, seconds)
+
+    def _look_ahead(self, slot: Slot) -> None:
+        """Has the face of the next shot's subject found while the current shot is denoised."""
+        board = self._board
+        taken = {other.subject for other in board.slots if other is not slot}
+        following = board.queue.peek(slot, taken, clock())
+        if following is None or following.item.action != "render" or following.subject == slot.subject:
+            return
+        if slot.gang is not None and following.subject not in self._outcomes.quarantined:
+            shot = following.item.shot
+            with contextlib.suppress(LynxError):  # unreadable files are reported when the shot is rendered
+                slot.gang.prepare_ahead(shot, key_on(slot.gang, board.run, shot))
 
     async def _texts_ready(self, slot: Slot, work: Work) -> bool:
         """Waits until all prompts are encoded. Returns False if the shot was put back into the queue instead."""
@@ -197,6 +244,7 @@ class Supervisor:
         except RenderError as error:
             if error.kind != "memory":
                 raise
+            await slot.finished()
             # The text encoder does not fit beside the weights. A new gang encodes before it loads them.
             slot.end()
         if slot.gang is None or state.stopped:

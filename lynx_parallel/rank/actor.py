@@ -14,13 +14,15 @@ import ray
 from lynx_parallel.errors import LynxError
 from lynx_parallel.failures import as_render_error
 from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.rank.messages import Check, EncodeOrder, Hello, Progress, RankConfig, Rendered, RenderOrder
 
 
 class RankActor:
     """One method for each method of ``rank.rank.Rank`` that the driver calls. ``Rank`` describes them.
 
-    ``progress`` and ``stop`` run in the concurrency group ``ctl``, so they answer while ``render`` blocks.
+    ``progress`` and ``stop`` run in the concurrency group ``ctl``, so they answer while ``render`` blocks. ``finish``
+    and ``prepare_ahead`` have a thread each, in which they run beside ``render``.
     """
 
     def __init__(self, device: str, sharing: int, config: RankConfig):
@@ -63,8 +65,16 @@ class RankActor:
     def prepare(self, order: RenderOrder) -> int:
         return self._call("prepare", order)
 
-    def render(self, order: RenderOrder) -> Rendered | None:
+    def render(self, order: RenderOrder) -> None:
         return self._call("render", order)
+
+    @ray.method(concurrency_group="finish")
+    def finish(self, order: RenderOrder) -> Rendered:
+        return self._call("finish", order)
+
+    @ray.method(concurrency_group="ahead")
+    def prepare_ahead(self, shot: Shot, subject_key: str) -> None:
+        return self._call("prepare_ahead", shot, subject_key)
 
     def encode(self, order: EncodeOrder) -> Rendered:
         return self._call("encode", order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,26 @@ from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import CHECKSUM_KEY, add_checksum, metadata_of, sha256_file
 from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.rank.disk_space import when_room
-from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered
+from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered, RenderOrder
 from lynx_parallel.stages.latents import decode, to_frames
 from lynx_parallel.stages.video import encode_video
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A shot that is decoded and not yet encoded.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3].
+        seconds: of the stages so far.
+        exactness, conditioning, warnings: as in ``Rendered``.
+    """
+
+    frames: np.ndarray
+    seconds: dict[str, float]
+    exactness: dict[str, str]
+    conditioning: dict[str, int]
+    warnings: tuple[str, ...]
 
 
 class OutputWriter:
@@ -47,6 +64,7 @@ class OutputWriter:
         self._waits = waits
         self._precision = VAE_PRECISIONS[config.vae_dtype]
         self._split: AutoencoderKLWan | None = None
+        self._decoded: dict[Path, Decoded] = {}
 
     def load(self) -> None:
         """Loads the VAE alone, for saved latents."""
@@ -92,34 +110,40 @@ class OutputWriter:
         if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
         saved = load(data)["latents"]
-        made = self.write(self._frames(self.vae, saved), saved, order.shot, order.video, order.parts, {}, self._tiled)
+        made = self.write(self._frames(self.vae, saved), order.shot, order.video, order.parts, {}, self._tiled)
         return replace(made, outputs={**made.outputs, "latents": {"size": len(data), "sha256": found}})
+
+    def save_latents(self, latents: torch.Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+        """Writes final latents. They appear whole or not at all, and stay of use if the video cannot be made."""
+        saved = add_checksum(save({"latents": latents.float().cpu().contiguous()}), metadata)
+        when_room(lambda: _write(path, saved), path, self._waits)
+
+    def keep(self, order: RenderOrder, decoded: Decoded) -> None:
+        """Keeps a decoded shot until ``finish``."""
+        self._decoded[order.parts["video"]] = decoded
+
+    def finish(self, order: RenderOrder) -> Rendered:
+        """Encodes a shot that was kept. Uses neither the device nor the model, so it runs beside the next shot."""
+        kept = self._decoded.pop(order.parts["video"])
+        made = self.write(kept.frames, order.shot, order.video, order.parts, kept.seconds, kept.exactness)
+        return replace(made, conditioning=kept.conditioning, warnings=kept.warnings)
 
     def write(
         self,
-        frames: np.ndarray | None,
-        latents: torch.Tensor,
+        frames: np.ndarray,
         shot: Shot,
         video: Video,
         parts: Mapping[str, Path],
         seconds: dict[str, float],
         how: dict[str, str],
-        metadata: Mapping[str, str] | None = None,
     ) -> Rendered:
-        """Writes the video, and before it the latents if ``parts`` names a file for them.
-
-        The latents appear whole or not at all: they stay of use if the video cannot be made.
+        """Writes the video.
 
         Args:
-            parts: where to write ``video`` and, if wanted, ``latents``.
+            parts: where to write ``video``, and where ``latents`` are if they were written.
             seconds: of the earlier stages.
             how: how the frames were made, for the sidecar.
-            metadata: of the latents' file.
         """
-        assert frames is not None
-        if "latents" in parts:
-            saved = add_checksum(save({"latents": latents.float().cpu().contiguous()}), metadata or {})
-            when_room(lambda: _write(parts["latents"], saved), parts["latents"], self._waits)
         began = time.perf_counter()
         encode = partial(
             encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf, lossless=video.lossless

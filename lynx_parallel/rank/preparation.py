@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,14 @@ def _read_first_frame(path: Path) -> np.ndarray:
         raise RenderError(str(error)) from None
 
 
+def _identify(pipeline: LynxPipeline, shot: Shot) -> Person:
+    subject = shot.subject
+    return pipeline.identify(
+        shot.sampling, image=subject.image, landmarks=subject.landmarks, embedding=subject.embedding,
+        face=subject.face,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
 class Preparation:
     """Makes the inputs of shots, on a gang's rank 0.
 
@@ -38,6 +47,8 @@ class Preparation:
         self.warnings: list[str] = []
         self._subjects = SubjectCache(warn=lambda line: self.warnings.append(line))
         self._said: set[str] = set()
+        self._faces = threading.Lock()  # the detectors are used by one thread at a time
+        self._ahead: tuple[str, Person | None] = ("", None)
 
     def make(self, pipeline: LynxPipeline, shot: Shot, key: str, crops: Crops) -> ShotInputs:
         """Returns a shot's inputs. Raises the errors of ``Rank.prepare``.
@@ -57,6 +68,16 @@ class Preparation:
         first = None if shot.start_image is None else _read_first_frame(shot.start_image)
         return pipeline.prepare(shot.text, shot.sampling, person, latents, first)
 
+    def look_ahead(self, pipeline: LynxPipeline, shot: Shot, key: str) -> None:
+        """Finds the face of a later shot's subject, unless the cache has it. Runs beside the current shot.
+
+        It does not encode the reference crop: the VAE keeps state while it decodes, and its precision is a switch of
+        the whole process.
+        """
+        with self._faces:
+            if self._ahead[0] != key and self._subjects.get(key) is None:
+                self._ahead = key, _identify(pipeline, shot)
+
     def _person(self, pipeline: LynxPipeline, shot: Shot, key: str, output: Path) -> tuple[Person, torch.Tensor | None]:
         """Returns the subject's person, and its reference latents or None for lite."""
         subject, arrays = shot.subject, self._subjects.get(key)
@@ -66,10 +87,9 @@ class Preparation:
             self._subjects.refer(key, subject=subject.id, output=output)
             person, latents = stored
             return person, None if latents is None else torch.from_numpy(latents)
-        person = pipeline.identify(
-            shot.sampling, image=subject.image, landmarks=subject.landmarks, embedding=subject.embedding,
-            face=subject.face,  # type: ignore[arg-type]
-        )  # fmt: skip
+        with self._faces:  # look_ahead may have just begun to find this face
+            (known, ahead), self._ahead = self._ahead, ("", None)
+            person = ahead if ahead is not None and known == key else _identify(pipeline, shot)
         encoded = None if person.ref_crop is None else pipeline.reference_latents(shot.sampling, person).cpu()
         if person.warning:  # not cached, so that every run repeats the warning
             self.warnings.append(f"{subject.id}: {person.warning}")

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from lynx_parallel.errors import Stopped
 from lynx_parallel.inputs.layout import Layout
+from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.model.attention import Kernel, choose_kernel
 from lynx_parallel.model.precision import use_ieee
@@ -23,15 +24,16 @@ from lynx_parallel.output.finished_latents import latents_metadata
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
 from lynx_parallel.parallel.broadcast import broadcast
-from lynx_parallel.parallel.room import Room, room_for
+from lynx_parallel.parallel.room import Room
 from lynx_parallel.parallel.shard import release, shard
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.rank.converted import checked
 from lynx_parallel.rank.environment import bind_network, threads_here
 from lynx_parallel.rank.hello import describe_rank
 from lynx_parallel.rank.logs import logged_to, write_log
+from lynx_parallel.rank.memory import room_on
 from lynx_parallel.rank.messages import Check, EncodeOrder, Hello, Progress, RankConfig, Rendered, RenderOrder
-from lynx_parallel.rank.output_writer import OutputWriter
+from lynx_parallel.rank.output_writer import Decoded, OutputWriter
 from lynx_parallel.rank.preparation import Preparation
 from lynx_parallel.rank.pulse import Pulse
 from lynx_parallel.rank.resume_states import StateSaver
@@ -179,7 +181,7 @@ class Rank:
         if config.shard:
             write_log(f"reading the weights of rank {self.rank}'s share ({self.layout})")
         self.pipeline = None  # frees its memory for the new one
-        room = self._room() if config.keep_projections is None else Room(config.keep_projections)
+        room = room_on(self.device, config) if config.keep_projections is None else Room(config.keep_projections)
         keep = room.keep_projections
         sharder = None if group is None else partial(shard, group=group, keep_projections=keep)
         self.pipeline = LynxPipeline.from_files(
@@ -188,20 +190,6 @@ class Rank:
         )  # fmt: skip
         self.pipeline.inputs.encoded_prompts = self._prompts
         self.writer.take(self.pipeline.vae)
-
-    def _room(self) -> Room:
-        """Returns what the device has room for.
-
-        On the CPU, projections stay in the file, because mapping them again takes almost no time
-        (benchmarks/conditioning.py). Both experts stay: their files are mapped.
-        """
-        if self.device.type != "cuda":
-            return Room(keep_projections=False)
-        memory, config = torch.cuda.get_device_properties(self.device).total_memory, self.config
-        return room_for(
-            config.weights, memory, dtype=config.dtype, sharded=config.shard, tiled_decode=config.tiled_decode,
-            tf32_decode=config.vae_dtype == "tf32", tasks=config.tasks,
-        )  # fmt: skip
 
     def prepare(self, order: RenderOrder) -> int:
         """Rank 0: reads the subject, or finds it in the cache, and draws the noise.
@@ -221,17 +209,16 @@ class Rank:
         self._pulse.prepare(done, order.shot.sampling.num_inference_steps)
         return done
 
-    def render(self, order: RenderOrder) -> Rendered | None:
-        """Every rank of the gang at once: denoises a prepared shot. Rank 0 decodes, encodes and writes.
+    def render(self, order: RenderOrder) -> None:
+        """Every rank of the gang at once: denoises and decodes a prepared shot. Does nothing if ``prepare`` failed.
+
+        Rank 0 saves the latents, and keeps the frames for ``finish``.
 
         Raises:
             Stopped: on rank 0, after ``stop`` was called and the resume state was saved. Its peers keep waiting.
-
-        Returns:
-            On rank 0 what was rendered; None on the others, and on all ranks if ``prepare`` failed.
         """
         assert self.pipeline is not None
-        shot, sampling = order.shot, order.shot.sampling
+        sampling = order.shot.sampling
         with logged_to(order.log(self.rank)):
             self.pipeline.conditioning.counts.clear()
             began = time.perf_counter()
@@ -240,7 +227,7 @@ class Rank:
             if self.layout.size > 1:
                 inputs = broadcast(inputs, ShotInputs, device=self.device)
             if inputs is None:
-                return None
+                return
             if self.layout.size > 1:
                 state = broadcast(state, ResumeState, device=self.device)
             assert state is not None
@@ -256,17 +243,32 @@ class Rank:
             frames, exactness = self.writer.decode(latents, self.layout, self.rank)
             seconds["decode"] = time.perf_counter() - began
             if self.rank != 0:
-                return None
+                return
+            assert frames is not None
             if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
                 exactness["attention"] = kernel.name
-            rendered = self.writer.write(
-                frames, latents, shot, order.video, order.parts, seconds, exactness,
-                latents_metadata(order.digest, order.settings),
-            )  # fmt: skip
+            if "latents" in order.parts:
+                metadata = latents_metadata(order.digest, order.settings)
+                self.writer.save_latents(latents, order.parts["latents"], metadata)
             subject = "subject kept" if self._preparation.from_cache else "subject"
             conditioning = {**self.pipeline.conditioning.counts, subject: 1}
             warnings, self._warnings = (*self._preparation.warnings, *self._warnings), ()
-            return replace(rendered, conditioning=conditioning, warnings=warnings)
+            self.writer.keep(order, Decoded(frames, seconds, exactness, conditioning, warnings))
+
+    def finish(self, order: RenderOrder) -> Rendered:
+        """Rank 0: encodes the frames of a shot that ``render`` has decoded. Returns what was rendered.
+
+        Runs beside ``render`` of the next shot, in another thread.
+        """
+        return self.writer.finish(order)
+
+    def prepare_ahead(self, shot: Shot, subject_key: str) -> None:
+        """Rank 0: finds the face of the next shot's subject while the current shot is denoised.
+
+        If it raises, ``prepare`` tries again and reports the reason.
+        """
+        if self.pipeline is not None:
+            self._preparation.look_ahead(self.pipeline, shot, subject_key)
 
     def encode(self, order: EncodeOrder) -> Rendered:
         """Rank 0: makes the video again from saved latents; see ``OutputWriter.encode``."""

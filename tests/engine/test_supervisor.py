@@ -367,6 +367,61 @@ def test_a_warning_of_a_machine_is_shown_once(campaign_of: Any, tmp_path: Path) 
     ]
 
 
+# A shot is encoded while the gang renders the next one.
+
+
+def seconds_of(campaign: Campaign, world: World) -> float:
+    """Runs a campaign on one gang. Returns the virtual seconds that it took."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def say(line: str) -> None:
+        loops[:] = [asyncio.get_running_loop()]
+
+    summary, plan, _ = supervise(campaign, world, ClusterSpec(gangs=1), say=say)
+    assert len(summary.rendered) == len(plan.items) == 13
+    return loops[0].time()
+
+
+@pytest.mark.parametrize(("encode_s", "most_decoded"), [(0.0, 1), (50.0, 1), (100.0, 2)])
+def test_the_gang_waits_for_no_encoder_that_is_faster(
+    campaign_of: Any, tmp_path: Path, encode_s: float, most_decoded: int
+) -> None:
+    """The last shot alone is waited for. A slower encoder makes the gang wait with one shot encoded and one ready."""
+    world = World(iter(()), encode_s=encode_s)
+    seconds = seconds_of(campaign_of(tmp_path), world)
+    slower = max(60.0, encode_s)
+    starting = seconds - (60 + 12 * slower + encode_s)
+    assert 0 <= starting < 15, seconds
+    assert world.most_decoded == most_decoded
+    assert world.starts == 1
+
+
+def test_an_encoder_that_fails_costs_the_next_shot_nothing(campaign_of: Any, tmp_path: Path) -> None:
+    world = World(iter(["done", "done", "raised"]))  # of the start, of the first shot, and of its encoding
+    lines: list[str] = []
+    summary, plan, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=1), say=lines.append)
+    assert len(summary.rendered) == len(plan.items)
+    assert summary.retries == 1
+    assert world.starts == 1
+    assert max(world.attempts.values()) == 2  # its latents were no real file, so it was rendered again
+
+
+def test_a_rank_that_dies_loses_neither(campaign_of: Any, tmp_path: Path) -> None:
+    """It dies while it encodes one shot, and the gang renders the next."""
+    world = World(iter(["done", "done", "died"]))
+    summary, plan, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=1))
+    assert sorted(summary.rendered) == sorted(item.shot.name for item in plan.items)
+    assert summary.retries == 2
+    assert world.starts == 2
+
+
+def test_the_next_face_is_found_ahead(campaign_of: Any, tmp_path: Path) -> None:
+    """Once for each change of the subject: the gang makes all shots of b, then those of a."""
+    world = World(iter(()))
+    supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=1))
+    assert world.ahead == ["a/walk-t01"]
+
+
 def test_what_ranks_know_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
     """Where its crops are shown, in which sizes, for whom; the journal keeps whose each attempt was."""
     campaign = campaign_of(tmp_path)
@@ -375,10 +430,9 @@ def test_what_ranks_know_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
     crops_of: dict[str, Crops] = {}
 
     class Told(FakeGang):
-        async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+        async def finish(self, order: RenderOrder) -> Rendered:
             crops_of[order.shot.subject.id] = order.crops
-            made = await super().render(order, resuming)
-            return replace(made, warnings=("the file system decides",))
+            return replace(await super().finish(order), warnings=("the file system decides",))
 
     class Ranks(World):
         async def start(self, *args: Any) -> FakeGang:
@@ -405,9 +459,9 @@ def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
     keys: set[str] = set()
 
     class Keys(FakeGang):
-        async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+        async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> None:
             keys.add(order.subject_key)
-            return await super().render(order, resuming)
+            await super().render(order, resuming)
 
     class Ranks(World):
         async def start(self, *args: Any) -> FakeGang:
@@ -546,7 +600,7 @@ def test_ranks_that_die_at_first_do_not_cost_the_only_machine(campaign_of: Any, 
 def test_the_counter_is_of_finished_shots(campaign_of: Any, tmp_path: Path, gangs: int) -> None:
     """Shots of another priority, retries, failures and a second gang do not make it go back."""
     lines: list[str] = []
-    world = World(iter(["done", "died", "done", "subject", "done", "raised"]))
+    world = World(iter(["done", "done", "died", *["done"] * 5, *["subject"] * 3, "raised"]))
     summary, plan, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=gangs), say=lines.append)
     total = len(plan.items)
     shown = [re.match(r"\[(\d+)/(\d+)\] ", line) for line in lines]

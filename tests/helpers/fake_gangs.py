@@ -20,7 +20,7 @@ from lynx_parallel.engine.supervisor import Supervisor
 from lynx_parallel.errors import LynxError, RenderError, SubjectError
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.manifest import Campaign, Shot
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.plan.layout_choice import LayoutChoice
@@ -81,6 +81,9 @@ class World:
         unfit: GPUs that fail their self-check, by machine; empty for the machine itself.
         held: GPUs that were taken out of the run.
         partial: steps that the resume states have done, by shot.
+        ahead: shots whose face was looked for ahead.
+        encode_s: seconds that an encoding takes; a rendering takes 60.
+        most_decoded: most shots of one gang that were decoded and not yet encoded.
         on: GPUs in use, by machine; on the CPU, they only count the ranks.
     """
 
@@ -96,6 +99,10 @@ class World:
     attempts: Counter[str] = field(default_factory=Counter)
     made: Counter[str] = field(default_factory=Counter)
     encoded: Counter[str] = field(default_factory=Counter)
+    ahead: list[str] = field(default_factory=list)
+    encode_s: float = 50.0
+    most_decoded: int = 0
+    starts: int = 0
 
     def next(self) -> str:
         return next(self.outcomes, "done")
@@ -110,6 +117,7 @@ class World:
         needed: Sequence[Path],
     ) -> FakeGang:
         assert all(path.exists() for path in needed)
+        self.starts += 1
         if self.ranks + size > RANKS:
             raise AssertionError(f"{self.ranks} ranks live, {size} more started")
         each = RANKS // len(self.machines)
@@ -149,7 +157,8 @@ class FakeGang:
     """As ``Gang``, without ranks."""
 
     def __init__(self, world: World, load: RankConfig, prompts: list[str], machine: str, gpus: list[str], device: str):
-        self.world, self.load = world, load
+        self.world, self.load, self.dead = world, load, False
+        self.encoder, self.decoded = asyncio.Semaphore(1), 0
         self._encode(prompts)
         self.layout: Layout | None = None
         self.ranks = [None] * len(gpus)
@@ -160,6 +169,7 @@ class FakeGang:
         self.breaks = ()
 
     def kill(self) -> None:
+        self.dead = True
         self.world.ranks -= len(self.ranks)
         self.world.on[self.machine].difference_update(self.gpus)
 
@@ -176,6 +186,9 @@ class FakeGang:
             files.folder.mkdir(parents=True, exist_ok=True)
             files.path(prompt).touch()
 
+    def prepare_ahead(self, shot: Shot, subject_key: str) -> None:
+        self.world.ahead.append(shot.name)
+
     async def encode_prompts(self, prompts: list[str]) -> None:
         await asyncio.sleep(5)
         match self.world.next():
@@ -191,7 +204,7 @@ class FakeGang:
         assert layout.size <= len(self.ranks)
         self.layout = layout
 
-    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> None:
         world, shot, parts = self.world, order.shot, order.parts
         if steps_done := world.partial.get(shot.name):
             resuming(steps_done)
@@ -204,6 +217,8 @@ class FakeGang:
         order.logs.mkdir(parents=True)
         try:
             await asyncio.sleep(60)
+            if self.dead:
+                raise self._failure("died", "died")
             if fault := world.faults.get(self.machine, world.faults.get(self.hellos[0].place)):
                 raise self._failure(fault, "raised")
             match outcome := world.next():
@@ -217,8 +232,34 @@ class FakeGang:
                     raise self._failure(outcome, outcome)
         finally:
             world.at_work.remove(shot.name)
-        for part in parts.values():
-            part.write_text("whole")
+        parts["latents"].parent.mkdir(parents=True, exist_ok=True)
+        parts["latents"].write_text("whole")
+
+    async def finish(self, order: RenderOrder) -> Rendered:
+        """One after another, as a rank's thread does."""
+        self.decoded += 1
+        self.world.most_decoded = max(self.world.most_decoded, self.decoded)
+        try:
+            async with self.encoder:
+                return await self._finish(order)
+        finally:
+            self.decoded -= 1
+
+    async def _finish(self, order: RenderOrder) -> Rendered:
+        world, shot, parts = self.world, order.shot, order.parts
+        assert shot.name not in world.at_work, "a shot is rendered again while it is encoded"
+        world.at_work.add(shot.name)
+        try:
+            await asyncio.sleep(world.encode_s)
+            if self.dead:
+                raise self._failure("died", "died")
+            match outcome := world.next():
+                case "died" | "hung" | "raised":
+                    parts["video"].write_text("half")
+                    raise self._failure(outcome, outcome)
+        finally:
+            world.at_work.remove(shot.name)
+        parts["video"].write_text("whole")
         world.made[order.digest] += 1
         return Rendered({kind: {"size": 5, "sha256": "0" * 64} for kind in parts}, {}, {})
 

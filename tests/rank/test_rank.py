@@ -26,6 +26,7 @@ from lynx_parallel.model.attention import Kernel, sdpa
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.weights import find_face_models, find_weights
+from lynx_parallel.rank.memory import room_on
 from lynx_parallel.rank.messages import EncodeOrder, RenderOrder
 from lynx_parallel.rank.rank import Rank, RankConfig, Rendered
 from lynx_parallel.stages.resume_state import load_resume_state
@@ -62,7 +63,8 @@ def render(rank: Rank, shot: Shot, folder: Path) -> Rendered:
     folder.mkdir(parents=True, exist_ok=True)
     order = order_of(shot, folder)
     rank.prepare(order)
-    made = rank.render(order)
+    rank.render(order)
+    made = rank.finish(order)
     assert made is not None
     return made
 
@@ -168,8 +170,8 @@ def test_a_picture_without_a_face(load: RankConfig, shots: tuple[Shot, ...], tmp
     rank = make_rank(load, shots)
     with pytest.raises(SubjectError, match=r"black\.png: no face .*use a picture of one face"):
         rank.prepare(replace(order_of(shot, tmp_path), subject_key="f" * 64))
-    assert rank.render(order_of(shot, tmp_path)) is None
-    assert not (tmp_path / "video.part").exists()
+    rank.render(order_of(shot, tmp_path))
+    assert not (tmp_path / "latents.part").exists()
     render(rank, shots[0], tmp_path / "next")
 
 
@@ -232,19 +234,19 @@ def test_a_rank_runs_the_vae_as_asked(load: RankConfig, shots: tuple[Shot, ...],
 def test_projections_stay_where_the_card_has_room(load: RankConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the card's size is invented: no GPU is asked."""
     rank = Rank("cpu", 1, replace(load, tasks=(Task(VideoSize(64, 48, 9), Layout()),)))
-    assert not rank._room().keep_projections  # on the CPU they are mapped again
+    assert not room_on(rank.device, rank.config).keep_projections  # on the CPU they are mapped again
     rank.device = torch.device("cuda")
     for memory, room in ((8 * 10**9, True), (10**9, False)):
         card = SimpleNamespace(total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
-        assert rank._room().keep_projections is room
+        assert room_on(rank.device, rank.config).keep_projections is room
     card.total_memory = 8 * 10**9
     rank.config = load  # without tasks, the largest video counts, whose decoding takes 19 GB
-    assert not rank._room().keep_projections
+    assert not room_on(rank.device, rank.config).keep_projections
     card.total_memory = 23 * 10**9
-    assert rank._room().keep_projections
+    assert room_on(rank.device, rank.config).keep_projections
     rank.config = replace(load, vae_dtype="tf32")
-    assert not rank._room().keep_projections
+    assert not room_on(rank.device, rank.config).keep_projections
 
 
 def test_prompts_that_one_rank_encoded_are_read_by_another(

@@ -164,8 +164,9 @@ def test_latents_are_there_before_the_video_is_made(
     monkeypatch.setattr("lynx_parallel.rank.output_writer.encode_video", refuse)
     latents, frames = torch.randn(1, 16, 3, 6, 8), np.zeros((9, 48, 64, 3), np.uint8)
     parts = {"video": tmp_path / "video.part", "latents": tmp_path / "new" / "folder" / "a.safetensors"}
+    finisher.save_latents(latents, parts["latents"], latents_metadata("d" * 64, {"seed": 1}))
     with pytest.raises(RenderError, match="cannot encode"):
-        finisher.write(frames, latents, shot, Video(), parts, {}, {}, latents_metadata("d" * 64, {"seed": 1}))
+        finisher.write(frames, shot, Video(), parts, {}, {})
     assert torch.equal(load_file(parts["latents"])["latents"], latents)
     assert (read_metadata(parts["latents"]) or {})["latents_digest"] == "d" * 64
     assert [path.name for path in parts["latents"].parent.iterdir()] == ["a.safetensors"]

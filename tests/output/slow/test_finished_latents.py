@@ -155,7 +155,7 @@ class Encoder(World):
 class EncodingGang(FakeGang):
     world: Encoder
 
-    async def render(self, order: RenderOrder, resuming: Any) -> Rendered:
+    async def render(self, order: RenderOrder, resuming: Any) -> None:
         assert self.load.denoise
         parts = order.parts
         self.world.renders.append(order.shot.name)
@@ -165,7 +165,10 @@ class EncodingGang(FakeGang):
         data = add_checksum(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), metadata)
         with atomic_write(parts["latents"]) as part:
             part.write_bytes(data)
-        latents = {"size": len(data), "sha256": "0" * 64}
+
+    async def finish(self, order: RenderOrder) -> Rendered:
+        parts = order.parts
+        latents = {"size": parts["latents"].stat().st_size, "sha256": "0" * 64}
         return Rendered({"latents": latents, "video": self.world.video(parts["video"])}, {}, {})
 
     async def encode(self, order: EncodeOrder) -> Rendered:
