@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lynx_parallel.engine.periodic import PROGRESS_EVERY_S, report_every
 from lynx_parallel.engine.policy import Footprint
 from lynx_parallel.engine.sidecar import made_by, make_sidecar
 from lynx_parallel.engine.summary import Summary
@@ -40,8 +39,6 @@ from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
 
 if TYPE_CHECKING:
     from lynx_parallel.engine.gang import Gang
-
-PROGRESS_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,11 @@ class Attempt:
         self._order: RenderOrder | None = None
         self._ranks: dict[str, Any] = {}
 
-    async def make(self, gang: Gang, layout: Layout, footprint: Footprint) -> None:
+    async def make(self, gang: Gang, layout: Layout, footprint: Footprint, prepared: Callable[[int], None]) -> None:
         """Denoises and decodes the shot on the gang. ``finish`` does the rest. Of an encoding, ``finish`` does all.
+
+        Args:
+            prepared: as in ``Gang.render``.
 
         Raises:
             SubjectError: its picture or embedding has changed since the plan.
@@ -110,7 +110,7 @@ class Attempt:
                 self._order = await self._form(gang, layout, footprint)
                 self._ranks = self._made_by(gang, footprint)
                 with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
-                    await gang.render(self._order, self._say_resuming)
+                    await gang.render(self._order, prepared)
                 self._check_subject()
 
     async def finish(self) -> tuple[Rendered, float]:
@@ -258,9 +258,11 @@ class Attempt:
             doing = f"waits for {seen.waits_for}" if seen.waits_for else f"step {seen.step}/{seen.total}"
             self._say(doing)
 
-    def _say_resuming(self, done: int) -> None:
+    def say_resuming(self, done: int) -> None:
+        """Reports a resume state, if the shot has one."""
         total = self.item.shot.sampling.num_inference_steps
-        self._say(f"resuming at step {done + 1} of {total}" if done < total else "resuming after its last step")
+        if done:
+            self._say(f"resuming at step {done + 1} of {total}" if done < total else "resuming after its last step")
 
     async def _tell(self, news: str) -> None:
         self._say(news)
@@ -273,22 +275,6 @@ def key_on(gang: Gang, run: Run, shot: Shot) -> str:
     """Returns the key of a shot's subject in the cache of a gang's ranks."""
     device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
     return subject_key(run.campaign, shot, run.weight_digests, device)
-
-
-@contextlib.contextmanager
-def report_every(seconds: float, report: Callable[[float], Awaitable[None]]) -> Iterator[None]:
-    """Calls ``report`` at intervals during the block, with the seconds since its beginning."""
-
-    async def reporting() -> None:
-        for count in itertools.count(1):
-            await asyncio.sleep(seconds)
-            await report(count * seconds)
-
-    task = asyncio.ensure_future(reporting())
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 def next_attempt(output: Output, name: str, least: int) -> int:

@@ -101,11 +101,11 @@ class Gang:
             ray.kill(rank, no_restart=True)
         remove_placement_group(self._group)
 
-    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> None:
+    async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> None:
         """Denoises and decodes one shot. The gang can then take the next one, while rank 0 finishes this one.
 
         Args:
-            resuming: called with the number of finished steps if the shot has a resume state.
+            prepared: called before the first step, with the number of steps that the shot's resume state has done.
 
         Raises:
             SubjectError: the subject cannot be used; the gang stays usable.
@@ -120,8 +120,7 @@ class Gang:
         except SubjectError:
             await self.results(renders)  # the gang makes further shots: no rank may still wait for these inputs
             raise
-        if steps_done:
-            resuming(steps_done)
+        prepared(steps_done)
         await self.results(renders, steps=True)
 
     async def finish(self, order: RenderOrder) -> Rendered:

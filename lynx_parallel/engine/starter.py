@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lynx_parallel.engine.attempt import PROGRESS_EVERY_S, report_every
 from lynx_parallel.engine.board import Board
 from lynx_parallel.engine.gang import Gang
 from lynx_parallel.engine.gang_sizes import span
+from lynx_parallel.engine.periodic import PROGRESS_EVERY_S, report_every
 from lynx_parallel.engine.placement import LOADING, STARTING, NoRoom, StartOptions, UnfitRank
 from lynx_parallel.engine.policy import BACKOFF_S
 from lynx_parallel.engine.queue import Slot, Work

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from lynx_parallel.engine.attempt import Attempt, Run, key_on, next_attempt
 from lynx_parallel.engine.board import Board, clock
@@ -184,8 +185,7 @@ class Supervisor:
                 latents=item.digests.latents,
             )  # fmt: skip
             layout = run.layout_choice.layout(item.shot, slot.footprint.ranks, gang.breaks)
-            self._look_ahead(slot)
-            await attempt.make(gang, layout, slot.footprint)
+            await attempt.make(gang, layout, slot.footprint, partial(self._prepared, slot, attempt))
         except Stopped as error:
             run.say(f"{board.count()} {name}: {error}")
             run.journal.append("stopped", name=name, attempt=number, reason=str(error))
@@ -223,8 +223,9 @@ class Supervisor:
         else:
             self._outcomes.done(work, rendered, attempt.number, seconds)
 
-    def _look_ahead(self, slot: Slot) -> None:
+    def _prepared(self, slot: Slot, attempt: Attempt, done: int) -> None:
         """Has the face of the next shot's subject found while the current shot is denoised."""
+        attempt.say_resuming(done)
         board = self._board
         taken = {other.subject for other in board.slots if other is not slot}
         following = board.queue.peek(slot, taken, clock())

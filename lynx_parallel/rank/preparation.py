@@ -88,7 +88,7 @@ class Preparation:
             person, latents = stored
             return person, None if latents is None else torch.from_numpy(latents)
         with self._faces:  # look_ahead may have just begun to find this face
-            (known, ahead), self._ahead = self._ahead, ("", None)
+            known, ahead = self._ahead
             person = ahead if ahead is not None and known == key else _identify(pipeline, shot)
         encoded = None if person.ref_crop is None else pipeline.reference_latents(shot.sampling, person).cpu()
         if person.warning:  # not cached, so that every run repeats the warning

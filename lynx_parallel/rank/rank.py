@@ -247,19 +247,15 @@ class Rank:
             assert frames is not None
             if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
                 exactness["attention"] = kernel.name
-            if "latents" in order.parts:
-                metadata = latents_metadata(order.digest, order.settings)
-                self.writer.save_latents(latents, order.parts["latents"], metadata)
+            metadata = latents_metadata(order.digest, order.settings)
+            self.writer.save_latents(latents, order.parts["latents"], metadata)
             subject = "subject kept" if self._preparation.from_cache else "subject"
             conditioning = {**self.pipeline.conditioning.counts, subject: 1}
             warnings, self._warnings = (*self._preparation.warnings, *self._warnings), ()
             self.writer.keep(order, Decoded(frames, seconds, exactness, conditioning, warnings))
 
     def finish(self, order: RenderOrder) -> Rendered:
-        """Rank 0: encodes the frames of a shot that ``render`` has decoded. Returns what was rendered.
-
-        Runs beside ``render`` of the next shot, in another thread.
-        """
+        """Rank 0: encodes a shot that ``render`` has decoded, in another thread, beside ``render`` of the next shot."""
         return self.writer.finish(order)
 
     def prepare_ahead(self, shot: Shot, subject_key: str) -> None:

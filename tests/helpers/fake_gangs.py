@@ -204,10 +204,9 @@ class FakeGang:
         assert layout.size <= len(self.ranks)
         self.layout = layout
 
-    async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> None:
+    async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> None:
         world, shot, parts = self.world, order.shot, order.parts
-        if steps_done := world.partial.get(shot.name):
-            resuming(steps_done)
+        prepared(world.partial.get(shot.name, 0))
         assert shot.name not in world.at_work, "two gangs at one shot"
         files = self.load.prompts
         assert files is not None

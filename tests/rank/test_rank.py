@@ -405,3 +405,26 @@ def test_no_old_face_stays_when_the_new_picture_has_none(
     with pytest.raises(SubjectError, match="no face"):
         prepare(rank, replace(shots[0], subject=replace(shots[0].subject, image=black)), out, "black picture")
     assert shown(out) == {}
+
+
+def test_a_face_that_was_found_ahead(
+    load: RankConfig, shots: tuple[Shot, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is used for its own subject alone, and gives the same shot."""
+    first, other = shots[0], next(shot for shot in shots if shot.subject != shots[0].subject)
+    plain = {
+        shot.id: render(make_rank(load, shots), shot, tmp_path / f"plain-{shot.subject.id}") for shot in (first, other)
+    }
+    monkeypatch.setenv("LYNX_CACHE", str(tmp_path / "cache"))  # an empty cache of subjects
+    rank = make_rank(load, shots)
+    found: list[str] = []
+    identify = rank.pipeline.identify
+    monkeypatch.setattr(rank.pipeline, "identify", lambda *a, **k: found.append(str(k["image"])) or identify(*a, **k))
+    rank.prepare_ahead(other, order_of(other, tmp_path).subject_key)
+    assert found == [str(other.subject.image)]
+    for shot in (first, other):
+        made = render(rank, shot, tmp_path / f"ahead-{shot.subject.id}")
+        assert made.outputs["latents"] == plain[shot.id].outputs["latents"]
+    assert found == [str(other.subject.image), str(first.subject.image)]
+    rank.prepare_ahead(other, order_of(other, tmp_path).subject_key)  # the cache has it
+    assert len(found) == 2
