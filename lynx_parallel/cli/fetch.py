@@ -24,7 +24,7 @@ def fetch(
 ) -> None:
     """Download the weights and face models of PIPELINE. Checks each file and shows where it is stored."""
     from lynx_parallel.fetch.fetch import fetch as fetch_all
-    from lynx_parallel.inputs.load import load_pipeline
+    from lynx_parallel.inputs.pipeline_files import load_pipeline
     from lynx_parallel.text import shown_size
 
     stream = sys.stderr if as_json else sys.stdout

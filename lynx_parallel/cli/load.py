@@ -14,28 +14,26 @@ from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
     from lynx_parallel.inputs.manifest import Campaign
-    from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+    from lynx_parallel.inputs.notices import Notice
+    from lynx_parallel.plan.parts import Part
     from lynx_parallel.plan.plan import Plan
     from lynx_parallel.plan.present_weights import Missing
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A campaign with its weights and digests.
+    """A campaign and what was found out about it before any work.
 
     Attributes:
-        campaign: its notices include those about pictures, texts and the video.
-        weight_digests: of the weights and face models; empty if something is missing.
-        missing: weights and face models that are not on this machine; always empty for render.
-        replan: compares the campaign with the output folder as it is now.
-        lora_lines: a line on each LoRA, for the user.
+        parts: one for each pipeline.
+        missing: weights that are not on this machine, with the part that needs them; empty if they were downloaded.
+        replan: compares the campaign with its output folder.
+        lora_lines: what each LoRA changes.
     """
 
     campaign: Campaign
-    weights: WeightFiles
-    face: FaceFiles | None
-    weight_digests: dict[str, str]
-    missing: tuple[Missing, ...]
+    parts: tuple[Part, ...]
+    missing: tuple[tuple[Missing, Part], ...]
     replan: Callable[[], Plan]
     lora_lines: list[str]
 
@@ -52,9 +50,33 @@ def load(
         InputErrors: all mistakes, one line each. Among them are embedding files that cannot be used, and weights that
             are missing and that nothing downloads.
     """
-    from lynx_parallel.inputs.base_configs import base_mistakes
     from lynx_parallel.inputs.load import load_campaign
     from lynx_parallel.inputs.records import find_record
+    from lynx_parallel.plan.parts import plan_parts
+
+    campaign = load_campaign(manifest, set_ or (), only or ())
+    found = [_load_part(part, download) for part in campaign.each]
+    parts = tuple(one.part for one in found)
+    record = find_record(manifest)
+    of_record = record.changed_pictures() if record else ()
+    notices = (*campaign.notices, *of_record, *(notice for one in found for notice in one.notices))
+    campaign = replace(campaign, notices=tuple(dict.fromkeys(notices)))
+    replan = partial(plan_parts, campaign, parts, today=date.today(), verify=verify, whole=not only)
+    missing = [(part, one.part) for one in found for part in one.missing]
+    return Loaded(campaign, parts, tuple(missing), replan, [line for one in found for line in one.lora_lines])
+
+
+@dataclass(frozen=True)
+class _Found:
+    part: Part
+    missing: tuple[Missing, ...]
+    notices: tuple[Notice, ...]
+    lora_lines: list[str]
+
+
+def _load_part(campaign: Campaign, download: bool) -> _Found:
+    """Finds the weights of one pipeline, and checks the inputs of its shots."""
+    from lynx_parallel.inputs.base_configs import base_mistakes
     from lynx_parallel.inputs.weight_files import CONFIG_PATTERNS
     from lynx_parallel.plan.checks import (
         as_warnings,
@@ -68,11 +90,11 @@ def load(
     from lynx_parallel.plan.digests import needs_face_models
     from lynx_parallel.plan.hashing import weight_digests
     from lynx_parallel.plan.loras import lora_lines, lora_notices, read_loras
-    from lynx_parallel.plan.plan import Known, make_plan
+    from lynx_parallel.plan.parts import Part
+    from lynx_parallel.plan.plan import Known
     from lynx_parallel.plan.present_weights import find_present
     from lynx_parallel.plan.weights import find_base, find_weights
 
-    campaign = load_campaign(manifest, set_ or (), only or ())
     model = campaign.pipeline.model
     present = find_present(model, campaign.pipeline.face if needs_face_models(campaign) else None)
     if lines := [*embedding_mistakes(campaign), *_lines(present.missing, campaign, download)]:
@@ -90,18 +112,12 @@ def load(
     unreadable, of_pictures = unreadable_pictures(campaign)
     starts, of_starts = unreadable_starts(campaign)
     cuts, of_texts = long_texts(campaign, weights.base)
-    record = find_record(manifest)
-    of_record = record.changed_pictures() if record else ()
-    of_loras = lora_notices(loras)
-    notices = (*campaign.notices, *of_record, *of_pictures, *of_starts, *of_texts, *of_loras, *video_notices(campaign))
-    campaign = replace(campaign, notices=notices)
-    known = Known(
-        digests, all_weights=not missing, unreadable=unreadable, unreadable_starts=starts, cut=as_warnings(cuts)
-    )
-    replan = partial(make_plan, campaign, known, today=date.today(), verify=verify, whole=not only)
+    notices = (*of_pictures, *of_starts, *of_texts, *lora_notices(loras), *video_notices(campaign))
+    cut = as_warnings(cuts)
+    known = Known(digests, all_weights=not missing, unreadable=unreadable, unreadable_starts=starts, cut=cut)
     if not missing:
         weights = with_converted(weights, digests, model.dtype)
-    return Loaded(campaign, weights, present.face, digests, missing, replan, lora_lines(loras, weights))
+    return _Found(Part(campaign, weights, present.face, digests, known), missing, notices, lora_lines(loras, weights))
 
 
 def fetch_hint(campaign: Campaign) -> str:

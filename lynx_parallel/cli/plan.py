@@ -53,8 +53,7 @@ def plan(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show what render would do, shot by shot, and why; renders and downloads nothing. Takes render's options."""
-    from lynx_parallel.plan.changes import find_changes
-    from lynx_parallel.plan.checks import check_work
+    from lynx_parallel.plan.parts import changes_of_parts, check_parts
 
     cluster = cluster_spec(
         ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
@@ -65,9 +64,9 @@ def plan(
     campaign = loaded.campaign
     planned = loaded.replan()
     todo = planned.of("render", "encode", "unknown")
-    check_work(campaign, todo, loaded.weights, cluster)
+    check_parts(loaded.parts, todo, cluster)
     show_notices(campaign.notices, strict)
-    changes = find_changes(planned.items, campaign, loaded.weight_digests, set_ or ())
+    changes = changes_of_parts(loaded.parts, planned.items, set_ or ())
     exit_code = WORK_TO_DO if detailed_exitcode and todo else 0
     if as_json:
         rows = [
@@ -77,7 +76,8 @@ def plan(
         ]
         found = {
             "shots": rows, "orphans": list(planned.orphans), "warnings": notices_as_json(campaign.notices),
-            "missing": [str(part) for part in loaded.missing], "changes": [change.as_json() for change in changes],
+            "missing": list(dict.fromkeys(str(weight) for weight, _ in loaded.missing)),
+            "changes": [change.as_json() for change in changes],
         }  # fmt: skip
         typer.echo(json.dumps({"output": str(campaign.output), **found}))
         raise typer.Exit(exit_code)
@@ -93,6 +93,6 @@ def plan(
     for change in changes:
         if change.causes:
             typer.echo(f"{change}; render asks first")
-    for part in loaded.missing:
-        typer.echo(f"missing {part}: {fetch_hint(campaign)}")
+    for line in dict.fromkeys(f"missing {weight}: {fetch_hint(part.campaign)}" for weight, part in loaded.missing):
+        typer.echo(line)
     raise typer.Exit(exit_code)

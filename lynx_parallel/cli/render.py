@@ -64,7 +64,7 @@ def render(
     from lynx_parallel.engine.driver import Driver
     from lynx_parallel.output.approvals import Approvals
     from lynx_parallel.output.folder import Output
-    from lynx_parallel.plan.changes import find_changes
+    from lynx_parallel.plan.parts import changes_of_parts
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
@@ -84,11 +84,9 @@ def render(
 
     def check(todo: Sequence[Item]) -> None:
         approvals = Approvals(Output(campaign.output).approvals)
-        approve(find_changes(todo, campaign, loaded.weight_digests, request.set), approvals, yes, say)
+        approve(changes_of_parts(loaded.parts, todo, request.set), approvals, yes, say)
 
-    summary = Driver(
-        campaign, loaded.weights, loaded.face, loaded.weight_digests, loaded.replan, cluster, say, request, check
-    ).run()
+    summary = Driver(campaign, loaded.parts, loaded.replan, cluster, say, request, check).run()
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
     retried = f", {summary.retries} tried again" if summary.retries else ""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lynx_parallel.demo.places import demo_root, facepack_root, is_built
 from lynx_parallel.doctor.report import Weight
-from lynx_parallel.inputs.load import find_pipeline, load_pipeline
 from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, Adapters, FaceSpec
+from lynx_parallel.inputs.pipeline_files import find_pipeline, load_pipeline
 from lynx_parallel.inputs.weight_names import resolve_file
 from lynx_parallel.plan.present_weights import cached, components, lacking, snapshot
 from lynx_parallel.plan.weights import arcface_file, pack_folder, replaced_parts

@@ -49,6 +49,7 @@ class Run:
         weight_digests: by ``plan.hashing.weight_digests``.
         say: takes each line of progress.
         name: of the run's record.
+        total: number of shots to make with all pipelines of the campaign.
     """
 
     campaign: Campaign
@@ -62,6 +63,7 @@ class Run:
     summary: Summary
     say: Callable[[str], None]
     name: str = ""
+    total: int = 0
 
     @cached_property
     def packaging(self) -> dict[str, str]:

@@ -46,7 +46,7 @@ class Board:
         self.running: set[Work] = set()
         prompts = run.output.prompts(prompt_salt(run.weight_digests, run.campaign.pipeline.model.dtype, options.device))
         self.texts = SharedTexts(prompts, self.shots if self.denoise else ())
-        self._total = len(todo)
+        self._total = run.total or len(todo)
         self._warned: set[str] = set()
 
     @property

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,15 +24,14 @@ from lynx_parallel.failures import disk_is_full
 from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.records import Request
-from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import try_publishing
 from lynx_parallel.output.crops import faces_folder, make_faces_folder
 from lynx_parallel.output.finished_latents import all_unpublished, unpublished_files
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal, now
 from lynx_parallel.output.lock import Lock
-from lynx_parallel.plan.checks import check_work
 from lynx_parallel.plan.layout_choice import LayoutChoice
+from lynx_parallel.plan.parts import Part, check_parts
 from lynx_parallel.plan.plan import Item, Plan
 from lynx_parallel.text import shown_duration, shown_path
 
@@ -45,7 +44,7 @@ class Driver:
     """Carries out one plan.
 
     Args:
-        weight_digests: by ``plan.hashing.weight_digests``.
+        parts: of the campaign, one for each pipeline.
         replan: compares the campaign with the current output folder.
         say: takes each line of progress.
         request: options of the command line.
@@ -55,9 +54,7 @@ class Driver:
     def __init__(
         self,
         campaign: Campaign,
-        weights: WeightFiles,
-        face: FaceFiles | None,
-        weight_digests: Mapping[str, str],
+        parts: Sequence[Part],
         replan: Callable[[], Plan],
         cluster: ClusterSpec,
         say: Callable[[str], None],
@@ -65,9 +62,7 @@ class Driver:
         check: Callable[[Sequence[Item]], object] = len,
     ):
         self.campaign = campaign
-        self.weights = weights
-        self.face = face
-        self.weight_digests = weight_digests
+        self.parts = parts
         self.replan = replan
         self.cluster = cluster
         self.say = say
@@ -91,7 +86,7 @@ class Driver:
             self.say(f"{name}: not in the manifest any more; left as it is")
         todo = plan.of("render", "encode")
         if todo:
-            check_work(self.campaign, todo, self.weights, self.cluster)
+            check_parts(self.parts, todo, self.cluster)
             self._lock.refuse()  # before asking about shots that another driver may be rendering
             self.check(todo)
         shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
@@ -145,10 +140,6 @@ class Driver:
     def _lock(self) -> Lock:
         return Lock(self.output.private / "lock")
 
-    @cached_property
-    def _layout_choice(self) -> LayoutChoice:
-        return LayoutChoice(self.cluster, self.weights)
-
     @contextlib.contextmanager
     def _locked(self) -> Iterator[tuple[Journal, History]]:
         with self._lock:
@@ -179,7 +170,7 @@ class Driver:
         started = now()
         self._name = started.replace(":", "")
         try:
-            write_record(self.output.record(self._name), self.campaign, self.weight_digests, self.request, started)
+            write_record(self.output.record(self._name), self.campaign, self.parts, self.request, started)
         except OSError as error:
             if not disk_is_full(error):
                 raise
@@ -219,16 +210,11 @@ class Driver:
                 raise
 
     def _run(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:
-        from lynx_parallel.engine.attempt import Run
         from lynx_parallel.engine.cluster import RayFailed
 
-        run = Run(
-            self.campaign, self.weights, self.face, self.weight_digests, self.cluster, self._layout_choice,
-            self.output, journal, self.summary, self.say, self._name,
-        )  # fmt: skip
         runner = asyncio.Runner()
         try:
-            runner.run(self._until_stopped(run, todo, cluster, pending))
+            runner.run(self._until_stopped(todo, journal, cluster, pending))
         except RayFailed:
             give_up("event loop")  # its tasks would call Ray to kill the ranks
             raise
@@ -240,16 +226,34 @@ class Driver:
         finally:
             hold(pending)  # the loop has restored the default handlers, and Ray has not ended yet
 
-    async def _until_stopped(self, run: Run, todo: list[Item], cluster: Cluster, pending: list[int]) -> None:
+    def _runs(self, todo: list[Item], journal: Journal) -> list[tuple[Run, list[Item]]]:
+        """Returns the run of each part with something to do, and its shots."""
+        from lynx_parallel.engine.attempt import Run
+
+        return [
+            (
+                Run(
+                    part.campaign, part.weights, part.face, part.digests, self.cluster,
+                    LayoutChoice(self.cluster, part.weights), self.output, journal, self.summary, self.say, self._name,
+                    total=len(todo),
+                ),
+                items,
+            )
+            for part in self.parts
+            if (items := part.of(todo))
+        ]  # fmt: skip
+
+    async def _until_stopped(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:
         """Runs the shots. A signal, or a failure of Ray itself, cancels them."""
+        from lynx_parallel.engine.parts import InTurn
         from lynx_parallel.engine.placement import StartOptions, available
-        from lynx_parallel.engine.supervisor import STOP_WITHIN_S, Supervisor
+        from lynx_parallel.engine.supervisor import STOP_WITHIN_S
 
         device, machines = available(self.cluster.device)
         if device == "cpu" and self.cluster.attention in CUDA_ONLY:
             raise ClusterError(f"--attention {self.cluster.attention}: runs on CUDA only. The ranks run on the CPU.")
         options = StartOptions(device, cluster.local, machines, hung_after=self.cluster.hung_after)
-        supervisor = Supervisor(run, todo, options)
+        supervisor = InTurn(self._runs(todo, journal), options)
         work = asyncio.ensure_future(supervisor.make_all())
         loop = asyncio.get_running_loop()
 

@@ -7,9 +7,9 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lynx_parallel
 from lynx_parallel.errors import InputErrors
@@ -21,17 +21,18 @@ from lynx_parallel.plan.digests import NUMERICS
 
 if TYPE_CHECKING:
     from lynx_parallel.inputs.manifest import Campaign
+    from lynx_parallel.plan.parts import Part
 
 
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "ray", "xfuser", "numpy")
 
 
-def write_record(folder: Path, campaign: Campaign, weights: Mapping[str, str], request: Request, started: str) -> None:
+def write_record(folder: Path, campaign: Campaign, parts: Sequence[Part], request: Request, started: str) -> None:
     """Writes the record of a run that begins.
 
     Args:
         folder: of the record. It is created.
-        weights: digests by ``weights.weight_digests``.
+        parts: of the campaign, one for each pipeline.
         started: time, ISO 8601.
 
     Raises:
@@ -47,22 +48,22 @@ def write_record(folder: Path, campaign: Campaign, weights: Mapping[str, str], r
         sha256 = hashlib.sha256(content).hexdigest()
         files.append({"path": str(path), "copy": name, "sha256": sha256, "shipped": _is_shipped(path)})
     subjects = {shot.subject.id: shot.subject for shot in campaign.shots}.values()
-    given = dict.fromkeys(path for subject in subjects for path in (subject.image, subject.embedding) if path)
+    pictures = [path for subject in subjects for path in (subject.image, subject.embedding)]
+    given = dict.fromkeys(path for path in (*pictures, *(shot.start_image for shot in campaign.shots)) if path)
     record = {
         "version": RECORD_VERSION,
         "started": started,
         "command": list(request.command),
         "working_folder": os.getcwd(),
         "manifest": os.path.abspath(campaign.path),
-        "pipeline": os.path.abspath(campaign.pipeline_path),
         "output": str(campaign.output),
         "set": list(request.set),
         "only": list(request.only),
         "options": [list(option) for option in request.options],
         "files": files,
         "pictures": [{"path": str(path), "sha256": _digest_or_none(path)} for path in given],
-        "weights": dict(weights),
-        "settings": campaign.pipeline.model_dump(mode="json"),
+        **_of_pipeline(next((part for part in parts if _is_own(part, campaign)), parts[0])),
+        **({"pipelines": [_of_pipeline(part) for part in parts]} if len(parts) > 1 else {}),
         "versions": {
             "lynx_parallel": lynx_parallel.__version__,
             "numerics": NUMERICS,
@@ -73,6 +74,17 @@ def write_record(folder: Path, campaign: Campaign, weights: Mapping[str, str], r
     with atomic_write(folder / RUN_FILE) as part:
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         part.write_bytes(text.encode(errors="backslashreplace"))
+
+
+def _of_pipeline(part: Part) -> dict[str, Any]:
+    """Returns what is recorded of a pipeline. Its file is among the copies."""
+    settings = part.campaign.pipeline.model_dump(mode="json")
+    path = os.path.abspath(part.campaign.pipeline_path)
+    return {"pipeline": path, "weights": dict(part.digests), "settings": settings}
+
+
+def _is_own(part: Part, campaign: Campaign) -> bool:
+    return part.campaign.pipeline_path == campaign.pipeline_path
 
 
 def _free_names(name: str) -> Iterator[str]:

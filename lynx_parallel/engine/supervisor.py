@@ -85,6 +85,26 @@ class Supervisor:
         for work in board.queue.left():
             board.fail(work.item, reason)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run ended early, so that no further shot is to be tried."""
+        return self._board.state.ends
+
+    def report_pipeline(self) -> None:
+        """Reports that the next pipeline's turn has come."""
+        path = self._board.run.campaign.pipeline_path
+        self._board.run.say(f"next pipeline: {path.stem}")
+
+    def not_tried(self) -> None:
+        """Records its shots after an earlier pipeline's run has ended early, unless they are left for the next run."""
+        board = self._board
+        if board.run.summary.fault:
+            self._record_untried(board.queue.left())
+        elif not board.state.stopped:
+            reason = f"not tried: {counted(len(board.run.summary.failed), 'shot')} failed"
+            for work in board.queue.left():
+                board.fail(work.item, reason)
+
     def _record_untried(self, works: Sequence[Work]) -> None:
         """Records the shots that were not tried. The fault is printed once, not for each of them."""
         summary = self._board.run.summary

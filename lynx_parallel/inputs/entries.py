@@ -123,6 +123,7 @@ class ShotEntry(Strict):
 class VariantEntry(Strict):
     """One entry of ``variants`` that is no sweep."""
 
+    pipeline: Text | None = None
     sampling: SamplingOverrides = SamplingOverrides()
 
     @model_validator(mode="before")
@@ -190,7 +191,11 @@ Variants = Annotated[
             "additionalProperties": {
                 "anyOf": [
                     _ref("VariantEntry"),
-                    {"type": "object", "patternProperties": {"^sampling\\.": {"type": "array", "minItems": 1}}},
+                    {
+                        "type": "object",
+                        "properties": {"pipeline": {"type": "string"}},
+                        "patternProperties": {"^sampling\\.": {"type": "array", "minItems": 1}},
+                    },
                 ]
             },
         }

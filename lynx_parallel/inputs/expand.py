@@ -73,7 +73,7 @@ class Expansion:
 
     def _takes_of(self, group: ShotGroup, subject: Subject, prompt: Prompt, variant: Variant) -> Iterator[Shot]:
         text = self._text(group, subject, prompt)
-        by_seed = self._by_seed(group, subject.sampling, prompt.sampling, variant.sampling, group.sampling)
+        by_seed = self._by_seed(group, variant, subject.sampling, prompt.sampling, variant.sampling, group.sampling)
         settings = by_seed[None]
         first = settings.seed if group.first_seed is None else group.first_seed
         if group.seeds is None and first + group.takes - 1 > MAX_SEED:
@@ -97,17 +97,24 @@ class Expansion:
         The default has the variant's id at the end. A variant without changes has the names of a manifest without
         variants, so that finished shots stay done.
         """
-        return self.pattern + ("-{variant}" if self.pattern == DEFAULT_NAME and variant.sampling.given() else "")
+        changes = variant.sampling.given() or variant.pipeline is not None
+        return self.pattern + ("-{variant}" if self.pattern == DEFAULT_NAME and changes else "")
 
-    def _by_seed(self, group: ShotGroup, *layers: SamplingOverrides) -> dict[int | None, Sampling]:
+    def _by_seed(self, group: ShotGroup, variant: Variant, *layers: SamplingOverrides) -> dict[int | None, Sampling]:
         """Settings by seed, at None those that the layers give.
+
+        What a variant's own pipeline sets wins over the campaign's settings, which fill in the rest, such as the seed.
 
         One object for all shots of the same settings: there may be a hundred thousand of those, and a few of these.
         Layers are compared by their text, because -0.0 equals 0.0 but is another setting.
         """
-        key = tuple([repr(layer.given()) if layer.model_fields_set else "" for layer in layers])
+        own = variant.spec.sampling if variant.spec else None
+        key = (variant.id if own else "", *[repr(layer.given()) if layer.model_fields_set else "" for layer in layers])
         if key not in self._settings:
-            settings = overlay(self.base, self.campaign, *layers, self.forced)
+            base = overlay(self.base if own is None else Sampling(), self.campaign)
+            if own is not None:
+                base = base.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+            settings = overlay(base, *layers, self.forced)
             if mistake := sampling_mistake(settings):
                 self.problems.add(group.file, group.line, f"{group.where}: sampling: {mistake}")
             self._settings[key] = {None: settings}

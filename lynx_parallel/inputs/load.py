@@ -23,21 +23,21 @@ from lynx_parallel.inputs.entries import (
 from lynx_parallel.inputs.expand import Expansion
 from lynx_parallel.inputs.groups import read_groups
 from lynx_parallel.inputs.lost_text import warn_of_lost_text
-from lynx_parallel.inputs.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes
+from lynx_parallel.inputs.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes, split
 from lynx_parallel.inputs.names import pattern_mistake
-from lynx_parallel.inputs.overrides import Forced, read_overrides, select
-from lynx_parallel.inputs.pipeline import PipelineSpec, Video
+from lynx_parallel.inputs.overrides import read_overrides, select
+from lynx_parallel.inputs.pipeline import PipelineSpec
+from lynx_parallel.inputs.pipeline_files import is_bare, named_pipeline, video_of
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
 from lynx_parallel.inputs.prompts_section import read_prompts
 from lynx_parallel.inputs.records import Record, find_record
 from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
-from lynx_parallel.inputs.sources import is_file, reading
+from lynx_parallel.inputs.sources import reading
 from lynx_parallel.inputs.subject_entry import check_vars
 from lynx_parallel.inputs.subjects_section import face_gaps, read_subjects
 from lynx_parallel.inputs.validate import read_model
 from lynx_parallel.inputs.variants_section import read_variants
-from lynx_parallel.inputs.weight_names import resolve_file, resolve_weights
 from lynx_parallel.inputs.yaml_lines import Document, read_yaml
 from lynx_parallel.text import shown_path
 
@@ -85,12 +85,13 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
     from_table = isinstance(document.data.get("shots"), dict)
     if "prompts" not in document.data and not from_table:
         document.blame(problems, ("prompts",), "missing: a mapping id: text")
+    pipeline_path, pipeline = named_pipeline(document, document.data.get("pipeline"), ("pipeline",), problems)
     variants = read_variants(document, problems)
-    pipeline_path, pipeline = _pipeline(document, problems)
     place = _output(document, forced.output, output, problems)
     groups = read_groups(document, subjects, prompts, problems, place)
-    if pipeline:
-        _check_faces(document, groups, subjects, pipeline, problems)
+    for spec in (pipeline, *(variant.spec for variant in variants)):
+        if spec:
+            _check_faces(document, groups, subjects, spec, problems)
     shots: tuple[Shot, ...] = ()
     sizes: dict[str, frozenset[int]] = {}
     good_subjects = {name: subject for name, subject in subjects.items() if subject}
@@ -115,10 +116,10 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
     problems.raise_if_any()
     assert top is not None
     assert pipeline is not None
-    return Campaign(
+    campaign = Campaign(
         path=document.file.absolute(),
         output=place,
-        pipeline=pipeline.model_copy(update={"video": _video(pipeline, top, forced)}),
+        pipeline=pipeline.model_copy(update={"video": video_of(pipeline, top.video, forced.video)}),
         pipeline_path=pipeline_path,
         subjects=tuple(good_subjects.values()),
         prompts=tuple(good_prompts.values()),
@@ -128,6 +129,14 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
         faces=top.faces,
         reference_sizes=sizes,
     )
+    own = {variant.id: variant for variant in variants if variant.spec}
+    specs = {
+        name: variant.spec.model_copy(update={"video": video_of(variant.spec, top.video, forced.video, own=True)})
+        for name, variant in own.items()
+        if variant.spec
+    }
+    pipelines = {name: (variant.pipeline or Path(), specs[name]) for name, variant in own.items()}
+    return replace(campaign, parts=split(campaign, pipelines)) if pipelines else campaign
 
 
 def find_output(manifest: Path | str) -> Path:
@@ -151,38 +160,6 @@ def find_output(manifest: Path | str) -> Path:
     return place
 
 
-def find_pipeline(path: Path | str) -> Path:
-    """Returns the file of a pipeline. A path is returned as it is; a bare name means a shipped pipeline.
-
-    Raises:
-        InputErrors: no shipped pipeline has this name.
-    """
-    if not _is_bare(str(path)) or os.path.isfile(path):
-        return Path(path)
-    problems = Problems()
-    if str(path) not in shipped_names("pipelines"):
-        shown, hint = shown_value(str(path)), nearest(str(path), shipped_names("pipelines"), "shipped")
-        problems.option(f"pipeline {shown}: no shipped pipeline of that name; {hint}")
-    problems.raise_if_any()
-    return shipped_dir("pipelines") / f"{path}.yaml"
-
-
-def load_pipeline(path: Path | str, *, resolve: bool = True) -> PipelineSpec:
-    """Reads a pipeline file; a bare name means a shipped one. Local weights come back as absolute paths.
-
-    Args:
-        resolve: False leaves the names of weights as the file has them, and does not look for the files.
-
-    Raises:
-        InputErrors: all mistakes, one line each.
-    """
-    problems = Problems()
-    spec = _read_pipeline(find_pipeline(path), problems, resolve)
-    problems.raise_if_any()
-    assert spec is not None
-    return spec
-
-
 def schema() -> dict[str, Any]:
     """Returns the JSON schema of a manifest, for editors. It lacks checks that need files or other entries."""
     entries = (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, VariantEntry, ShotEntry)
@@ -193,14 +170,10 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, **definitions}
 
 
-def _is_bare(name: str) -> bool:
-    return "/" not in name and not name.endswith((".yaml", ".yml"))
-
-
 def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | None, Path | None]:
     """Returns the file, and the output folder that replaces the manifest's own. Records an unknown bare name."""
     name = str(manifest)
-    if not _is_bare(name) or os.path.isfile(name):
+    if not is_bare(name) or os.path.isfile(name):
         if not os.path.lexists(name):
             problems.option(f"{shown_path(name)}: no such manifest")
             return None, None
@@ -213,35 +186,6 @@ def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | Non
     return None, None
 
 
-def _pipeline(document: Document, problems: Problems) -> tuple[Path, PipelineSpec | None]:
-    """Returns the manifest's pipeline file and its content, or None if there was a mistake."""
-    name = document.data.get("pipeline")
-    if not isinstance(name, str) or not name.strip():
-        return Path(), None  # read_model has said so
-    if _is_bare(name):
-        path = shipped_dir("pipelines") / f"{name}.yaml"
-        if name not in shipped_names("pipelines"):
-            hint = nearest(name, shipped_names("pipelines"), "shipped")
-            message = f"{shown_value(name)}: no shipped pipeline of that name; {hint}; a path needs a / or .yaml"
-            document.blame(problems, ("pipeline",), message)
-            return path, None
-    else:
-        path = resolve_file(document.file.parent, name)
-        if not is_file(path):
-            wrong = "not a regular file" if os.path.exists(path) else "missing file"
-            document.blame(problems, ("pipeline",), f"{shown_value(name)}: {wrong}")
-            return path, None
-    return path, _read_pipeline(path, problems)
-
-
-def _read_pipeline(path: Path, problems: Problems, resolve: bool = True) -> PipelineSpec | None:
-    document = read_yaml(path, problems)
-    if document:
-        warn_of_lost_text(document, problems)
-    spec = read_model(PipelineSpec, document, (), problems) if document else None
-    return resolve_weights(spec, document, problems) if spec and document and resolve else spec
-
-
 def _pattern(document: Document, problems: Problems) -> str | None:
     """Returns the pattern of output names, or None if it is wrong."""
     pattern = document.data.get("name", DEFAULT_NAME)
@@ -251,12 +195,6 @@ def _pattern(document: Document, problems: Problems) -> str | None:
     if wrong:
         document.blame(problems, ("name",), wrong)
     return None if wrong else pattern
-
-
-def _video(pipeline: PipelineSpec, top: ManifestFile, forced: Forced) -> Video:
-    """Returns the pipeline's video settings, with those of the manifest and of ``--set``."""
-    given = {name: getattr(top.video, name) for name in top.video.model_fields_set}
-    return pipeline.video.model_copy(update={**given, **forced.video})
 
 
 def _output(document: Document, forced: str | None, instead: Path | None, problems: Problems) -> Path:

@@ -6,7 +6,7 @@ Made by ``lynx_parallel.inputs.load.load_campaign``; everything here is checked,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -61,10 +61,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A named change of settings. The one without a name stands for a manifest without variants."""
+    """A named change of settings or pipeline. The one without a name stands for a manifest without variants.
+
+    Attributes:
+        pipeline: path of its own pipeline file; None for the campaign's.
+        spec: what is in that file.
+    """
 
     id: str = ""
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+    pipeline: Path | None = None
+    spec: PipelineSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,7 @@ class Campaign:
         faces: ``private`` closes the folder of crops to everyone but its owner; ``inherit`` gives it the mode of the
             output folder.
         reference_sizes: ``reference_size`` of each subject's shots, those left out by ``--only`` included.
+        parts: if variants have pipelines of their own, a campaign for each pipeline, with its shots; else empty.
     """
 
     path: Path
@@ -136,6 +144,39 @@ class Campaign:
     faces: str = "inherit"
     reference_sizes: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)
     sources: Mapping[Path, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
+    parts: tuple[Campaign, ...] = ()
+
+    @property
+    def each(self) -> tuple[Campaign, ...]:
+        """One campaign for each pipeline: the parts, or the campaign itself."""
+        return self.parts or (self,)
+
+
+def split(campaign: Campaign, pipelines: Mapping[str, tuple[Path, PipelineSpec]]) -> tuple[Campaign, ...]:
+    """Returns a campaign for each pipeline, in the order in which they are rendered.
+
+    Pipelines with the same models and encoding make one part: only sampling differs, and each shot has its own. The
+    part with the highest priority comes first, then that of the first shot.
+
+    Args:
+        pipelines: file and content of each variant's own pipeline, by the variant's id.
+    """
+    shots: dict[str, list[Shot]] = {}
+    for shot in campaign.shots:
+        shots.setdefault(shot.variant, []).append(shot)
+    parts: list[Campaign] = []
+    for variant, own in shots.items():
+        path, spec = pipelines.get(variant, (campaign.pipeline_path, campaign.pipeline))
+        same = next((i for i, part in enumerate(parts) if _same_models(part.pipeline, spec)), None)
+        if same is None:
+            parts.append(replace(campaign, pipeline=spec, pipeline_path=path, shots=tuple(own)))
+        else:
+            parts[same] = replace(parts[same], shots=(*parts[same].shots, *own))
+    return tuple(sorted(parts, key=lambda part: -max(shot.priority for shot in part.shots)))
+
+
+def _same_models(one: PipelineSpec, other: PipelineSpec) -> bool:
+    return (one.model, one.face, one.video) == (other.model, other.face, other.video)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,7 +12,9 @@ from pydantic import ValidationError
 from lynx_parallel.inputs.aliases import suggest
 from lynx_parallel.inputs.entries import ID, ID_ALLOWED, VariantEntry
 from lynx_parallel.inputs.manifest import Variant
-from lynx_parallel.inputs.problems import Problems, shown_value
+from lynx_parallel.inputs.pipeline import PipelineSpec
+from lynx_parallel.inputs.pipeline_files import named_pipeline
+from lynx_parallel.inputs.problems import KeyPath, Problems, shown_value
 from lynx_parallel.inputs.sampling import SamplingOverrides
 from lynx_parallel.inputs.sections import section_ids
 from lynx_parallel.inputs.validate import read_model
@@ -25,18 +28,15 @@ def read_variants(document: Document, problems: Problems) -> tuple[Variant, ...]
     """Returns the variants in their order. Without the section, that is one without a name or a change.
 
     A sweep ``ip: {sampling.ip_scale: [0.6, 0.8]}`` stands for the variants ``ip-0.6`` and ``ip-0.8``. Several swept
-    settings give every combination.
+    settings give every combination. A sweep may name a pipeline beside them.
     """
     variants: list[Variant] = []
     for name in section_ids(document, "variants", problems):
         entry = document.data["variants"][name]
-        if isinstance(entry, dict) and "pipeline" in entry:
-            message = "a variant changes sampling only: write a manifest of its own for another pipeline"
-            document.blame(problems, ("variants", name, "pipeline"), message)
-        elif isinstance(entry, dict) and any(key.startswith("sampling.") for key in entry):
+        if isinstance(entry, dict) and any(isinstance(key, str) and key.startswith("sampling.") for key in entry):
             variants += _sweep(name, entry, document, problems)
         elif made := read_model(VariantEntry, document, ("variants", name), problems):
-            variants.append(Variant(name, made.sampling))
+            variants.append(Variant(name, made.sampling, *_pipeline(name, made.pipeline, document, problems)))
     seen: dict[str, Variant] = {}
     for variant in variants:
         if seen.setdefault(variant.id.casefold(), variant) is not variant:
@@ -47,7 +47,10 @@ def read_variants(document: Document, problems: Problems) -> tuple[Variant, ...]
 def _sweep(name: str, entry: dict[str, Any], document: Document, problems: Problems) -> Iterator[Variant]:
     before = len(problems)
     axes: list[list[tuple[str, Any]]] = []
+    pipeline = _pipeline(name, entry.get("pipeline"), document, problems)
     for key, values in entry.items():
+        if key == "pipeline":
+            continue
         setting, path = key.removeprefix("sampling."), ("variants", name, key)
         known = [f"sampling.{field}" for field in SamplingOverrides.model_fields]
         if key not in known:
@@ -68,7 +71,19 @@ def _sweep(name: str, entry: dict[str, Any], document: Document, problems: Probl
         if not ID.fullmatch(id_):
             document.blame(problems, ("variants", name), f"makes the id {shown_value(id_)}: {ID_ALLOWED}")
             return
-        yield Variant(id_, SamplingOverrides.model_validate(dict(values)))
+        yield Variant(id_, SamplingOverrides.model_validate(dict(values)), *pipeline)
+
+
+def _pipeline(
+    name: str, pipeline: Any, document: Document, problems: Problems
+) -> tuple[Path | None, PipelineSpec | None]:
+    """Returns the file and the content of a variant's own pipeline, or nothing for the campaign's."""
+    if pipeline is None:
+        return None, None
+    key: KeyPath = ("variants", name, "pipeline")
+    if not isinstance(pipeline, str):
+        document.blame(problems, key, f"{document.shown(key, pipeline)}: must be the name or the path of a pipeline")
+    return named_pipeline(document, pipeline, key, problems)
 
 
 def _mistake(setting: str, value: Any) -> str | None:

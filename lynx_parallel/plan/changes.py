@@ -120,7 +120,7 @@ class _History:
             if name == "numerics":
                 cause = other_version(str(sidecar.get("lynx_parallel", "")))
             elif name.startswith(("weights.", "face.recognizer", "face.detector")):
-                cause = self._of_weights(name, inputs, sidecar)
+                cause = self._of_weights(item.shot.name, name, inputs, sidecar)
             else:
                 cause = self._of_setting(item, name, new, inputs)
             if cause != OWN:
@@ -138,12 +138,17 @@ class _History:
                 self._runs[run] = self._same.setdefault(inputs.key, inputs)
         return self._runs[run]
 
-    def _of_weights(self, name: str, inputs: RunInputs | None, sidecar: Mapping[str, Any]) -> Cause:
-        """Returns the cause if a file that the user's pipeline names as before has another content."""
+    def _of_weights(self, shot: str, name: str, inputs: RunInputs | None, sidecar: Mapping[str, Any]) -> Cause:
+        """Returns the cause if a file that the user's pipeline names as before has another content.
+
+        Args:
+            shot: its name.
+            name: of the setting.
+        """
         now = weight_name(name, self._campaign.pipeline)
         before: Any = MISSING
         if inputs is not None and inputs.campaign is not None:
-            before = weight_name(name, inputs.campaign.pipeline)
+            before = weight_name(name, inputs.pipeline_of(shot))
         elif name.startswith("weights."):
             before = weight_name(name, sidecar.get("model"))
         if before is MISSING or before != now:

@@ -123,9 +123,13 @@ def make_plan(
         for shot, digests in zip(shots, all_digests, strict=True)
     ]
     _log.debug("compared %d shots with %s", len(items), campaign.output)
+    return Plan(items, list_orphans(campaign) if whole else [])
+
+
+def list_orphans(campaign: Campaign) -> list[str]:
+    """Returns the names in the output folder that the manifest no longer has."""
     names = {shot.name for shot in campaign.shots}
-    orphans = [name for name, _ in output.sidecars(but=names)] if whole else []
-    return Plan(items, orphans)
+    return [name for name, _ in Output(campaign.output).sidecars(but=names)]
 
 
 def _all_digests(campaign: Campaign, shots: Sequence[Shot], known: Known) -> list[ShotDigests]:

@@ -16,9 +16,10 @@ from typing import Any
 
 import lynx_parallel
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.inputs.load import load_campaign, load_pipeline
+from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.pipeline import PipelineSpec
+from lynx_parallel.inputs.pipeline_files import load_pipeline
 from lynx_parallel.inputs.records import Record
 from lynx_parallel.plan.digests import CampaignDigests
 from lynx_parallel.text import shown_path
@@ -65,6 +66,11 @@ class RunInputs:
         """The recorded campaign, or None if it cannot be read, for example because a picture is missing."""
         loaded = self._load("")
         return loaded.campaign if loaded else None
+
+    def pipeline_of(self, name: str) -> PipelineSpec | None:
+        """Returns the recorded pipeline of a shot, or that of the campaign if the run did not have the shot."""
+        loaded = self._load("")
+        return loaded.part_of(name).pipeline if loaded else None
 
     def has(self, name: str) -> bool:
         """Returns whether the run had this shot."""
@@ -127,8 +133,14 @@ class _Loaded:
     def __init__(self, campaign: Campaign, weights: Mapping[str, str]):
         self.campaign = campaign
         self.shots = {shot.name: shot for shot in campaign.shots}
-        self._campaign_digests = CampaignDigests(campaign, weights)
+        self._parts = {shot.variant: part for part in campaign.parts for shot in part.shots}
+        self._digests = {id(part): CampaignDigests(part, weights) for part in campaign.each}
         self._last: tuple[str, dict[str, Any]] = ("", {})
+
+    def part_of(self, name: str) -> Campaign:
+        """Returns the part of the campaign that a shot belongs to."""
+        shot = self.shots.get(name)
+        return self._parts.get(shot.variant, self.campaign.each[0]) if shot else self.campaign
 
     def value(self, name: str, setting: str) -> Any:
         """Returns a setting of a shot."""
@@ -138,7 +150,7 @@ class _Loaded:
             settings: dict[str, Any] = {}
             if name in self.shots:
                 with contextlib.suppress(InputErrors):
-                    settings = self._campaign_digests.settings(self.shots[name])
+                    settings = self._digests[id(self.part_of(name))].settings(self.shots[name])
             self._last = (name, settings)
         return self._last[1].get(setting, MISSING)
 

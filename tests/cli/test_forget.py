@@ -20,6 +20,7 @@ from lynx_parallel.output.lock import Lock
 from lynx_parallel.subject.cache import SubjectCache, faces
 from tests.helpers.campaigns import MANIFEST, load, tree, write
 from tests.helpers.light_command import light, lynx_render, refused
+from tests.helpers.planned import parts_of
 
 MINE, OTHERS = "1" * 64, "2" * 64
 
@@ -132,7 +133,7 @@ def test_the_record_of_a_run_names_its_output_folder(tmp_path: Path, cache: Subj
     write(tmp_path)
     campaign = load(tmp_path, MANIFEST)
     record = campaign.output / ".lynx" / "manifests" / "2026-11-26T060000"
-    write_record(record, campaign, {}, Request(), "2026-11-26T06:00:00")
+    write_record(record, campaign, parts_of(campaign, {}), Request(), "2026-11-26T06:00:00")
     faces(campaign.output, "ada").mkdir(parents=True)
     run = light("forget", "ada", "--from", record, "--yes", cwd=tmp_path)
     assert run.returncode == 0, run.stderr

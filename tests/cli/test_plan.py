@@ -52,7 +52,7 @@ def finish_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     loaded = load_all("m.yaml", None, None, False, download=False)
     for shot in loaded.campaign.shots:
-        finish(loaded.campaign, shot, weights=loaded.weight_digests)
+        finish(loaded.campaign, shot, weights=loaded.parts[0].digests)
 
 
 def planned(folder: Path, *options: str, code: int = 0) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.changes import find_changes
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, draw, finish, write
 from tests.helpers.light_command import COMMAND, light
+from tests.helpers.planned import parts_of
 
 RUN = "2026-07-01T120000.000+0000"
 
@@ -42,12 +43,12 @@ def made(folder: Path, *, only: tuple[str, ...] = (), done: bool = True) -> Path
     prompts = "prompts: {walk: {file: texts/m.yaml}}\nshots: {from: shots.csv}\n"
     path.write_text(MANIFEST.partition("prompts:")[0] + prompts)
     loaded = load_all(str(path), ["video.crf=24", f"output={folder / 'out'}"], list(only), False)
-    campaign, digests = loaded.campaign, loaded.weight_digests
+    campaign, digests = loaded.campaign, loaded.parts[0].digests
     output = Output(campaign.output)
     options = (("--ulysses", "2"), ("--shard-weights",))
     command = ("lynx-render", "m.yaml", "--set", "video.crf=24", "--ulysses", "2", "--shard-weights")
     request = Request(command, ("video.crf=24", f"output={folder / 'out'}"), only, options)
-    write_record(output.record(RUN), campaign, digests, request, "2026-07-01T12:00:00.000+00:00")
+    write_record(output.record(RUN), campaign, parts_of(campaign, digests), request, "2026-07-01T12:00:00.000+00:00")
     for shot in campaign.shots if done else ():
         finish(campaign, shot, weights=digests, run=RUN)
     return output.record(RUN)
@@ -81,7 +82,7 @@ def test_a_shipped_pipeline_is_marked_and_copied(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_text(MANIFEST.replace("./full.yaml", "demo-tiny"))
     campaign = load_campaign(path)
-    write_record(tmp_path / "record", campaign, WEIGHTS, Request(), "")
+    write_record(tmp_path / "record", campaign, parts_of(campaign, WEIGHTS), Request(), "")
     files = json.loads((tmp_path / "record" / RUN_FILE).read_text())["files"]
     assert {file["copy"]: file["shipped"] for file in files} == {"m.yaml": False, "demo-tiny.yaml": True}
 
@@ -118,9 +119,9 @@ def test_tables_of_people_and_patterns_are_repeated(tmp_path: Path, demo: Path) 
         text = head + f"subjects: {given}\nprompts: {{walk: 'A {{person}} walks.'}}\n"
         path.write_text(text)
         loaded = load_all(str(path), None, None, False)
-        campaign, digests = loaded.campaign, loaded.weight_digests
+        campaign, digests = loaded.campaign, loaded.parts[0].digests
         record = Output(campaign.output).record(RUN)
-        write_record(record, campaign, digests, Request(), "")
+        write_record(record, campaign, parts_of(campaign, digests), Request(), "")
         for shot in campaign.shots:
             finish(campaign, shot, weights=digests, run=RUN)
         path.unlink()
@@ -208,8 +209,8 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     (tmp_path / "mine" / "lite.yaml").write_text(own)
     path.write_text(MANIFEST.replace("./full.yaml", "./lite.yaml"))
     loaded = load_all(str(path), None, None, False)
-    campaign, digests = loaded.campaign, loaded.weight_digests
-    write_record(Output(campaign.output).record(RUN), campaign, digests, Request(), "")
+    campaign, digests = loaded.campaign, loaded.parts[0].digests
+    write_record(Output(campaign.output).record(RUN), campaign, parts_of(campaign, digests), Request(), "")
     for shot in campaign.shots:
         finish(campaign, shot, weights=digests, run=RUN)
     assert light(path, cwd=tmp_path).returncode == 0
@@ -219,7 +220,7 @@ def test_a_file_of_weights_with_another_content_asks(tmp_path: Path, demo: Path)
     name = tmp_path / "mine" / "id.safetensors"
     assert f"weights: the files of {name} have another content. To keep the finished shots, restore" in run.stderr
     loaded = load_all(str(path), None, None, False)
-    campaign, digests = loaded.campaign, loaded.weight_digests
+    campaign, digests = loaded.campaign, loaded.parts[0].digests
     assert len(find_changes(loaded.replan().items, campaign, digests, ())) == 1
 
 

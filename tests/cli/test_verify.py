@@ -26,6 +26,7 @@ from lynx_parallel.output.verify import verify
 from lynx_parallel.stages.resume_state import save_resume_state
 from tests.helpers.campaigns import MANIFEST, edit_sidecar, finish, load, tree, write
 from tests.helpers.damage import flip, state
+from tests.helpers.planned import parts_of
 
 ADA = "ada/walk-t01"
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -198,7 +199,7 @@ def test_the_command(campaign: Campaign, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_record_stands_for_its_manifest(campaign: Campaign, kept: bool) -> None:
     record = Output(campaign.output).record("2026")
-    write_record(record, campaign, {}, Request(set=("sampling.seed=7",)), "now")
+    write_record(record, campaign, parts_of(campaign, {}), Request(set=("sampling.seed=7",)), "now")
     if not kept:
         campaign.path.unlink()
     code, out, err = command(record)

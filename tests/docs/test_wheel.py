@@ -83,7 +83,8 @@ def test_the_demo_from_an_empty_folder(installed: Path, tmp_path: Path, demo: Pa
 def test_every_shipped_file_loads_there(installed: Path, tmp_path: Path) -> None:
     code = (
         "from lynx_parallel.inputs.shipped import shipped_names\n"
-        "from lynx_parallel.inputs.load import load_campaign, load_pipeline\n"
+        "from lynx_parallel.inputs.load import load_campaign\n"
+        "from lynx_parallel.inputs.pipeline_files import load_pipeline\n"
         "for name in shipped_names('pipelines'): load_pipeline(name); print(name)\n"
         "for name in shipped_names('manifests'): load_campaign(name); print(name)\n"
     )

@@ -18,9 +18,11 @@ from lynx_parallel.engine.driver import Driver
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.output.lock import Lock
+from lynx_parallel.plan.parts import Part
 from lynx_parallel.plan.plan import Plan, make_plan
 from lynx_parallel.text import counted, shown_duration
 from tests.helpers.campaigns import WEIGHTS, finish, load, write
+from tests.helpers.planned import parts_of
 
 
 class Endless:
@@ -52,7 +54,9 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec,
     write(folder)
     lines: list[str] = []
     weights: Any = SimpleNamespace()
-    driver = Driver(load(folder), weights, None, {}, lambda: pytest.fail("not planned"), cluster, lines.append)
+    driver = Driver(
+        load(folder), [Part(load(folder), weights)], lambda: pytest.fail("not planned"), cluster, lines.append
+    )
 
     async def run() -> None:
         if sent:
@@ -81,11 +85,11 @@ def test_a_folder_in_use_is_reported_before_anything_is_asked(folder: Path, monk
     """The other driver may be making the very shots that the question is about."""
     write(folder)
     campaign = load(folder)
-    monkeypatch.setattr("lynx_parallel.engine.driver.check_work", lambda *_: None)
+    monkeypatch.setattr("lynx_parallel.engine.driver.check_parts", lambda *_: None)
 
     def driver() -> Driver:
         return Driver(
-            campaign, SimpleNamespace(), None, {},  # type: ignore[arg-type]
+            campaign, parts_of(campaign),
             lambda: make_plan(campaign, WEIGHTS, today=date(2026, 1, 1)), ClusterSpec(), lambda line: None,
             check=lambda todo: pytest.fail("asked"),
         )  # fmt: skip
@@ -116,7 +120,7 @@ def test_what_is_left_is_counted_once_the_folder_is_ours(
 
     monkeypatch.setattr("lynx_parallel.engine.cluster.ray_cluster", ray)
     monkeypatch.setattr(Driver, "_run", lambda *_: None)
-    driver = Driver(campaign, SimpleNamespace(), None, {}, replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
+    driver = Driver(campaign, parts_of(campaign), replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
     driver._start(before)
     assert driver.summary.left == left
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.guidance import sampling_coefficients
-from lynx_parallel.inputs.load import load_pipeline
 from lynx_parallel.inputs.pipeline import PipelineSpec, Video
+from lynx_parallel.inputs.pipeline_files import load_pipeline
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides, overlay, sampling_mistake
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from lynx_parallel.plan.digests import digested

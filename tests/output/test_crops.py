@@ -23,6 +23,7 @@ from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.output.crops import Crops, faces_folder, make_faces_folder
 from lynx_parallel.plan.plan import make_plan
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, finish, load, write
+from tests.helpers.planned import parts_of
 
 ID = np.full((112, 112, 3), 1, np.uint8)
 
@@ -220,7 +221,7 @@ def test_a_manifest_that_becomes_private(tmp_path: Path, monkeypatch: pytest.Mon
     lines: list[str] = []
 
     def run() -> None:
-        Driver(campaign, None, None, WEIGHTS, replan, ClusterSpec(), lines.append).run()  # type: ignore[arg-type]
+        Driver(campaign, parts_of(campaign), replan, ClusterSpec(), lines.append).run()  # type: ignore[arg-type]
 
     run()
     assert not faces_folder(campaign.output).exists()

@@ -30,6 +30,7 @@ from lynx_parallel.plan import digests as identity
 from lynx_parallel.plan.changes import Change, find_changes
 from lynx_parallel.plan.plan import make_plan
 from tests.helpers.campaigns import FULL, MANIFEST, WEIGHTS, finish, write
+from tests.helpers.planned import parts_of
 
 TODAY = date(2026, 7, 1)
 RUN = "2026-07-01T120000.000+0000"
@@ -57,7 +58,7 @@ def made(
     """All shots finished by one run."""
     (folder / "mine" / "m.yaml").write_text(manifest)
     campaign = load_campaign(folder / "mine" / "m.yaml", sets)
-    write_record(Output(campaign.output).record(run), campaign, WEIGHTS, Request(set=sets), "now")
+    write_record(Output(campaign.output).record(run), campaign, parts_of(campaign, WEIGHTS), Request(set=sets), "now")
     for shot in campaign.shots:
         model = campaign.pipeline.model.model_dump()
         finish(campaign, shot, kinds=kinds, run=run, model=model, lynx_parallel=lynx_parallel.__version__)
@@ -274,7 +275,11 @@ def test_edits_of_some_shots_do_not_ask_for_those(folder: Path) -> None:
     campaign = made(folder)
     forced = load_campaign(folder / "mine" / "m.yaml", ["video.crf=24"], ["ada/*"])
     write_record(
-        Output(campaign.output).record("second"), forced, WEIGHTS, Request(set=("video.crf=24",), only=("ada/*",)), ""
+        Output(campaign.output).record("second"),
+        forced,
+        parts_of(forced),
+        Request(set=("video.crf=24",), only=("ada/*",)),
+        "",
     )
     for shot in forced.shots:
         finish(forced, shot, run="second")

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.inputs.load import load_campaign, load_pipeline
+from lynx_parallel.inputs.load import load_campaign
+from lynx_parallel.inputs.pipeline_files import load_pipeline
 
 WHERE = re.compile(r"(m\.yaml|lite\.yaml|p\.yaml|t\.csv|t\.xlsx):\d+: .|--(set|only) .")
 QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -37,6 +37,7 @@ from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
 from lynx_parallel.subject.forget import find
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, finish, load, write
 from tests.helpers.fake_gangs import FakeGang, World, supervise
+from tests.helpers.planned import parts_of
 
 ADA = "ada/walk-t01"
 TODAY = date(2026, 1, 1)
@@ -289,7 +290,7 @@ def test_a_killed_driver_had_no_time_to_tidy_up(folder: Path) -> None:
         write_record(output, shot.name, {"layout": {}})
     journal = Journal(output.journal)
     replan = lambda: make_plan(campaign, WEIGHTS, today=TODAY)  # noqa: E731
-    driver = Driver(campaign, None, None, {}, replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
+    driver = Driver(campaign, parts_of(campaign, {}), replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
     driver.run()
     journal.close()
     assert not [path for path in (output.private / "latents").rglob("*") if path.is_file()]

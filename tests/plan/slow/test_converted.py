@@ -132,8 +132,8 @@ def test_what_was_done_stays_done(converted: Converted, tmp_path: Path) -> None:
     (tmp_path / "wan").symlink_to(converted.folder / "wan")
     small.draw(tmp_path)
     loaded = load(str(manifest), None, None, False)
-    assert loaded.weights.converted == converted.copy
-    assert loaded.weight_digests == converted.digests
+    assert loaded.parts[0].weights.converted == converted.copy
+    assert loaded.parts[0].digests == converted.digests
     for shot in loaded.campaign.shots:
         small.finish(loaded.campaign, shot, weights=converted.digests)  # those before there was a copy
     assert {item.action for item in loaded.replan().items} == {"done"}
