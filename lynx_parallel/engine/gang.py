@@ -113,10 +113,10 @@ class Gang:
             RenderError: a rank failed, died or hung.
         """
         # All calls are sent at once: no rank waits until an answer has reached the driver.
-        prepared = self.ranks[0].prepare.remote(order)
+        preparation = self.ranks[0].prepare.remote(order)
         renders = [rank.render.remote(order) for rank in self.members]
         try:
-            [steps_done] = await self.results([prepared])
+            [steps_done] = await self.results([preparation])
         except SubjectError:
             await self.results(renders)  # the gang makes further shots: no rank may still wait for these inputs
             raise

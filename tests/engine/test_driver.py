@@ -9,7 +9,6 @@ import signal
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from lynx_parallel.engine.driver import Driver
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.output.lock import Lock
-from lynx_parallel.plan.parts import Part
 from lynx_parallel.plan.plan import Plan, make_plan
 from lynx_parallel.text import counted, shown_duration
 from tests.helpers.campaigns import WEIGHTS, finish, load, write
@@ -50,18 +48,16 @@ class Healthy:
 def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec, sent: int = 0) -> tuple[Driver, Any]:
     """Runs a driver until it is stopped. Returns it and the lines that it said."""
     monkeypatch.setattr("lynx_parallel.engine.placement.available", lambda _: ("cpu", ()))
-    monkeypatch.setattr("lynx_parallel.engine.supervisor.Supervisor", Endless)
+    monkeypatch.setattr("lynx_parallel.engine.parts.InTurn", Endless)
     write(folder)
     lines: list[str] = []
-    weights: Any = SimpleNamespace()
-    driver = Driver(
-        load(folder), [Part(load(folder), weights)], lambda: pytest.fail("not planned"), cluster, lines.append
-    )
+    campaign = load(folder)
+    driver = Driver(campaign, parts_of(campaign), lambda: pytest.fail("not planned"), cluster, lines.append)
 
     async def run() -> None:
         if sent:
             asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), sent)
-        await driver._until_stopped(None, [], Healthy(), [])  # type: ignore[arg-type]
+        await driver._until_stopped([], None, Healthy(), [])  # type: ignore[arg-type]
 
     asyncio.run(run())
     return driver, lines

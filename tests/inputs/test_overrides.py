@@ -117,8 +117,8 @@ def test_wrong_cluster(options: dict[str, Any], said: str) -> None:
 
 def test_neither_torch_nor_ray_is_imported() -> None:
     code = (
-        "import sys, lynx_parallel.inputs.load as l, lynx_parallel.inputs.cluster;"
-        "l.load_pipeline('lynx-full');"
+        "import sys, lynx_parallel.inputs.load, lynx_parallel.inputs.cluster, lynx_parallel.inputs.pipeline_files as p;"
+        "p.load_pipeline('lynx-full');"
         "print([m for m in ('torch', 'ray', 'diffusers', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

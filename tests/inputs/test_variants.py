@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.plan.parts import plan_parts
 from lynx_parallel.plan.plan import Known, make_plan
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, finish, load, write
+from tests.helpers.planned import parts_of
 
 Settings = dict[str, Any]
 
@@ -74,8 +76,12 @@ def test_sweeps(folder: Path, sweep: str, expected: dict[str, tuple[str, Any]]) 
     ("text", "lines"),
     [
         ("{}", ["variants: is empty: must be a mapping of ids, with at least one"]),
-        ("{a: {pipeline: lynx-lite}}", [
-            "variants.a.pipeline: a variant changes sampling only: write a manifest of its own for another pipeline"]),
+        ("{a: {pipeline: lynx-light}}", [
+            "variants.a.pipeline: 'lynx-light': no shipped pipeline of that name; did you mean 'lynx-lite'?"]),
+        ("{a: {pipeline: ./other.yaml}}", ["variants.a.pipeline: './other.yaml': missing file"]),
+        ("{a: {pipeline: 3}}", ["variants.a.pipeline: 3: must be text"]),
+        ("{a: {pipeline: [x], sampling.ip_scale: [1]}}", [
+            "variants.a.pipeline: a list: must be the name or the path of a pipeline"]),
         ("{a: {sampling: {ip_scal: 1}}}", ["variants.a.sampling.ip_scal: unknown key; did you mean 'ip_scale'?"]),
         ("{a: {sampling.ip_scale: 1}}", [
             "variants.a.sampling.ip_scale: 1: must be a list of values: each is a variant"]),
@@ -114,3 +120,72 @@ def test_adding_variants_neither_renames_nor_renders_again(folder: Path) -> None
         f"{shot.name}-strong" for shot in campaign.shots
     }
     assert plan.orphans == []
+
+
+# A pipeline of its own
+
+FAST = """\
+version: 1
+model:
+  base: demo:tiny
+  adapters: {resampler: demo:lite, id: demo:lite}
+  dtype: float32
+sampling: {num_inference_steps: 4, guidance_scale: 1.0}
+video: {crf: 30}
+"""
+
+
+def test_settings_of_a_variant_with_its_own_pipeline(folder: Path) -> None:
+    """What the file sets wins over the campaign. The campaign fills in the rest. Later layers win over both."""
+    (folder / "fast.yaml").write_text(FAST)
+    made = shots(
+        folder,
+        "sampling: {num_inference_steps: 30, seed: 7, flow_shift: 9.0}\nvideo: {codec: h265, crf: 5}\n"
+        "variants: {full: {}, fast: {pipeline: ./fast.yaml, sampling: {flow_shift: 2.0}}, "
+        "sweep: {pipeline: ./fast.yaml, sampling.ip_scale: [0.5, 1.0]}}\n"
+        "shots: [{subject: ada, prompt: run}, {subject: ada, prompt: walk, sampling: {num_inference_steps: 9}}]\n",
+    )
+    assert {name for name in made if "/run" in name} == {
+        "ada/run-t01", "ada/run-t01-fast", "ada/run-t01-sweep-0.5", "ada/run-t01-sweep-1.0"
+    }  # fmt: skip
+    full, fast = made["ada/run-t01"].sampling, made["ada/run-t01-fast"].sampling
+    assert (full.num_inference_steps, full.guidance_scale, full.seed, full.flow_shift) == (30, 5.0, 7, 9.0)
+    assert (full.width, fast.width) == (64, 832)  # 64 is set by the campaign's own pipeline
+    assert (fast.num_inference_steps, fast.guidance_scale, fast.seed, fast.flow_shift) == (4, 1.0, 7, 2.0)
+    assert made["ada/run-t01-sweep-0.5"].sampling.ip_scale == 0.5
+    assert made["ada/walk-t01-fast"].sampling.num_inference_steps == 9
+    campaign = load(folder, (folder / "m.yaml").read_text())
+    assert [sorted({shot.variant for shot in part.shots}) for part in campaign.parts] == [
+        ["full"], ["fast", "sweep-0.5", "sweep-1.0"]
+    ]  # fmt: skip
+    videos = [part.pipeline.video for part in campaign.parts]
+    assert [(video.codec, video.crf) for video in videos] == [("h265", 5), ("h265", 30)]
+
+
+def test_parts_change_weights_as_rarely_as_possible(folder: Path) -> None:
+    (folder / "fast.yaml").write_text(FAST)
+    (folder / "slow.yaml").write_text(FAST.replace("steps: 4", "steps: 40"))
+    text = MANIFEST + (
+        "variants: {a: {pipeline: ./fast.yaml}, b: {}, c: {pipeline: ./slow.yaml}, d: {pipeline: ./full.yaml}}\n"
+    )
+    parts = load(folder, text).parts
+    assert [sorted({shot.variant for shot in part.shots}) for part in parts] == [["a", "c"], ["b", "d"]]
+    assert load(folder, MANIFEST).parts == ()
+    first = "shots: [{subject: ada, prompt: run}, {subject: bob, prompt: run, priority: 3}]\n"
+    assert [part.pipeline_path.name for part in load(folder, text + first).parts] == ["fast.yaml", "full.yaml"]
+
+
+def test_a_pipeline_adds_shots_and_changes_none(folder: Path) -> None:
+    (folder / "fast.yaml").write_text(FAST)
+    campaign = load(folder, MANIFEST)
+    for shot in campaign.shots:
+        finish(campaign, shot)
+    more = load(folder, MANIFEST + "variants: {full: {}, fast: {pipeline: ./fast.yaml}}\n")
+    plan = plan_parts(more, parts_of(more), today=date(2026, 1, 1))
+    assert [(item.shot.variant, item.action) for item in plan.items] == [
+        ("full", "done"), ("fast", "render"), ("full", "done"), ("fast", "render")
+    ] * 2  # fmt: skip
+    assert not plan.orphans
+    digests = {item.shot.variant: item.digests.settings for item in plan.items}
+    assert digests["full"]["subject.landmarks"]
+    assert "subject.landmarks" not in digests["fast"]  # lite sees no picture

@@ -41,9 +41,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A campaign beside which a shipped pipeline, ``full``, has been installed."""
     (tmp_path / "installed" / "pipelines").mkdir(parents=True)
     (tmp_path / "installed" / "pipelines" / "full.yaml").write_text(FULL)
-    for module in ("lynx_parallel.inputs.load", "lynx_parallel.engine.record"):
+    for module in ("lynx_parallel.inputs.pipeline_files", "lynx_parallel.engine.record"):
         monkeypatch.setattr(f"{module}.shipped_dir", lambda kind: tmp_path / "installed" / kind)
-    monkeypatch.setattr("lynx_parallel.inputs.load.shipped_names", lambda kind: ["full"])
+    monkeypatch.setattr("lynx_parallel.inputs.pipeline_files.shipped_names", lambda kind: ["full"])
     (tmp_path / "mine").mkdir()
     write(tmp_path / "mine")
     return tmp_path
