@@ -18,6 +18,7 @@ from lynx_parallel.inputs.cleaning import clean_prompt
 from lynx_parallel.inputs.content import content_digest
 from lynx_parallel.inputs.manifest import Campaign, Shot, Subject
 from lynx_parallel.output.checksums import digest
+from lynx_parallel.plan.model_settings import model_settings, vae_settings
 
 NUMERICS = 1
 """Raise it by hand when a change of the code changes latents beyond rounding. Never use the package version."""
@@ -146,9 +147,7 @@ class CampaignDigests:
         self._model = {
             "numerics": NUMERICS,
             "dtype": campaign.pipeline.model.dtype,
-            **_vae(campaign),
-            **_loras(campaign),
-            **_adapters(campaign),
+            **model_settings(campaign.pipeline.model),
         }
         self._files = {f"weights.{name}": value for name, value in weights.items() if not name.startswith("face.")}
         self._video = {f"video.{name}": value for name, value in digested(campaign.pipeline.video).items()}
@@ -215,7 +214,7 @@ def subject_key(campaign: Campaign, shot: Shot, weights: Mapping[str, str], devi
         settings["sampling.seed"] = sampling.seed
     encodes = campaign.pipeline.model.adapters.ref is not None
     if encodes:
-        settings |= _vae(campaign)
+        settings |= vae_settings(campaign.pipeline.model)
     if device != "cpu" and (encodes or shot.subject.embedding is None):
         settings["device"] = device
     vae = {name: value for name, value in weights.items() if name.startswith("base/vae/")}
@@ -240,29 +239,6 @@ def prompt_salt(weights: Mapping[str, str], dtype: str, device: str) -> str:
     """
     encoder = {k: v for k, v in weights.items() if k.startswith(("base/text_encoder/", "base/tokenizer/"))}
     return digest({"numerics": NUMERICS, "dtype": dtype, "device": device, **encoder})
-
-
-def _loras(campaign: Campaign) -> dict[str, Any]:
-    """Returns the settings of LoRAs. Without any there is none, so finished shots stay done."""
-    model = campaign.pipeline.model
-    if not model.loras:
-        return {}
-    weights: dict[str, Any] = {"model.loras.weights": [lora.weight for lora in model.loras]}
-    if any(lora.expert for lora in model.loras):
-        weights["model.loras.experts"] = [lora.expert for lora in model.loras]
-    return weights if model.loras_on_reference else {**weights, "model.loras_on_reference": False}
-
-
-def _adapters(campaign: Campaign) -> dict[str, Any]:
-    """Returns the only expert with adapters, as a setting of a digest. There is none where both have them."""
-    expert = campaign.pipeline.model.adapters_expert
-    return {"model.adapters_expert": expert} if expert else {}
-
-
-def _vae(campaign: Campaign) -> dict[str, str]:
-    """Returns the VAE's precision as a setting of a digest. The default is left out, so finished shots stay done."""
-    model = campaign.pipeline.model
-    return {} if model.vae_dtype == type(model).model_fields["vae_dtype"].default else {"vae_dtype": model.vae_dtype}
 
 
 def _subject_settings(campaign: Campaign, subject: Subject, weights: Mapping[str, str]) -> dict[str, Any]:
