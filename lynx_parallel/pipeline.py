@@ -238,20 +238,12 @@ class LynxPipeline:
         """Returns everything that a shot starts from.
 
         Args:
-            reference_latents: as from ``reference_latents``; encoded now if None.
-            start_image: the first frame, uint8 RGB [H, W, 3], for a base that begins with one.
-
-        Raises:
-            ValueError: ``start_image`` is missing, or the base takes none.
+            reference_latents: as from ``inputs.reference_latents``; encoded now if None.
+            start_image: the first frame, as in ``InputMaker.make``.
         """
         if reference_latents is None and self.experts.have_reference:
-            reference_latents = self.reference_latents(sampling, person)
+            reference_latents = self.inputs.reference_latents(person.ref_crop, sampling)
         return self.inputs.make(prompt, sampling, person.embedding, reference_latents, start_image)
-
-    def reference_latents(self, sampling: Sampling, person: Person) -> torch.Tensor:
-        """Returns the person's reference crop as latents [1, 16, 1, size/8, size/8], fp32."""
-        assert person.ref_crop is not None
-        return self.inputs.reference_latents(person.ref_crop, sampling)
 
     def phase(self, inputs: ShotInputs, sampling: Sampling, *, inside: bool = True, expert: int = 0) -> Phase:
         """Returns the guidance inside or outside the identity window, see ``make_phase``.
@@ -274,16 +266,18 @@ class LynxPipeline:
         sampling: Sampling,
         on_step: Callable[[Step], None] | None = None,
         start: ResumeState | None = None,
+        until: int | None = None,
     ) -> torch.Tensor:
         """Returns the final latents [1, 16, T, h, w], fp32, identical on every rank of a gang.
 
         Args:
             on_step: called after each step; ``Step.state()`` is what ``start`` takes.
             start: state from which to resume.
+            until: number of steps after which to end, with the latents so far; None makes all.
         """
         steps, window = sampling.num_inference_steps, sampling.identity_window
         scheduler = self.make_scheduler(sampling)
-        experts = [self.experts.index(float(t), sampling.boundary_ratio) for t in scheduler.timesteps]
+        experts = self.experts.of_steps(scheduler.timesteps, sampling.boundary_ratio)
         phases: dict[tuple[int, bool], Phase] = {}
 
         def phase_of(step: int) -> Phase:
@@ -293,7 +287,12 @@ class LynxPipeline:
                 phases[key] = self.phase(inputs, sampling, expert=key[0], inside=key[1])
             return phases[key]
 
-        return denoise(scheduler, inputs.noise, phase_of, on_step, self.guidance, start)
+        return denoise(scheduler, inputs.noise, phase_of, on_step, self.guidance, start, until)
+
+    def steps_before_switch(self, sampling: Sampling) -> int | None:
+        """Returns how many steps the expert of high noise makes, or None if one transformer makes all steps."""
+        experts = self.experts.of_steps(self.make_scheduler(sampling).timesteps, sampling.boundary_ratio)
+        return experts.index(1) if len(set(experts)) > 1 else None
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Decodes final latents to uint8 frames [F, H, W, 3]."""

@@ -31,6 +31,9 @@ Ring = Annotated[int | None, typer.Option(metavar="N", help="Ranks per shot, rin
 Guidance = Annotated[int | None, typer.Option(metavar="N", help="Guidance branches computed at the same time: 1 to 3.")]
 Gangs = Annotated[int | None, typer.Option(metavar="N", help="Number of shots rendered at the same time.")]
 MaxGpus = Annotated[int | None, typer.Option(metavar="N", help="Maximum number of GPUs.")]
+OneExpert = Annotated[
+    bool, typer.Option("--one-expert", help="Of the two transformers of Wan2.2 A14B, hold one at a time.")
+]
 ShardWeights = Annotated[bool, typer.Option("--shard-weights", help="Split the weights over a shot's ranks.")]
 Attention = Annotated[str, typer.Option(help="auto (the fastest that works here), flash3, flash, cudnn or sdpa.")]
 TiledDecode = Annotated[bool, typer.Option("--tiled-decode", help="Less memory, slightly other pixels.")]

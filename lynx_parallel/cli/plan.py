@@ -20,6 +20,7 @@ from lynx_parallel.cli.options import (
     Manifest,
     MaxFailures,
     MaxGpus,
+    OneExpert,
     Only,
     Ring,
     SaveEvery,
@@ -42,7 +43,8 @@ WORK_TO_DO = 4
 
 def plan(
     manifest: Manifest, ulysses: Ulysses = None, ring: Ring = None, guidance: Guidance = None, gangs: Gangs = None,
-    max_gpus: MaxGpus = None, shard_weights: ShardWeights = False, attention: Attention = "auto",
+    max_gpus: MaxGpus = None, shard_weights: ShardWeights = False, one_expert: OneExpert = False,
+    attention: Attention = "auto",
     tiled_decode: TiledDecode = False, device: Device = "auto", address: Address = None, stop_after: StopAfter = None,
     max_failures: MaxFailures = 1_000_000, hung_after: HungAfter = "60s", save_every: SaveEvery = "30s",
     set_: Set = None, only: Only = None, verify: Verify = False, strict: Strict = False,
@@ -57,6 +59,7 @@ def plan(
 
     cluster = cluster_spec(
         ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
+        one_expert=one_expert,
         attention=attention, tiled_decode=tiled_decode, device=device, address=address, stop_after=stop_after,
         max_failures=max_failures, hung_after=hung_after, save_every=save_every,
     )  # fmt: skip

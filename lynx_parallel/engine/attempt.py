@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,11 @@ class Run:
     name: str = ""
     total: int = 0
 
+    def subject_key(self, shot: Shot, gang: Gang) -> str:
+        """Returns the key of a shot's subject in the cache of a gang's ranks."""
+        device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
+        return subject_key(self.campaign, shot, self.weight_digests, device)
+
     @cached_property
     def packaging(self) -> dict[str, str]:
         """How the files of the transformer and of the adapters are packed."""
@@ -89,12 +94,25 @@ class Attempt:
         self.logs = run.output.logs(item.shot.name, number)
         self._order: RenderOrder | None = None
         self._ranks: dict[str, Any] = {}
+        self._began = 0.0
 
-    async def make(self, gang: Gang, layout: Layout, footprint: Footprint, prepared: Callable[[int], None]) -> None:
+    async def make(
+        self,
+        gang: Gang,
+        layout: Layout,
+        footprint: Footprint,
+        prepared: Callable[[int], None],
+        *,
+        first_expert: bool = False,
+    ) -> bool:
         """Denoises and decodes the shot on the gang. ``finish`` does the rest. Of an encoding, ``finish`` does all.
 
         Args:
             prepared: as in ``Gang.render``.
+            first_expert: if the gang holds one expert at a time, end before that of low noise is needed.
+
+        Returns:
+            Whether ``finish`` can follow. If not, ``make`` must be called again.
 
         Raises:
             SubjectError: its picture or embedding has changed since the plan.
@@ -103,17 +121,21 @@ class Attempt:
             OSError: the output folder does not take files.
         """
         run, item, name = self.run, self.item, self.item.shot.name
-        self._gang, self._footprint, self._began = gang, footprint, time.monotonic()
+        self._gang, self._footprint = gang, footprint
+        self._began = self._began or time.monotonic()
         run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
         await self._check_folder(gang)
         with self._keeping_latents():
             self._check_subject()
             if item.action == "render":
-                self._order = await self._form(gang, layout, footprint)
+                order = await self._form(gang, layout, footprint)
+                self._order = replace(order, first_expert=first_expert and gang.one_expert)
                 self._ranks = self._made_by(gang, footprint)
                 with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
-                    await gang.render(self._order, prepared)
+                    decoded = await gang.render(self._order, prepared)
                 self._check_subject()
+                return decoded
+        return True
 
     async def finish(self) -> tuple[Rendered, float]:
         """Encodes and publishes the shot. Returns what was made, and the seconds since ``make`` began.
@@ -221,7 +243,7 @@ class Attempt:
         write_record(run.output, item.shot.name, made_by(**self._made_by(gang, footprint)))
         digest = item.digests.resume
         return RenderOrder(
-            item.shot, digest, item.digests.settings, key_on(gang, run, item.shot), crops,
+            item.shot, digest, item.digests.settings, run.subject_key(item.shot, gang), crops,
             run.output.resume_state(digest), run.campaign.pipeline.video, self._parts, self.logs,
         )  # fmt: skip
 
@@ -271,17 +293,3 @@ class Attempt:
 
     def _say(self, news: str) -> None:
         self.run.say(f"{self._count()} {self.item.shot.name}: {news}")
-
-
-def key_on(gang: Gang, run: Run, shot: Shot) -> str:
-    """Returns the key of a shot's subject in the cache of a gang's ranks."""
-    device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
-    return subject_key(run.campaign, shot, run.weight_digests, device)
-
-
-def next_attempt(output: Output, name: str, least: int) -> int:
-    """Returns the number of a shot's next attempt: after all attempts with logs, and at least ``least``."""
-    made = [least - 1]
-    with contextlib.suppress(OSError):
-        made += [int(path.name) for path in output.logs(name, 0).parent.iterdir() if path.name.isdecimal()]
-    return max(made) + 1

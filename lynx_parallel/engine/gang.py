@@ -33,12 +33,14 @@ class Gang:
         ranks: handles of all actors. Ranks of one machine are neighbours.
         layout: of the current process group, which is the first ``layout.size`` ranks; None before ``form``.
         hellos: what each rank has reported about itself, in the order of ``ranks``.
+        one_expert: whether its ranks hold one of two transformers at a time.
     """
 
     def __init__(self, ranks: list[Any], group: PlacementGroup, hung_after: float):
         self.ranks = ranks
         self.layout: Layout | None = None
         self.hellos: list[Hello] = []
+        self.one_expert = False
         self._group = group
         self._hung_after = hung_after
 
@@ -83,6 +85,7 @@ class Gang:
             error = RenderError(f"{check.name}: {check.detail} (on {hello.host}). {check.remedy}")
             error.place, error.host = hello.place, hello.host
             raise error
+        [self.one_expert] = await self.results([self.ranks[0].holds_one_expert.remote()])
 
     @property
     def breaks(self) -> tuple[int, ...]:
@@ -101,8 +104,10 @@ class Gang:
             ray.kill(rank, no_restart=True)
         remove_placement_group(self._group)
 
-    async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> None:
+    async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> bool:
         """Denoises and decodes one shot. The gang can then take the next one, while rank 0 finishes this one.
+
+        Returns whether the shot is decoded, see ``RenderOrder.first_expert``.
 
         Args:
             prepared: called before the first step, with the number of steps that the shot's resume state has done.
@@ -121,7 +126,7 @@ class Gang:
             await self.results(renders)  # the gang makes further shots: no rank may still wait for these inputs
             raise
         prepared(steps_done)
-        await self.results(renders, steps=True)
+        return (await self.results(renders, steps=True))[0]
 
     async def finish(self, order: RenderOrder) -> Rendered:
         """Encodes a shot that was decoded, on rank 0. Another shot may be rendered meanwhile.

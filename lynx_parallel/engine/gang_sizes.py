@@ -21,6 +21,7 @@ class GangSizes:
         size: ranks of a gang: as many as any shot's layout needs.
         gangs: how many there are.
         most: maximum number of ranks of all gangs together.
+        experts: number of transformers of the base.
 
     Args:
         available: ranks that the cluster can hold.
@@ -35,7 +36,10 @@ class GangSizes:
         self._layout_choice = layout_choice
         self._shots = shots
         self.device = device
-        self.footprint = Footprint(cluster.shard_weights, layout_choice.ranks(device, available), cluster.tiled_decode)
+        self.experts = layout_choice.experts
+        self.footprint = Footprint(
+            cluster.shard_weights, layout_choice.ranks(device, available), cluster.tiled_decode, cluster.one_expert
+        )  # fmt: skip
         self.most = layout_choice.most(device, available)
         self.size = self._largest()
         self.gangs = layout_choice.gangs(self.size, device, available, len(shots))
@@ -51,7 +55,7 @@ class GangSizes:
 
     def lighter(self) -> Footprint:
         """Returns the next footprint that needs less memory on a rank, or the current one if there is none."""
-        return lighter(self.footprint, ranks=self.size, most=self.grows_to) or self.footprint
+        return lighter(self.footprint, ranks=self.size, most=self.grows_to, experts=self.experts) or self.footprint
 
     def take(self, footprint: Footprint) -> bool:
         """Uses this footprint from now on. Gangs may become larger and fewer. Returns whether anything changed."""

@@ -85,7 +85,9 @@ class Outcomes:
         sharing = 1 if slot.gang is None or slot.gang.layout is None else slot.gang.layout.sequence
         if failure.kind != "subject" and not (decoded and failure.kind not in ("died", "hung")):
             slot.end()  # its other ranks may wait for the one that failed
-        decision = decide(work.history, slot.footprint, ranks=sharing, most=board.sizes.grows_to)
+        decision = decide(
+            work.history, slot.footprint, ranks=sharing, most=board.sizes.grows_to, experts=board.sizes.experts
+        )
         at_once = False
         if failure.kind in SHARED_KINDS:
             decision, at_once = await self._find_culprit(slot, work, failure, decision)

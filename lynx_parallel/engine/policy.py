@@ -25,6 +25,7 @@ class Footprint:
 
     Attributes:
         shard: whether the sequence ranks share one copy of the transformer.
+        one_expert: whether a rank holds only one of two transformers at a time.
         ranks: maximum number of ranks of a shot.
         tiled_decode: whether videos are decoded tile by tile. This changes pixels, so it comes last.
     """
@@ -32,9 +33,11 @@ class Footprint:
     shard: bool = False
     ranks: int = 1
     tiled_decode: bool = False
+    one_expert: bool = False
 
     def __str__(self) -> str:
         words = {
+            "one expert at a time": self.one_expert,
             "sharded weights": self.shard,
             f"{self.ranks} rank{'s' * (self.ranks > 1)} a shot": True,
             "tiled decoding": self.tiled_decode,
@@ -68,7 +71,9 @@ class GiveUp:
     stop: bool = False
 
 
-def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, most: int = 1) -> Retry | GiveUp:
+def decide(
+    history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, most: int = 1, experts: int = 1
+) -> Retry | GiveUp:
     """Returns what follows the failed attempts of one shot.
 
     Args:
@@ -76,11 +81,12 @@ def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, mos
         footprint: of the last attempt.
         ranks: number of ranks that share the shot's tokens. Only several ranks can share weights.
         most: maximum number of ranks of a shot.
+        experts: number of transformers of the base.
     """
     kind = history[-1]
     if kind == "subject":
         return GiveUp(quarantine=True)
-    if kind == "memory" and (less := lighter(footprint, ranks=ranks, most=most)):
+    if kind == "memory" and (less := lighter(footprint, ranks=ranks, most=most, experts=experts)):
         return Retry(0.0, less)  # the number of footprints is finite
     if history.count(kind) >= MAX_ATTEMPTS[kind] or len(history) >= max(MAX_ATTEMPTS.values()):
         return GiveUp(stop=kind == "disk")
@@ -89,8 +95,13 @@ def decide(history: Sequence[Kind], footprint: Footprint, *, ranks: int = 1, mos
     return Retry(BACKOFF_S[min(len(history), len(BACKOFF_S)) - 1], footprint)
 
 
-def lighter(footprint: Footprint, *, ranks: int, most: int) -> Footprint | None:
-    """Returns the next footprint that needs less memory on a rank, or None. Arguments are those of ``decide``."""
+def lighter(footprint: Footprint, *, ranks: int, most: int, experts: int = 1) -> Footprint | None:
+    """Returns the next footprint that needs less memory on a rank, or None. Arguments are those of ``decide``.
+
+    To move an expert costs seconds for each shot, sharding costs some of every step, so the former comes first.
+    """
+    if experts > 1 and not footprint.one_expert:
+        return replace(footprint, one_expert=True)
     if ranks > 1 and not footprint.shard:
         return replace(footprint, shard=True)
     if 2 * footprint.ranks <= most:

@@ -14,6 +14,7 @@ from lynx_parallel.failures import Kind
 from lynx_parallel.plan.plan import Item
 
 if TYPE_CHECKING:
+    from lynx_parallel.engine.attempt import Attempt
     from lynx_parallel.engine.gang import Gang
 
 
@@ -54,6 +55,9 @@ class Slot:
         failure: signature of the last failure; empty after a finished shot.
         shun: subject whose shots must not come next, because the subject may be at fault.
         closed: whether it takes no more shots.
+        halves: shots that have been through the first of two experts, with their attempts, on a gang that holds one
+            expert at a time.
+        second_expert: whether it now takes these shots through the second one.
         finishing: shots that its gang has decoded, and that rank 0 encodes one after another.
         doing: activity of a starting gang, see ``placement``.
     """
@@ -68,6 +72,8 @@ class Slot:
     failure: str = ""
     shun: str = ""
     closed: bool = False
+    halves: deque[tuple[Work, Attempt]] = field(default_factory=deque)
+    second_expert: bool = False
     finishing: list[asyncio.Task[None]] = field(default_factory=list)
     doing: str = ""
 

@@ -127,8 +127,9 @@ class GangStarter:
         left = [work.item for work in (*board.running, *board.queue.left()) if work.item.action == "render"]
         return RankConfig(
             run.weights, model.dtype, denoise=board.denoise, shard=footprint.shard, attention=run.cluster.attention,
-            tiled_decode=footprint.tiled_decode, face=run.face, save_every=run.cluster.save_every,
-            hung_after=run.cluster.hung_after, prompts=board.texts.files, vae_dtype=model.vae_dtype,
+            tiled_decode=footprint.tiled_decode, one_expert=footprint.one_expert, face=run.face,
+            save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=board.texts.files,
+            vae_dtype=model.vae_dtype,
             video=run.campaign.pipeline.video,
             formats=tuple({(s.width, s.height, s.fps): None for s in samplings}),
             tasks=tuple({run.layout_choice.task(item.shot, footprint.ranks) for item in left}),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Sequence
 from functools import partial
 
-from lynx_parallel.engine.attempt import Attempt, Run, key_on, next_attempt
+from lynx_parallel.engine.attempt import Attempt, Run
 from lynx_parallel.engine.board import Board, clock
 from lynx_parallel.engine.faults import machine_of
 from lynx_parallel.engine.gang_start import start_gang
@@ -17,6 +16,7 @@ from lynx_parallel.engine.outcomes import Outcomes
 from lynx_parallel.engine.placement import NoRoom, StartOptions, hold_gpu
 from lynx_parallel.engine.queue import Slot, Work
 from lynx_parallel.engine.starter import GangStarter, StartGang, as_fault
+from lynx_parallel.engine.turns import Turns
 from lynx_parallel.errors import DamagedError, LynxError, RenderError, Stopped
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import counted
@@ -53,6 +53,7 @@ class Supervisor:
         self._board = Board(run, todo, options, hold)
         self._starter = GangStarter(self._board, start)
         self._outcomes = Outcomes(self._board)
+        self._turns = Turns(self._board)
 
     async def make_all(self) -> None:
         """Returns when every shot is done or failed, or when the run ends early.
@@ -137,18 +138,21 @@ class Supervisor:
                 if slot.footprint != board.sizes.footprint or excluded or slot.denoise != board.denoise:
                     await slot.finished()
                     slot.end()
-                taken = {other.subject for other in board.slots if other is not slot}
-                work = board.queue.pull(slot, taken, clock()) if board.has_room(slot) else None
+                if slot.gang is None:
+                    self._turns.requeue(slot)
+                work, attempt = self._turns.take(slot)
                 if work is None:  # the other shots run elsewhere, or wait for their retry
                     self._settle_stranded()
                     await asyncio.sleep(IDLE_S)
                 elif reason := self._outcomes.quarantined.get(work.subject):
+                    board.running.discard(work)
                     board.fail(work.item, reason)
                 else:
-                    await self._make(slot, work)
+                    await self._make(slot, work, attempt)
             await slot.finished()
         finally:
             slot.closed = True
+            self._turns.requeue(slot)
             for task in slot.finishing:
                 task.cancel()
             await asyncio.gather(*slot.finishing, return_exceptions=True)
@@ -169,8 +173,12 @@ class Supervisor:
             work.not_at = ""
             self._board.queue.retry(work)
 
-    async def _make(self, slot: Slot, work: Work) -> None:
-        """Tries one shot once. Starts a gang for it if the slot has none."""
+    async def _make(self, slot: Slot, work: Work, attempt: Attempt | None) -> None:
+        """Tries one shot once. Starts a gang for it if the slot has none.
+
+        Args:
+            attempt: if the shot has been through the first of two experts.
+        """
         board = self._board
         board.running.add(work)
         finishing = False
@@ -178,7 +186,7 @@ class Supervisor:
             slot.subject = work.subject
             error = await self._starter.start(slot, work)
             if error is None and not board.state.ends and work.not_at not in slot.places:
-                finishing = await self._attempt(slot, work)
+                finishing = await self._attempt(slot, work, attempt)
             elif work.not_at and isinstance(error, NoRoom):
                 self._strand(work)  # there is no other place to try it
             else:
@@ -189,23 +197,32 @@ class Supervisor:
         if error is not None and (seconds := await self._starter.after_failure(slot, error)) is not None:
             await asyncio.sleep(seconds)
 
-    async def _attempt(self, slot: Slot, work: Work) -> bool:
-        """Makes one attempt. Returns whether the shot is decoded and will be finished beside the next one."""
+    async def _attempt(self, slot: Slot, work: Work, attempt: Attempt | None) -> bool:
+        """Makes one attempt. Returns whether the shot goes on beside the next one.
+
+        It is then decoded and will be finished, or has been through the first of two experts.
+        """
         gang = slot.gang
         assert gang is not None
         board, run, item = self._board, self._board.run, work.item
         name = item.shot.name
-        number = next_attempt(run.output, name, len(work.history) + 1)
-        attempt = Attempt(run, item, number, board.count)
+        again = attempt is not None
+        if attempt is None:
+            number = run.output.next_attempt(name, len(work.history) + 1)
+            attempt = Attempt(run, item, number, board.count)
+        number = attempt.number
         try:
             if not await self._texts_ready(slot, work):
                 return False
-            run.journal.append(
-                "attempt", name=name, subject=item.shot.subject.id, attempt=number, action=item.action,
-                latents=item.digests.latents,
-            )  # fmt: skip
+            if not again:
+                run.journal.append(
+                    "attempt", name=name, subject=item.shot.subject.id, attempt=number, action=item.action,
+                    latents=item.digests.latents,
+                )  # fmt: skip
             layout = run.layout_choice.layout(item.shot, slot.footprint.ranks, gang.breaks)
-            await attempt.make(gang, layout, slot.footprint, partial(self._prepared, slot, attempt))
+            decoded = await attempt.make(
+                gang, layout, slot.footprint, partial(self._prepared, slot, attempt), first_expert=not again
+            )
         except Stopped as error:
             run.say(f"{board.count()} {name}: {error}")
             run.journal.append("stopped", name=name, attempt=number, reason=str(error))
@@ -219,6 +236,9 @@ class Supervisor:
         if item.action == "encode":
             await self._finish(slot, work, attempt)
             return False
+        if not decoded:
+            slot.halves.append((work, attempt))
+            return True
         board.machines.succeeded(gang.hellos[: layout.size])
         slot.failure = slot.shun = ""
         await slot.finished(MOST_DECODED)
@@ -244,17 +264,8 @@ class Supervisor:
             self._outcomes.done(work, rendered, attempt.number, seconds)
 
     def _prepared(self, slot: Slot, attempt: Attempt, done: int) -> None:
-        """Has the face of the next shot's subject found while the current shot is denoised."""
         attempt.say_resuming(done)
-        board = self._board
-        taken = {other.subject for other in board.slots if other is not slot}
-        following = board.queue.peek(slot, taken, clock())
-        if following is None or following.item.action != "render" or following.subject == slot.subject:
-            return
-        if slot.gang is not None and following.subject not in self._outcomes.quarantined:
-            shot = following.item.shot
-            with contextlib.suppress(LynxError):  # unreadable files are reported when the shot is rendered
-                slot.gang.prepare_ahead(shot, key_on(slot.gang, board.run, shot))
+        self._turns.look_ahead(slot, self._outcomes.quarantined)
 
     async def _texts_ready(self, slot: Slot, work: Work) -> bool:
         """Waits until all prompts are encoded. Returns False if the shot was put back into the queue instead."""

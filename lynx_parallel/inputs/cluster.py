@@ -28,6 +28,7 @@ class ClusterSpec:
         max_gpus: GPUs to use at most.
         device: what ranks run on.
         shard_weights: split the transformer's weights over the ranks that share a shot's tokens.
+        one_expert: hold only one of two transformers (Wan2.2 A14B) on a GPU, even if there is room for both.
         attention: kernel on CUDA; ``auto`` takes the fastest that works on the GPU in the pipeline's dtype.
         tiled_decode: decode tile by tile: less memory, other pixels.
         stop_after: seconds after which the run puts its shot aside and ends.
@@ -48,6 +49,7 @@ class ClusterSpec:
     device: Device = "auto"
     address: str | None = None
     shard_weights: bool = False
+    one_expert: bool = False
     attention: Attention = "auto"
     tiled_decode: bool = False
     stop_after: float | None = None

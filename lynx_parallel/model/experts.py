@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,9 +48,18 @@ class Experts:
         return iter(self.transformers)
 
     @property
+    def one_at_a_time(self) -> bool:
+        """Whether only the transformer in use is on the device."""
+        return self._device is not None and len(self.transformers) > 1
+
+    @property
     def have_reference(self) -> bool:
         """Whether any transformer has a reference adapter."""
         return any(transformer.has_reference for transformer in self)
+
+    def of_steps(self, timesteps: Iterable[Any], boundary_ratio: float | None = None) -> list[int]:
+        """Returns the transformer of each step, as ``index``."""
+        return [self.index(float(timestep), boundary_ratio) for timestep in timesteps]
 
     def index(self, timestep: float, boundary_ratio: float | None = None) -> int:
         """Returns which transformer denoises at a timestep: 0, or 1 for the expert of low noise.

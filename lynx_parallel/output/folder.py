@@ -62,6 +62,13 @@ class Output:
         """Returns the folder of one attempt's rank logs."""
         return self.private / "logs" / name / str(attempt)
 
+    def next_attempt(self, name: str, least: int) -> int:
+        """Returns the number of a shot's next attempt: after all attempts with logs, and at least ``least``."""
+        made = [least - 1]
+        with contextlib.suppress(OSError):
+            made += [int(path.name) for path in self.logs(name, 0).parent.iterdir() if path.name.isdecimal()]
+        return max(made) + 1
+
     def sidecar(self, name: str) -> dict[str, Any] | None:
         """Returns a shot's sidecar, or None if it is missing or cannot be read."""
         return read_sidecar(self._at(name, "sidecar"))

@@ -48,6 +48,7 @@ def room_for(
     tiled_decode: bool = False,
     tf32_decode: bool = False,
     tasks: Collection[Task] = (),
+    one_expert: bool = False,
 ) -> Room:
     """Returns the fastest way in which every task fits on a device. If none fits, the one that takes least memory.
 
@@ -58,6 +59,7 @@ def room_for(
         device_bytes: memory of the device.
         dtype, sharded, tiled_decode, tf32_decode: as in ``predict``.
         tasks: sizes and layouts that may have to be rendered; ``LARGEST`` if empty.
+        one_expert: of two transformers, hold only the one in use, even if there is room for both.
 
     Raises:
         CheckpointError: a file or key does not fit; names it.
@@ -84,7 +86,7 @@ def room_for(
             for task in set(tasks) or {LARGEST}
         )  # fmt: skip
 
-    rooms = [Room(True), Room(False)]
+    rooms = [] if one_expert and experts > 1 else [Room(True), Room(False)]
     if experts > 1:
         rooms += [Room(True, one_expert=True), Room(False, one_expert=True)]
     *better, least = rooms

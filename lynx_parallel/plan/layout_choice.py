@@ -8,6 +8,7 @@ from functools import cache
 from math import prod
 
 from lynx_parallel.errors import ClusterError, InputErrors
+from lynx_parallel.inputs.base_parts import base_parts
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.decode_memory import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoSize
 from lynx_parallel.inputs.guidance import sampling_coefficients
@@ -33,6 +34,8 @@ class LayoutChoice:
         self._cluster = cluster
         self._config = transformer_config(weights)
         self._has_reference = weights.ref is not None
+        self.experts = 1 if base_parts(weights.base).boundary_ratio is None else 2
+        """Number of transformers of the base."""
         degrees = cluster.guidance, cluster.ring, cluster.ulysses
         self._best = cache(choose_layout)
         self.asked = Layout(*(degree or 1 for degree in degrees)) if any(degrees) else None

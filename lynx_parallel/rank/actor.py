@@ -65,7 +65,10 @@ class RankActor:
     def prepare(self, order: RenderOrder) -> int:
         return self._call("prepare", order)
 
-    def render(self, order: RenderOrder) -> None:
+    def holds_one_expert(self) -> bool:
+        return self._call("holds_one_expert")
+
+    def render(self, order: RenderOrder) -> bool:
         return self._call("render", order)
 
     @ray.method(concurrency_group="finish")

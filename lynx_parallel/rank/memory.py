@@ -15,9 +15,10 @@ def room_on(device: torch.device, config: RankConfig) -> Room:
     (benchmarks/conditioning.py). Both experts stay: their files are mapped.
     """
     if device.type != "cuda":
-        return Room(keep_projections=False)
+        return Room(keep_projections=False, one_expert=config.one_expert)
     memory = torch.cuda.get_device_properties(device).total_memory
     return room_for(
         config.weights, memory, dtype=config.dtype, sharded=config.shard, tiled_decode=config.tiled_decode,
         tf32_decode=config.vae_dtype == "tf32", tasks=config.tasks,
+        one_expert=config.one_expert,
     )  # fmt: skip

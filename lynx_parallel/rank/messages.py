@@ -95,6 +95,7 @@ class RenderOrder:
         resume_state: file of the shot's resume state, which may not exist.
         parts: where rank 0 writes ``video`` and ``latents``.
         logs: folder of the ranks' log files.
+        first_expert: end before the expert of low noise is needed, with a resume state.
     """
 
     shot: Shot
@@ -106,6 +107,7 @@ class RenderOrder:
     video: Video
     parts: Mapping[str, Path]
     logs: Path
+    first_expert: bool = False
 
     def log(self, rank: int) -> Path:
         """Returns the log file of a rank."""
@@ -161,6 +163,7 @@ class RankConfig:
         denoise: whether the transformer is needed; saved latents are encoded with the VAE alone.
         shard: whether a gang's sequence ranks share one copy of the transformer.
         attention: kernel asked for, see ``model.attention.choose_kernel``.
+        one_expert: of two transformers, hold only the one in use, even if there is room for both.
         tiled_decode: decode tile by tile, on rank 0: less memory, other pixels.
         keep_projections: as in ``load_transformer``; None keeps them where the device has room.
         face: models for subjects whose landmarks or embedding are not given.
@@ -178,6 +181,7 @@ class RankConfig:
     vae_dtype: VaeDtype = "float32"
     shard: bool = False
     attention: Attention = "auto"
+    one_expert: bool = False
     tiled_decode: bool = False
     keep_projections: bool | None = None
     face: FaceFiles | None = None

@@ -90,7 +90,9 @@ class Preparation:
         with self._faces:  # look_ahead may have just begun to find this face
             known, ahead = self._ahead
             person = ahead if ahead is not None and known == key else _identify(pipeline, shot)
-        encoded = None if person.ref_crop is None else pipeline.reference_latents(shot.sampling, person).cpu()
+        encoded = (
+            None if person.ref_crop is None else pipeline.inputs.reference_latents(person.ref_crop, shot.sampling).cpu()
+        )
         if person.warning:  # not cached, so that every run repeats the warning
             self.warnings.append(f"{subject.id}: {person.warning}")
         else:

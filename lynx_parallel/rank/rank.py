@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,11 @@ import ray
 import torch
 import torch.distributed as dist
 
-from lynx_parallel.errors import Stopped
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.model.attention import Kernel, choose_kernel
 from lynx_parallel.model.precision import use_ieee
-from lynx_parallel.output.atomic import set_aside
 from lynx_parallel.output.finished_latents import latents_metadata
 from lynx_parallel.parallel import xdit
 from lynx_parallel.parallel.apply import localize, parallelize
@@ -36,7 +34,7 @@ from lynx_parallel.rank.messages import Check, EncodeOrder, Hello, Progress, Ran
 from lynx_parallel.rank.output_writer import Decoded, OutputWriter
 from lynx_parallel.rank.preparation import Preparation
 from lynx_parallel.rank.pulse import Pulse
-from lynx_parallel.rank.resume_states import StateSaver
+from lynx_parallel.rank.resume_states import STATE_DAMAGED, StateSaver, put_aside
 from lynx_parallel.rank.selfcheck import check_all, check_group
 from lynx_parallel.rank.store import COLLECTIVE_TIMEOUT, join_store, open_store
 from lynx_parallel.rank.visibility import missing_files
@@ -72,11 +70,12 @@ class Rank:
         self._prompts = {} if config.prompts is None else PromptFolder(config.prompts.path, damaged_text)
         self._preparation = Preparation()
         self._inputs: ShotInputs | None = None
+        self._earlier: dict[str, tuple[Counter[str], float]] = {}  # of shots that have been through one expert
         self._stop = False
         self._saver: StateSaver | None = None
 
     def hello(self) -> Hello:
-        """Describes this rank. The driver calls it first, because Ray gives no reason if a constructor fails."""
+        """Describes this rank. The driver calls it first: Ray gives no reason if a constructor fails."""
         return describe_rank(self.device, self._kernel)
 
     def _kernel(self, *, need_lse: bool = False) -> Kernel:
@@ -161,6 +160,10 @@ class Rank:
             localize(self.pipeline, attention)
         return checks
 
+    def holds_one_expert(self) -> bool:
+        """Returns whether the device holds one of two transformers."""
+        return self.pipeline is not None and self.pipeline.experts.one_at_a_time
+
     def leave(self) -> None:
         """Leaves the gang. Weights stay loaded, except for a share of a sharded transformer."""
         if dist.is_initialized():
@@ -181,7 +184,9 @@ class Rank:
         if config.shard:
             write_log(f"reading the weights of rank {self.rank}'s share ({self.layout})")
         self.pipeline = None  # frees its memory for the new one
-        room = room_on(self.device, config) if config.keep_projections is None else Room(config.keep_projections)
+        room = Room(config.keep_projections or False, config.one_expert)
+        if config.keep_projections is None:
+            room = room_on(self.device, config)
         keep = room.keep_projections
         sharder = None if group is None else partial(shard, group=group, keep_projections=keep)
         self.pipeline = LynxPipeline.from_files(
@@ -209,10 +214,13 @@ class Rank:
         self._pulse.prepare(done, order.shot.sampling.num_inference_steps)
         return done
 
-    def render(self, order: RenderOrder) -> None:
+    def render(self, order: RenderOrder) -> bool:
         """Every rank of the gang at once: denoises and decodes a prepared shot. Does nothing if ``prepare`` failed.
 
         Rank 0 saves the latents, and keeps the frames for ``finish``.
+
+        Returns:
+            Whether the shot is decoded. With ``first_expert`` it may be left with a resume state instead.
 
         Raises:
             Stopped: on rank 0, after ``stop`` was called and the resume state was saved. Its peers keep waiting.
@@ -223,46 +231,55 @@ class Rank:
             self.pipeline.conditioning.counts.clear()
             began = time.perf_counter()
             inputs, self._inputs = self._inputs, None
-            state = self._load_state(order) if self.rank == 0 else None
+            state = None
+            if self.rank == 0:
+                damaged = partial(self._set_damaged_aside, STATE_DAMAGED)
+                state = load_resume_state(order.resume_state, order.digest, self.device, damaged)
             if self.layout.size > 1:
                 inputs = broadcast(inputs, ShotInputs, device=self.device)
             if inputs is None:
-                return
+                return False
             if self.layout.size > 1:
                 state = broadcast(state, ResumeState, device=self.device)
             assert state is not None
+            until = self.pipeline.steps_before_switch(sampling) if order.first_expert else None
+            if until is not None and state.steps_done >= until:
+                return False
             self._saver = None
             if self.rank == 0:
-                self._saver = StateSaver(order.resume_state, order.digest, self.config.save_every)
+                self._saver = StateSaver(order.resume_state, order.digest, self.config.save_every, until)
             self._pulse.begin(state.steps_done, sampling.num_inference_steps)
             if state.steps_done:
                 write_log(f"resuming at step {state.steps_done + 1}")
-            latents = self.pipeline.denoise(inputs, sampling, self._on_step, state)
-            seconds = {"denoise": time.perf_counter() - began}
+            latents = self.pipeline.denoise(inputs, sampling, self._on_step, state, until)
+            counts, took = self._earlier.pop(order.digest, (Counter(), 0.0))
+            counts, took = counts + self.pipeline.conditioning.counts, took + time.perf_counter() - began
+            if until is not None:
+                self._earlier[order.digest] = counts, took
+                return False
+            seconds = {"denoise": took}
             began = time.perf_counter()
             frames, exactness = self.writer.decode(latents, self.layout, self.rank)
             seconds["decode"] = time.perf_counter() - began
             if self.rank != 0:
-                return
+                return True
             assert frames is not None
             if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
                 exactness["attention"] = kernel.name
             metadata = latents_metadata(order.digest, order.settings)
             self.writer.save_latents(latents, order.parts["latents"], metadata)
             subject = "subject kept" if self._preparation.from_cache else "subject"
-            conditioning = {**self.pipeline.conditioning.counts, subject: 1}
+            conditioning = {**counts, subject: 1}
             warnings, self._warnings = (*self._preparation.warnings, *self._warnings), ()
             self.writer.keep(order, Decoded(frames, seconds, exactness, conditioning, warnings))
+            return True
 
     def finish(self, order: RenderOrder) -> Rendered:
         """Rank 0: encodes a shot that ``render`` has decoded, in another thread, beside ``render`` of the next shot."""
         return self.writer.finish(order)
 
     def prepare_ahead(self, shot: Shot, subject_key: str) -> None:
-        """Rank 0: finds the face of the next shot's subject while the current shot is denoised.
-
-        If it raises, ``prepare`` tries again and reports the reason.
-        """
+        """Rank 0: finds the face of the next shot's subject. If it raises, ``prepare`` tries again."""
         if self.pipeline is not None:
             self._preparation.look_ahead(self.pipeline, shot, subject_key)
 
@@ -271,28 +288,13 @@ class Rank:
         with logged_to(order.logs / "rank0.log"):
             return self.writer.encode(order)
 
-    def _load_state(self, order: RenderOrder) -> ResumeState:
-        reason = "the resume state is damaged; the shot begins at its first step"
-        return load_resume_state(
-            order.resume_state, order.digest, self.device, partial(self._set_damaged_aside, reason)
-        )
-
     def _set_damaged_aside(self, reason: str, path: Path) -> None:
         """Moves a damaged file to ``.lynx/damaged/``, and adds a warning to the next sidecar."""
-        line = f"{path}: {reason}"
-        with suppress(OSError):
-            line += f"; moved to {set_aside(path, path.parent.parent / 'damaged')}"
-        write_log(line)
-        self._warnings = (*self._warnings, line)
+        self._warnings = (*self._warnings, put_aside(path, reason))
 
     def _on_step(self, step: Step) -> None:
         done = step.index + 1
         self._pulse.step(done, step.total)
         write_log(f"{time.strftime('%H:%M:%S')} step {done}/{step.total}")
-        if self._saver is None:
-            return
-        due = done < step.total and self._saver.due()
-        saved = (self._stop or due) and self._saver.save(step)
-        if self._stop:
-            line = f"saved and stopped after step {done} of {step.total}"
-            raise Stopped(line if saved else f"stopped after step {done} of {step.total}; its state could not be saved")
+        if self._saver is not None:
+            self._saver.after(step, stop=self._stop)

@@ -71,6 +71,7 @@ def denoise(
     on_step: Callable[[Step], None] | None = None,
     guidance: LocalGuidance | None = None,
     start: ResumeState | None = None,
+    until: int | None = None,
 ) -> torch.Tensor:
     """Denoises [1, 16, T, h, w] fp32 noise to final latents, fp32, identical on every rank.
 
@@ -80,13 +81,14 @@ def denoise(
         on_step: called after every step. An exception ends the loop.
         guidance: how the branches are split over ranks.
         start: state from which to resume; None starts from the noise.
+        until: number of steps after which to end, with the latents so far; None makes all.
     """
     latents, first = latents_BCThw * scheduler.init_noise_sigma, 0
     if start is not None and start.latents is not None:
         latents, first = start.latents, start.steps_done
         restore(scheduler, start)
     guidance = guidance or LocalGuidance()
-    for index, timestep in list(enumerate(scheduler.timesteps))[first:]:
+    for index, timestep in list(enumerate(scheduler.timesteps))[first:until]:
         coefficients, branches, transformer, start_frame = phase_of(index)
         x, t = latents.to(transformer.dtype), timestep.expand(latents.shape[0])
         if start_frame is not None:

@@ -96,3 +96,13 @@ def test_what_counts_as_hung(step: int, total: int, steps: list[float], limit: f
 
 def test_the_base_is_the_users() -> None:
     assert [hung_after(step, 50, [0.1] * step, 5.0) for step in (0, 1, 50)] == [50.0, 5.0, 150.0]
+
+
+def test_two_experts_are_first_held_one_at_a_time() -> None:
+    """To move one takes seconds of a shot. Sharding costs some of every step."""
+    footprint = Footprint(ranks=2)
+    retry = decide(["memory"], footprint, ranks=2, most=4, experts=2)
+    assert retry == Retry(0.0, Footprint(ranks=2, one_expert=True))
+    retry = decide(["memory"] * 2, retry.footprint, ranks=2, most=4, experts=2)
+    assert retry == Retry(0.0, Footprint(shard=True, ranks=2, one_expert=True))
+    assert str(retry.footprint) == "one expert at a time, sharded weights, 2 ranks a shot"

@@ -422,6 +422,28 @@ def test_the_next_face_is_found_ahead(campaign_of: Any, tmp_path: Path) -> None:
     assert world.ahead == ["a/walk-t01"]
 
 
+def test_experts_are_moved_once_for_each_shot(campaign_of: Any, tmp_path: Path) -> None:
+    """Two shots go through the first expert, then both through the second. The last of 13 goes alone."""
+    world = World(iter(()), one_expert=True)
+    summary, plan, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=1))
+    assert sorted(summary.rendered) == sorted(item.shot.name for item in plan.items)
+    experts = [phase for _, phase in world.phases]
+    assert experts == ["first", "first", "rest", "rest"] * 6 + ["first", "rest"]
+    assert [name for name, phase in world.phases if phase == "rest"] == [n for n, p in world.phases if p == "first"]
+    assert max(world.attempts.values()) == 2  # calls of the gang
+    records = [json.loads(line) for line in Output(campaign_of(tmp_path).output).journal.read_text().splitlines()]
+    assert sum(record["event"] == "attempt" for record in records) == 13
+
+
+def test_a_gang_that_dies_between_two_experts(campaign_of: Any, tmp_path: Path) -> None:
+    """It dies with two shots half made. Both are made by the next gang."""
+    world = World(iter(["done", "done", "done", "died"]), one_expert=True)
+    summary, plan, _ = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=1))
+    assert sorted(summary.rendered) == sorted(item.shot.name for item in plan.items)
+    assert summary.retries == 1
+    assert world.starts == 2
+
+
 def test_what_ranks_know_of_a_subject(campaign_of: Any, tmp_path: Path) -> None:
     """Where its crops are shown, in which sizes, for whom; the journal keeps whose each attempt was."""
     campaign = campaign_of(tmp_path)
@@ -459,9 +481,9 @@ def test_a_cached_subject_is_of_the_device_that_the_ranks_run_on(
     keys: set[str] = set()
 
     class Keys(FakeGang):
-        async def render(self, order: RenderOrder, resuming: Callable[[int], None]) -> None:
+        async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> bool:
             keys.add(order.subject_key)
-            await super().render(order, resuming)
+            return await super().render(order, prepared)
 
     class Ranks(World):
         async def start(self, *args: Any) -> FakeGang:
@@ -528,7 +550,7 @@ def test_a_gpu_on_which_weights_cannot_be_loaded_is_left_out(campaign_of: Any, t
 def test_a_bad_subject_that_comes_first_fails_alone(campaign_of: Any, tmp_path: Path) -> None:
     render = FakeGang.render
 
-    async def bad(gang: FakeGang, order: RenderOrder, resuming: Callable[[int], None]) -> Rendered:
+    async def bad(gang: FakeGang, order: RenderOrder, resuming: Callable[[int], None]) -> bool:
         if order.shot.subject.id == "b":
             raise gang._failure("error: OpenCV resize.cpp: assertion failed", "raised")
         return await render(gang, order, resuming)

@@ -83,6 +83,8 @@ class World:
         partial: steps that the resume states have done, by shot.
         ahead: shots whose face was looked for ahead.
         encode_s: seconds that an encoding takes; a rendering takes 60.
+        one_expert: whether gangs hold one of two experts at a time.
+        phases: shots in the order of their renderings: through the first expert, or the rest.
         most_decoded: most shots of one gang that were decoded and not yet encoded.
         on: GPUs in use, by machine; on the CPU, they only count the ranks.
     """
@@ -103,6 +105,8 @@ class World:
     encode_s: float = 50.0
     most_decoded: int = 0
     starts: int = 0
+    one_expert: bool = False
+    phases: list[tuple[str, str]] = field(default_factory=list)
 
     def next(self) -> str:
         return next(self.outcomes, "done")
@@ -158,6 +162,7 @@ class FakeGang:
 
     def __init__(self, world: World, load: RankConfig, prompts: list[str], machine: str, gpus: list[str], device: str):
         self.world, self.load, self.dead = world, load, False
+        self.one_expert = world.one_expert
         self.encoder, self.decoded = asyncio.Semaphore(1), 0
         self._encode(prompts)
         self.layout: Layout | None = None
@@ -204,7 +209,7 @@ class FakeGang:
         assert layout.size <= len(self.ranks)
         self.layout = layout
 
-    async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> None:
+    async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> bool:
         world, shot, parts = self.world, order.shot, order.parts
         prepared(world.partial.get(shot.name, 0))
         assert shot.name not in world.at_work, "two gangs at one shot"
@@ -213,7 +218,7 @@ class FakeGang:
         assert not files.missing([shot.text, shot.sampling.negative_prompt]), "a prompt that was not encoded"
         world.at_work.add(shot.name)
         world.attempts[shot.name] += 1
-        order.logs.mkdir(parents=True)
+        order.logs.mkdir(parents=True, exist_ok=self.one_expert)
         try:
             await asyncio.sleep(60)
             if self.dead:
@@ -231,8 +236,12 @@ class FakeGang:
                     raise self._failure(outcome, outcome)
         finally:
             world.at_work.remove(shot.name)
+        world.phases.append((shot.name, "first" if order.first_expert else "rest"))
+        if order.first_expert:
+            return False
         parts["latents"].parent.mkdir(parents=True, exist_ok=True)
         parts["latents"].write_text("whole")
+        return True
 
     async def finish(self, order: RenderOrder) -> Rendered:
         """One after another, as a rank's thread does."""

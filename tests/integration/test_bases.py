@@ -31,22 +31,23 @@ def test_render(head: Head, campaign: Path, tmp_path: Path, demo: Path, kind: Ki
     if kind == "I2V":
         text += "shots: [{subject: astronaut, prompt: beach, start_image: start.png}]\n"
     campaign.write_text(text)
-    made = []
-    for ranks in ("1", "2"):
+    made, shots = [], 1 if kind == "I2V" else 2
+    for ranks, more in (("1", ()), ("2", ("--one-expert",))):
         output = tmp_path / f"ranks{ranks}"
-        options = ("--only", "astronaut/beach", "--ulysses", ranks, "--set", f"output={output}")
+        options = ("--only", "astronaut/*", "--ulysses", ranks, "--set", f"output={output}", *more)
         run = head.render(campaign, *options, cwd=tmp_path)
         assert run.returncode == 0, run.stdout + run.stderr
         made.append(load_file(output / f"{NAME}.latents.safetensors")["latents"])
         again = head.render(campaign, *options, cwd=tmp_path)
-        assert "0 to render, 0 to encode, 1 done" in again.stdout
+        assert f"0 to render, 0 to encode, {shots} done" in again.stdout
     assert (made[0] - made[1]).norm() / made[0].norm() <= 1e-6
-    [path] = sidecars(output)
-    sidecar = json.loads(path.read_text())
+    sidecar = json.loads((output / f"{NAME}.json").read_text())
     if kind == "I2V":
         assert sidecar["settings"]["shot.start_image"]
         assert sidecar["conditioning"]["image"] == 1
         assert "identity" not in sidecar["conditioning"]
     else:
         assert sidecar["settings"]["weights.base/boundary_ratio"] == "0.875"
-        assert sidecar["conditioning"]["identity"] == 4  # two for each expert
+        made_of = [json.loads(path.read_text())["conditioning"] for path in sidecars(output)]
+        assert sum(one.get("identity", 0) for one in made_of) == 4  # two for each expert, for both shots together
+        assert all(sum(one[kind] for kind in one if kind.startswith("text")) >= 6 for one in made_of)

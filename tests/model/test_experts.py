@@ -13,6 +13,7 @@ from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.weight_files import LoraFile, WeightFiles
 from lynx_parallel.model.experts import Experts
 from lynx_parallel.pipeline import LynxPipeline
+from lynx_parallel.stages.denoise import Step
 from tests.helpers.lora_files import LAYOUTS, make_known
 from tests.helpers.lora_files import write as write_lora
 from tests.helpers.small_renders import prepare
@@ -122,3 +123,22 @@ def test_one_at_a_time_gives_equal_bits(weights: WeightFiles, keep: bool) -> Non
     assert one.experts.moves == 4
     latents(one, num_inference_steps=1)  # high noise only
     assert one.experts.moves == 5
+
+
+def test_two_shots_through_one_expert_and_then_through_the_other(weights: WeightFiles) -> None:
+    """As a gang does it, with resume states between: equal bits, and half the moves."""
+    one = load(weights, one_expert=True)
+    samplings = [Sampling(**STEPS, seed=seed) for seed in (1, 2)]
+    expected = [one.denoise(prepare(one, sampling), sampling) for sampling in samplings]
+    assert one.experts.moves == 4
+    assert [one.steps_before_switch(sampling) for sampling in samplings] == [2, 2]
+    assert one.steps_before_switch(Sampling(**{**STEPS, "num_inference_steps": 1})) is None
+    states = []
+    for sampling in samplings:
+        steps: list[Step] = []
+        one.denoise(prepare(one, sampling), sampling, steps.append, until=2)
+        assert len(steps) == 2
+        states.append(steps[-1].state())
+    made = [one.denoise(prepare(one, s), s, start=state) for s, state in zip(samplings, states, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+    assert one.experts.moves == 6

@@ -27,6 +27,7 @@ from tests.helpers.fake_gangs import OUTCOMES, World, supervise
     most=st.sampled_from([1, 3, 1000]),
     machines=st.sampled_from([("here",), ("here", "there")]),
     faults=st.dictionaries(st.sampled_from(["here", "there"]), st.sampled_from(["one", "another"])),
+    one_expert=st.booleans(),
 )
 def test_nothing_is_lost_and_nothing_made_twice(
     campaign_of: Any,
@@ -36,10 +37,11 @@ def test_nothing_is_lost_and_nothing_made_twice(
     most: int,
     machines: tuple[str, ...],
     faults: dict[str, str],
+    one_expert: bool,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         campaign = campaign_of(Path(folder))
-        world = World(iter(outcomes), machines, faults)
+        world = World(iter(outcomes), machines, faults, one_expert=one_expert)
         cluster = ClusterSpec(gangs=gangs, ulysses=asked, max_failures=most)
         summary, plan, error = supervise(campaign, world, cluster)
 
@@ -51,7 +53,7 @@ def test_nothing_is_lost_and_nothing_made_twice(
             assert sorted(summary.rendered + failed) == sorted(names)  # each ends, and ends once
         assert world.ranks == 0  # no rank outlives its gang
         # Five, with as many footprints that need less; as many again where a machine was left out for the failures.
-        assert max(world.attempts.values(), default=0) <= (5 + 3) * len(machines)
+        assert max(world.attempts.values(), default=0) <= (5 + 3) * len(machines) * (1 + one_expert)
         output = Output(campaign.output)
         assert {name for name, _ in output.sidecars()} == set(summary.rendered)
         assert not list(Path(folder).rglob("*.part"))

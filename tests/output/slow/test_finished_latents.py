@@ -156,7 +156,7 @@ class Encoder(World):
 class EncodingGang(FakeGang):
     world: Encoder
 
-    async def render(self, order: RenderOrder, resuming: Any) -> None:
+    async def render(self, order: RenderOrder, prepared: Any) -> bool:
         assert self.load.denoise
         parts = order.parts
         self.world.renders.append(order.shot.name)
@@ -166,6 +166,7 @@ class EncodingGang(FakeGang):
         data = add_checksum(save({"latents": torch.zeros(1, 16, 3, 6, 8)}), metadata)
         with atomic_write(parts["latents"]) as part:
             part.write_bytes(data)
+        return True
 
     async def finish(self, order: RenderOrder) -> Rendered:
         parts = order.parts
