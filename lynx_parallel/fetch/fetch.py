@@ -229,8 +229,9 @@ def _report(
 
     base, adapters = spec.model.base, spec.model.adapters
     yield Fetched("base", base, weights.base, _size(weights.base), from_hub(hub_base(base)))
-    if weights.converted is not None:
-        yield Fetched("converted", base, weights.converted, _size(weights.converted), from_hub(hub_base(base)))
+    for copy in (weights.converted, weights.converted_2):
+        if copy is not None:
+            yield Fetched("converted", base, copy, _size(copy), from_hub(hub_base(base)))
     for name, path in (("resampler", weights.resampler), ("id", weights.id), ("ref", weights.ref)):
         if path is not None:
             adapter = getattr(adapters, name)

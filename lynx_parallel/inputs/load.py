@@ -89,9 +89,7 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
     variants = read_variants(document, problems)
     place = _output(document, forced.output, output, problems)
     groups = read_groups(document, subjects, prompts, problems, place)
-    for spec in (pipeline, *(variant.spec for variant in variants)):
-        if spec:
-            _check_faces(document, groups, subjects, spec, problems)
+    _check_faces(document, groups, subjects, [pipeline, *(variant.spec for variant in variants)], problems)
     shots: tuple[Shot, ...] = ()
     sizes: dict[str, frozenset[int]] = {}
     good_subjects = {name: subject for name, subject in subjects.items() if subject}
@@ -221,11 +219,13 @@ def _check_faces(
     document: Document,
     groups: Sequence[ShotGroup],
     subjects: Mapping[str, Subject | None],
-    pipeline: PipelineSpec,
+    pipelines: Sequence[PipelineSpec | None],
     problems: Problems,
 ) -> None:
-    """Checks that each subject with a shot has what the pipeline's adapters need."""
+    """Checks that each subject with a shot has what the adapters of every pipeline need."""
     used = {name for group in groups for name in group.subjects}
     for name, subject in subjects.items():
-        if subject is not None and name in used and (gap := face_gaps(subject, pipeline)):
-            document.blame(problems, ("subjects", name), gap)
+        if subject is not None and name in used:
+            for gap in dict.fromkeys(face_gaps(subject, pipeline) for pipeline in pipelines if pipeline):
+                if gap:
+                    document.blame(problems, ("subjects", name), gap)

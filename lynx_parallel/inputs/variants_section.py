@@ -24,6 +24,27 @@ _LISTS = ("identity_window", "sigmas", "timesteps")
 """Settings whose value is a list."""
 
 
+class _Pipelines:
+    """Reads the variants' own pipelines, each file once."""
+
+    def __init__(self, document: Document, problems: Problems):
+        self._document, self._problems = document, problems
+        self._read: dict[str, tuple[Path | None, PipelineSpec | None]] = {}
+
+    def of(self, variant: str, name: Any) -> tuple[Path | None, PipelineSpec | None]:
+        """Returns the file and the content of a variant's own pipeline, or nothing for the campaign's."""
+        if name is None:
+            return None, None
+        key: KeyPath = ("variants", variant, "pipeline")
+        if not isinstance(name, str):
+            shown = self._document.shown(key, name)
+            self._document.blame(self._problems, key, f"{shown}: must be the name or the path of a pipeline")
+            return None, None
+        if name not in self._read:
+            self._read[name] = named_pipeline(self._document, name, key, self._problems)
+        return self._read[name]
+
+
 def read_variants(document: Document, problems: Problems) -> tuple[Variant, ...]:
     """Returns the variants in their order. Without the section, that is one without a name or a change.
 
@@ -31,12 +52,13 @@ def read_variants(document: Document, problems: Problems) -> tuple[Variant, ...]
     settings give every combination. A sweep may name a pipeline beside them.
     """
     variants: list[Variant] = []
+    pipelines = _Pipelines(document, problems)
     for name in section_ids(document, "variants", problems):
         entry = document.data["variants"][name]
         if isinstance(entry, dict) and any(isinstance(key, str) and key.startswith("sampling.") for key in entry):
-            variants += _sweep(name, entry, document, problems)
+            variants += _sweep(name, entry, document, pipelines, problems)
         elif made := read_model(VariantEntry, document, ("variants", name), problems):
-            variants.append(Variant(name, made.sampling, *_pipeline(name, made.pipeline, document, problems)))
+            variants.append(Variant(name, made.sampling, *pipelines.of(name, made.pipeline)))
     seen: dict[str, Variant] = {}
     for variant in variants:
         if seen.setdefault(variant.id.casefold(), variant) is not variant:
@@ -44,10 +66,12 @@ def read_variants(document: Document, problems: Problems) -> tuple[Variant, ...]
     return tuple(variants) or (Variant(),)
 
 
-def _sweep(name: str, entry: dict[str, Any], document: Document, problems: Problems) -> Iterator[Variant]:
+def _sweep(
+    name: str, entry: dict[str, Any], document: Document, pipelines: _Pipelines, problems: Problems
+) -> Iterator[Variant]:
     before = len(problems)
     axes: list[list[tuple[str, Any]]] = []
-    pipeline = _pipeline(name, entry.get("pipeline"), document, problems)
+    pipeline = pipelines.of(name, entry.get("pipeline"))
     for key, values in entry.items():
         if key == "pipeline":
             continue
@@ -72,18 +96,6 @@ def _sweep(name: str, entry: dict[str, Any], document: Document, problems: Probl
             document.blame(problems, ("variants", name), f"makes the id {shown_value(id_)}: {ID_ALLOWED}")
             return
         yield Variant(id_, SamplingOverrides.model_validate(dict(values)), *pipeline)
-
-
-def _pipeline(
-    name: str, pipeline: Any, document: Document, problems: Problems
-) -> tuple[Path | None, PipelineSpec | None]:
-    """Returns the file and the content of a variant's own pipeline, or nothing for the campaign's."""
-    if pipeline is None:
-        return None, None
-    key: KeyPath = ("variants", name, "pipeline")
-    if not isinstance(pipeline, str):
-        document.blame(problems, key, f"{document.shown(key, pipeline)}: must be the name or the path of a pipeline")
-    return named_pipeline(document, pipeline, key, problems)
 
 
 def _mistake(setting: str, value: Any) -> str | None:

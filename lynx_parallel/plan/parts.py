@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 
+from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
@@ -58,9 +59,15 @@ def plan_parts(
 
 
 def check_parts(parts: Sequence[Part], todo: Sequence[Item], cluster: ClusterSpec) -> None:
-    """Refuses what would fail in every shot that is to be made. Raises as ``check_work``, for the first such part."""
+    """Refuses what would fail in every shot that is to be made, as ``check_work``, for all parts at once."""
+    lines: list[str] = []
     for part in parts:
-        check_work(part.campaign, part.of(todo), part.weights, cluster)
+        try:
+            check_work(part.campaign, part.of(todo), part.weights, cluster)
+        except InputErrors as error:
+            lines += error.lines
+    if lines:
+        raise InputErrors(dict.fromkeys(lines))
 
 
 def changes_of_parts(parts: Sequence[Part], items: Sequence[Item], set_: Sequence[str]) -> list[Change]:

@@ -53,5 +53,6 @@ class Pulse:
 
     def wait_for(self, reason: str) -> None:
         """Records what the rank waits for, or nothing if empty. A rank that waits does not hang."""
+        if reason or self._waits_for:
+            self._stepped = time.monotonic()
         self._waits_for = reason
-        self._stepped = time.monotonic()

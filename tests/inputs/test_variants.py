@@ -79,6 +79,8 @@ def test_sweeps(folder: Path, sweep: str, expected: dict[str, tuple[str, Any]]) 
         ("{a: {pipeline: lynx-light}}", [
             "variants.a.pipeline: 'lynx-light': no shipped pipeline of that name; did you mean 'lynx-lite'?"]),
         ("{a: {pipeline: ./other.yaml}}", ["variants.a.pipeline: './other.yaml': missing file"]),
+        ("{a: {pipeline: ./other.yaml}, b: {pipeline: ./other.yaml}}", [
+            "variants.a.pipeline: './other.yaml': missing file"]),
         ("{a: {pipeline: 3}}", ["variants.a.pipeline: 3: must be text"]),
         ("{a: {pipeline: [x], sampling.ip_scale: [1]}}", [
             "variants.a.pipeline: a list: must be the name or the path of a pipeline"]),
