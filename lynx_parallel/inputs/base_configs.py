@@ -217,14 +217,15 @@ def _other_family(index: Mapping[str, Any], configs: Mapping[str, Mapping[str, A
 
 def _expert_mistakes(base: Path, index: Mapping[str, Any], configs: Mapping[str, Any]) -> Iterator[str]:
     """Compares the two experts of a base, if it has two."""
+    index_path, ratio = base / "model_index.json", index.get("boundary_ratio")
     if not names(index, SECOND_EXPERT):
         if SECOND_EXPERT in configs:
             yield f"{base / SECOND_EXPERT}: a second transformer, which model_index.json does not name"
+        if ratio is not None:
+            yield f"{index_path}: boundary_ratio: {_shown(ratio)}: not supported: must be null without transformer_2"
         return
-    ratio = index.get("boundary_ratio")
     if not isinstance(ratio, int | float) or not 0 < ratio < 1:
-        path = base / "model_index.json"
-        yield f"{path}: boundary_ratio: {_shown(ratio)}: must be a number between 0 and 1: the base has two experts"
+        yield f"{index_path}: boundary_ratio: {_shown(ratio)}: must be between 0 and 1: the base has two experts"
     first, second = configs.get("transformer"), configs.get(SECOND_EXPERT)
     if first is None or second is None:
         return

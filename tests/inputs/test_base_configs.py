@@ -138,7 +138,7 @@ def test_bases_with_two_experts_or_a_first_frame(tmp_path: Path, name: str) -> N
 def test_the_boundary_is_needed(tmp_path: Path) -> None:
     base(tmp_path, index={**A14B, "boundary_ratio": None}, transformer_2=NEWER)
     (line,) = base_mistakes(tmp_path)
-    assert line.endswith("boundary_ratio: null: must be a number between 0 and 1: the base has two experts")
+    assert line.endswith("boundary_ratio: null: must be between 0 and 1: the base has two experts")
     with pytest.raises(CheckpointError, match="boundary_ratio: None: expected a number between 0 and 1"):
         base_parts(tmp_path)
 
@@ -166,20 +166,22 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "another VAE": ({"vae": {**NEWER_VAE, "z_dim": 48, "is_residual": True}},
                     ["vae/config.json: z_dim: 48: ", "is_residual: true: "]),
+    "a boundary without a second transformer": ({"index": {**INDEX, "boundary_ratio": 0.9}},
+                                                ["boundary_ratio: 0.9: not supported: must be null without trans"]),
     "experts of two sizes": (
         {"index": A14B, "transformer_2": T2V_1_3B},
         ["transformer_2/config.json: num_layers: 30: must be 40, as in transformer/", "num_attention_heads: 12: "],
     ),
     "T2V with the channels of I2V": ({"transformer": {**NEWER, "in_channels": 36}},
                                      ["in_channels: 36: not supported: must be 16 (36 is for a WanImageToVideo"]),
-    "I2V with the channels of T2V": ({"index": {**A14B_I2V, "transformer_2": None}},
+    "I2V with the channels of T2V": ({"index": {**A14B_I2V, "transformer_2": None, "boundary_ratio": None}},
                                      ["in_channels: 16: not supported: must be 36 (latents, mask and first frame)"]),
     "an image encoder that nothing uses": (
         {"index": {**I2V_INDEX, "_class_name": "WanPipeline"}},
         ['image_encoder: ["transformers", "CLIPVisionModel"]: not supported: must be null', "image_processor: "],
     ),
     "no image encoder": (
-        {"index": A14B_I2V | {"transformer_2": None}, "transformer": {**I2V_14B, "added_kv_proj_dim": 4096}},
+        {"index": A14B_I2V | {"transformer_2": None, "boundary_ratio": None}, "transformer": {**I2V_14B, "added_kv_proj_dim": 4096}},
         ["image_dim: 1280: model_index.json names no image_encoder", "added_kv_proj_dim: 4096: "],
     ),
     "an image encoder of another width": (
