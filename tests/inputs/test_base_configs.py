@@ -181,7 +181,8 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ['image_encoder: ["transformers", "CLIPVisionModel"]: not supported: must be null', "image_processor: "],
     ),
     "no image encoder": (
-        {"index": A14B_I2V | {"transformer_2": None, "boundary_ratio": None}, "transformer": {**I2V_14B, "added_kv_proj_dim": 4096}},
+        {"index": A14B_I2V | {"transformer_2": None, "boundary_ratio": None},
+         "transformer": {**I2V_14B, "added_kv_proj_dim": 4096}},
         ["image_dim: 1280: model_index.json names no image_encoder", "added_kv_proj_dim: 4096: "],
     ),
     "an image encoder of another width": (
