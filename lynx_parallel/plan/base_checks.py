@@ -66,15 +66,18 @@ def _shot_mistakes(shot: Shot, parts: BaseParts, model: ModelSpec) -> Iterator[s
 
 
 def _width_mistakes(model: ModelSpec, weights: WeightFiles) -> Iterator[str]:
-    """Yields a line for each adapter that was made for a model of another width."""
+    """Yields a line about the adapters that were made for a model of another width."""
     config = transformer_config(weights)
     width = config["num_attention_heads"] * config["attention_head_dim"]
+    wrong = {}
     for name, path in (("id", weights.id), ("ref", weights.ref)):
         if path is not None and path.is_file() and (found := _width(path)) not in (None, width):
-            yield (
-                f"model.adapters.{name}: {shown_path(path)}: made for a model of width {found}, not {width} as "
-                f"{model.base} has: Lynx's published adapters fit 14B bases only"
-            )
+            wrong[f"{name} ({shown_path(path)})"] = found
+    if wrong:
+        yield (
+            f"model.adapters: {', '.join(wrong)}: made for a model of width {', '.join(map(str, {*wrong.values()}))}, "
+            f"{model.base} has {width}: Lynx's published adapters fit 14B bases only"
+        )
 
 
 def _width(path: Path) -> int | None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file
 
 from benchmarks.shapes import WAN_14B
 from lynx_parallel.inputs.memory import static_kv_bytes
 from lynx_parallel.inputs.sampling import Sampling
+from lynx_parallel.inputs.weight_files import LoraFile
 from lynx_parallel.model.checkpoints import build_transformer
 from lynx_parallel.pipeline import LynxPipeline
 from lynx_parallel.stages.first_frame import encode_first_frame, fit
 from lynx_parallel.stages.latents import decode
-from tests.helpers.tiny_bases import first_frame, load_tiny, prepare_tiny, write_base
+from tests.helpers.lora_files import write as write_lora
+from tests.helpers.packagings import PACKAGINGS
+from tests.helpers.packagings import write as write_single
+from tests.helpers.tiny_bases import first_frame, load_tiny, prepare_tiny, weights_of, write_base
 
 SAMPLING = Sampling(width=80, height=48, num_frames=9, num_inference_steps=1)
 
@@ -105,6 +111,40 @@ def test_true_shapes(changes: dict[str, int]) -> None:
     ours = build_transformer(config, {}).state_dict()
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
     assert ours["patch_embedding.weight"].shape == (5120, 36, 1, 2, 2)
+
+
+def test_a_lora_and_a_single_file_with_the_parts_of_i2v(base: Path, demo: Path, tmp_path: Path) -> None:
+    """Names of k_img, v_img, norm_k_img and img_emb, in a LoRA of all modules and in a transformer of Wan's names."""
+    path = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        "blocks.0.cross_attn.k_img": "blocks.0.attn2.add_k_proj",
+        "blocks.2.cross_attn.v_img": "blocks.2.attn2.add_v_proj",
+        "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+    }
+    lora, expected = {}, {}
+    for wan, ours in pairs.items():
+        weight = state[f"{ours}.weight"]
+        down = torch.randn(3, weight.shape[1], generator=generator)
+        up = torch.randn(weight.shape[0], 3, generator=generator)
+        lora |= {f"diffusion_model.{wan}.lora_down.weight": down, f"diffusion_model.{wan}.lora_up.weight": up}
+        expected[f"{ours}.weight"] = weight + 0.5 * up @ down
+    norm = "blocks.1.attn2.norm_added_k.weight"
+    lora["diffusion_model.blocks.1.cross_attn.norm_k_img.diff"] = torch.ones_like(state[norm])
+    expected[norm] = state[norm] + 0.5
+    write_lora(tmp_path / "lora.safetensors", lora)
+    weights = weights_of(base, demo)
+    files = replace(weights, loras=(LoraFile(tmp_path / "lora.safetensors", 0.5),))
+    merged = LynxPipeline.from_files(files, dtype=torch.float32).transformer.state_dict()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(merged[key], tensor)
+    write_single(tmp_path / "model.safetensors", PACKAGINGS["fp32"](state)[0])
+    made = []
+    for files in (weights, replace(weights, transformer=tmp_path / "model.safetensors")):
+        one = LynxPipeline.from_files(files, dtype=torch.float32)
+        made.append(one.denoise(prepare_tiny(one, base, SAMPLING), SAMPLING))
+    assert torch.equal(*made)
 
 
 def test_frames_come_out(pipeline: LynxPipeline, base: Path) -> None:
