@@ -26,6 +26,14 @@ _WAN = {
     "condition_embedder.time_proj": "time_projection.1",
     "proj_out": "head.head", "patch_embedding": "patch_embedding",
 }  # fmt: skip
+_OF_IMAGES = {
+    "attn2.add_k_proj": "cross_attn.k_img", "attn2.add_v_proj": "cross_attn.v_img",
+    "attn2.norm_added_k": "cross_attn.norm_k_img",
+    "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
+    "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
+}  # fmt: skip
 EMBEDDINGS = tuple(name for name in _WAN if name.startswith("condition_embedder."))
 LINEARS = tuple(name for name in _WAN if name.startswith(("attn", "ffn")) and "norm" not in name)
 NORMS = ("attn1.norm_q", "attn1.norm_k", "attn2.norm_q", "attn2.norm_k", "norm2")
@@ -35,8 +43,8 @@ def wan(module: str) -> str:
     """Wan's name of a module that has diffusers' name."""
     if module.startswith("blocks."):
         _, number, rest = module.split(".", 2)
-        return f"blocks.{number}.{_WAN[rest]}"
-    return _WAN[module]
+        return f"blocks.{number}.{(_WAN | _OF_IMAGES)[rest]}"
+    return (_WAN | _OF_IMAGES)[module]
 
 
 @dataclass
