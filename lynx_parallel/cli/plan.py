@@ -55,7 +55,7 @@ def plan(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show what render would do, shot by shot, and why; renders and downloads nothing. Takes render's options."""
-    from lynx_parallel.plan.parts import changes_of_parts, check_parts
+    from lynx_parallel.plan.parts import Part, changes_of_parts, check_parts
 
     cluster = cluster_spec(
         ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
@@ -70,6 +70,9 @@ def plan(
     check_parts(loaded.parts, todo, cluster)
     show_notices(campaign.notices, strict)
     changes = changes_of_parts(loaded.parts, planned.items, set_ or ())
+    missing: dict[str, Part] = {}
+    for weight, part in loaded.missing:
+        missing.setdefault(str(weight), part)  # several pipelines may need it
     exit_code = WORK_TO_DO if detailed_exitcode and todo else 0
     if as_json:
         rows = [
@@ -79,7 +82,7 @@ def plan(
         ]
         found = {
             "shots": rows, "orphans": list(planned.orphans), "warnings": notices_as_json(campaign.notices),
-            "missing": list(dict.fromkeys(str(weight) for weight, _ in loaded.missing)),
+            "missing": list(missing),
             "changes": [change.as_json() for change in changes],
         }  # fmt: skip
         typer.echo(json.dumps({"output": str(campaign.output), **found}))
@@ -96,6 +99,6 @@ def plan(
     for change in changes:
         if change.causes:
             typer.echo(f"{change}; render asks first")
-    for line in dict.fromkeys(f"missing {weight}: {fetch_hint(part.campaign)}" for weight, part in loaded.missing):
-        typer.echo(line)
+    for name, part in missing.items():
+        typer.echo(f"missing {name}: {fetch_hint(part.campaign)}")
     raise typer.Exit(exit_code)
