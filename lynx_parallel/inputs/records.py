@@ -11,15 +11,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.content import content_digest
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.text import shown_path
-
-if TYPE_CHECKING:
-    pass
 
 RUN_FILE = "run.json"
 RECORD_VERSION = 1
