@@ -1,4 +1,4 @@
-"""Predicts the memory that decoding a video takes, from its size alone. Imports neither torch nor Ray."""
+"""Predicts the memory that the VAE takes for a video, from its size alone. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ TILE = 256
 """Side of diffusers' tiles, in pixels."""
 _WHOLE, _BAND, _TILED_VIDEOS, _FRAME_VIDEOS = 51, 57, 5, 3
 _TF32_WORKSPACE = 8
+_ENCODE = 39
 
 
 class VideoSize(NamedTuple):
@@ -68,3 +69,12 @@ def decode_bytes(
     if not tiled and 1 < ranks <= rows:  # as vae.can_split
         frames = (_BAND + workspace) * (ceil(rows / ranks) + 1) / rows
     return max(ceil(frames * base_dim * pixel) + video, _FRAME_VIDEOS * video)
+
+
+def encode_bytes(size: VideoSize, *, base_dim: int = VAE_BASE_DIM, dtype_bytes: int = 4) -> int:
+    """Returns the peak of encoding a video of which the first frame is known, on one rank, without the VAE's weights.
+
+    In the terms of ``decode_bytes``, 39 U and V. Traced on the CPU: 38.7 U and V. No GPU has confirmed it.
+    """
+    pixel = dtype_bytes * size.height * size.width
+    return _ENCODE * base_dim * pixel + pixel * 3 * size.frames

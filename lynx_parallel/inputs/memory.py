@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import NamedTuple
 
-from lynx_parallel.inputs.decode_memory import VideoSize, decode_bytes
+from lynx_parallel.inputs.decode_memory import VideoSize, decode_bytes, encode_bytes
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.projections import is_projection
 
@@ -58,6 +58,7 @@ class Prediction:
         communication: NCCL's buffers, estimated.
         decode: peak of decoding, see ``decode_bytes``.
         text_encoder: weights of the text encoder, which are freed before the transformer is loaded.
+        first_frame: peak of encoding the first frame, on rank 0, for a base that begins with one.
     """
 
     transformer: int
@@ -71,6 +72,7 @@ class Prediction:
     communication: int
     decode: int
     text_encoder: int
+    first_frame: int = 0
 
     @property
     def weights(self) -> int:
@@ -82,6 +84,7 @@ class Prediction:
         stays = self.weights + self.static_kv + self.kept_kv + self.communication
         return {
             "encode text": self.text_encoder + TEXT_ACTIVATION_BYTES if self.text_encoder else 0,
+            "encode first frame": stays + self.first_frame if self.first_frame else 0,
             "denoise": stays + self.gathered + self.activations,
             "decode": stays + self.decode,
         }
@@ -107,6 +110,7 @@ def predict(
     text_encoder_bytes: int = 0,
     tiled_decode: bool = False,
     tf32_decode: bool = False,
+    first_frame: bool = False,
     experts: int = 1,
     resident: int = 1,
     kept_fp32: Collection[str] = KEPT_FP32,
@@ -126,6 +130,7 @@ def predict(
         text_encoder_bytes: of the text encoder.
         tiled_decode: decode by tiles, on rank 0.
         tf32_decode: decode with convolutions in TF32.
+        first_frame: whether the base begins a video with a picture.
         experts: number of transformers of these shapes; their static keys and values are kept for each of them.
         resident: number of them that are on the device at the same time.
     """
@@ -154,6 +159,7 @@ def predict(
         communication=GROUP_BYTES * sum(degree > 1 for degree in axes),
         decode=decode_bytes(size, ranks=layout.size, tiled=tiled_decode, tf32=tf32_decode),
         text_encoder=text_encoder_bytes,
+        first_frame=encode_bytes(size) if first_frame else 0,
     )
 
 

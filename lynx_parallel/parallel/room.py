@@ -65,7 +65,8 @@ def room_for(
         CheckpointError: a file or key does not fit; names it.
     """
     config = transformer_config(weights)
-    experts = 1 if base_parts(weights.base).boundary_ratio is None else 2
+    parts = base_parts(weights.base)
+    experts = 1 if parts.boundary_ratio is None else 2
     sources = transformer_sources(weights) | adapter_sources(
         weights.of(weights.adapters_on or "high_noise"), config["num_layers"]
     )
@@ -79,7 +80,7 @@ def room_for(
                     shapes, task.layout, dtype=dtype, sharded=sharded, size=task.size,
                     heads=config["num_attention_heads"], resampler=resampler, vae_bytes=VAE_BYTES,
                     tiled_decode=tiled_decode, tf32_decode=tf32_decode, keep_projections=room.keep_projections,
-                    experts=experts, resident=1 if room.one_expert else experts,
+                    first_frame=parts.takes_image, experts=experts, resident=1 if room.one_expert else experts,
                 ),
                 device_bytes,
             )

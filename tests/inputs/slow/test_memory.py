@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from benchmarks.machine import RESULTS
 from benchmarks.memory_table import report
 from benchmarks.shapes import TEXT_ENCODER_BYTES, UMT5_XXL, WAN_14B, model_shapes, resampler_shapes
-from lynx_parallel.inputs.decode_memory import VideoSize, decode_bytes
+from lynx_parallel.inputs.decode_memory import VideoSize, decode_bytes, encode_bytes
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.memory import (
     ALLOWANCE_BYTES,
@@ -40,6 +41,7 @@ from lynx_parallel.model.checkpoints import build_transformer, load_resampler, l
 from lynx_parallel.model.transformer import LynxTransformer
 from lynx_parallel.parallel.vae import split_decoder
 from lynx_parallel.stages.conditioning import ConditioningCache
+from lynx_parallel.stages.first_frame import encode_first_frame
 from lynx_parallel.stages.latents import latent_shape
 from tests.helpers.live import LiveBytes
 from tests.helpers.processes import run_gang
@@ -306,6 +308,31 @@ def peak_of_decoding(vae: AutoencoderKLWan, size: VideoSize) -> int:
     with torch.no_grad(), LiveBytes([*vae.parameters(), *vae.buffers(), latents]) as live:
         vae.decode(latents, return_dict=False)
     return live.peak
+
+
+@pytest.mark.parametrize("size", [VideoSize(64, 64, 9), VideoSize(128, 64, 17)], ids=str)
+def test_encoding_a_first_frame_stays_below_its_bound(size: VideoSize) -> None:
+    vae = AutoencoderKLWan(base_dim=VAE_DIM).eval().requires_grad_(False)
+    frame = np.zeros((size.height, size.width, 3), np.uint8)
+    with torch.no_grad(), LiveBytes([*vae.parameters(), *vae.buffers()]) as live:
+        encode_first_frame(vae, frame, size.frames)
+    bound = encode_bytes(size, base_dim=VAE_DIM)
+    assert 0.97 * bound <= live.peak <= bound
+
+
+def test_a_first_frame_is_a_phase_of_its_own() -> None:
+    """On one rank decoding takes more. On eight, where each decodes an eighth, rank 0 still encodes all of it."""
+
+    def phases(layout: Layout, **settings: Any) -> dict[str, int]:
+        made = predict(
+            model_shapes(WAN_14B), layout, dtype="bfloat16", sharded=False, size=P480, heads=40, **settings
+        )  # fmt: skip
+        return made.phases
+
+    assert phases(Layout())["encode first frame"] == 0
+    one, eight = (phases(layout, first_frame=True) for layout in (Layout(), Layout(ulysses=8)))
+    assert one["encode first frame"] < one["decode"]
+    assert eight["encode first frame"] > eight["decode"]
 
 
 @pytest.fixture(scope="module")
