@@ -337,10 +337,10 @@ def test_what_plan_knows_of_finished_shots_without_the_weights(planner: User) ->
 
 
 def test_render_refuses_a_base_before_it_downloads_all_of_it(planner: User) -> None:
-    index = {**json.loads(planner.hub.repository["model_index.json"]), "boundary_ratio": 0.875}
+    index = {**json.loads(planner.hub.repository["model_index.json"]), "expand_timesteps": True}
     planner.hub.repository["model_index.json"] = json.dumps(index).encode()
     _, err = planner.run("m.yaml", code=2)
-    assert "model_index.json: boundary_ratio: 0.875: not supported: must be null" in err[-1]
+    assert "this is Wan2.2-TI2V-5B, which is not supported: supported are Wan2.1 T2V and I2V" in err[-1]
     assert not planner.hub.downloads("diffusion_pytorch_model.safetensors")
     assert not planner.hub.downloads("model.safetensors")
 
