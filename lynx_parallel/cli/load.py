@@ -83,7 +83,6 @@ def _load_part(campaign: Campaign, download: bool) -> _Found:
         embedding_mistakes,
         long_texts,
         unreadable_pictures,
-        unreadable_starts,
         video_notices,
     )
     from lynx_parallel.plan.converted import with_converted
@@ -93,6 +92,7 @@ def _load_part(campaign: Campaign, download: bool) -> _Found:
     from lynx_parallel.plan.parts import Part
     from lynx_parallel.plan.plan import Known
     from lynx_parallel.plan.present_weights import find_present
+    from lynx_parallel.plan.start_images import check_starts
     from lynx_parallel.plan.weights import find_base, find_weights
 
     model = campaign.pipeline.model
@@ -110,7 +110,7 @@ def _load_part(campaign: Campaign, download: bool) -> _Found:
     loras = [] if missing else read_loras(weights)
     digests = {} if missing else weight_digests(weights, present.face)
     unreadable, of_pictures = unreadable_pictures(campaign)
-    starts, of_starts = unreadable_starts(campaign)
+    starts, of_starts = check_starts(campaign)
     cuts, of_texts = long_texts(campaign, weights.base)
     notices = (*of_pictures, *of_starts, *of_texts, *lora_notices(loras), *video_notices(campaign))
     cut = as_warnings(cuts)

@@ -33,6 +33,10 @@ class OutsideLandmarks(SubjectError):
     """Landmarks of the manifest lie outside the picture."""
 
 
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
+
 @contextmanager
 def open_picture(path: Path | str) -> Iterator[Image.Image]:
     """Opens a picture; its pixels are decoded only when they are used within the block.
@@ -75,11 +79,18 @@ def picture_mistake(path: Path, landmarks: Sequence[tuple[float, float]] | None 
         with open_picture(path) as image:
             width, height = image.size
             outside, turned = (outside_mistake(landmarks or (), *size) for size in ((width, height), (height, width)))
-            if (outside or turned) and image.getexif().get(0x0112) in (5, 6, 7, 8):  # EXIF may stand behind the pixels
+            if (outside or turned) and image.getexif().get(0x0112) in _TURNED:  # EXIF may stand behind the pixels
                 outside = turned
             return OutsideLandmarks(f"{path}: {outside}") if outside else None
     except SubjectError as error:
         return error
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Returns width and height of a picture, upright by its EXIF orientation. Raises as ``open_picture``."""
+    with open_picture(path) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(0x0112) in _TURNED else (width, height)
 
 
 def outside_mistake(points: Iterable[Sequence[float]], width: int, height: int) -> str | None:

@@ -90,16 +90,6 @@ def unreadable_pictures(campaign: Campaign) -> tuple[dict[str, str], list[Notice
     return wrong, notices
 
 
-def unreadable_starts(campaign: Campaign) -> tuple[dict[Path, str], list[Notice]]:
-    """Reads format and size of each ``start_image``. Returns what is wrong, by path, and a warning for each."""
-    wrong = {}
-    for path in dict.fromkeys(shot.start_image for shot in campaign.shots if shot.start_image):
-        if (error := picture_mistake(path)) is not None:
-            wrong[path] = str(error).replace(str(path), shown_path(path), 1)
-    message = "first frames cannot be read; the shots that need them are blocked"
-    return wrong, [Notice("start-image-unreadable", message, shown_path(path)) for path in wrong]
-
-
 def embedding_mistakes(campaign: Campaign) -> list[str]:
     """Returns one line for each embedding file of a subject with shots that cannot be used."""
     subjects = {shot.subject.id: shot.subject for shot in campaign.shots}.values()

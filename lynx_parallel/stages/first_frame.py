@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.decode_memory import TEMPORAL_STRIDE
@@ -101,7 +100,8 @@ def encode_first_frame(
 def encode_image(base: Path, picture_HW3: np.ndarray, *, device: torch.device | str) -> torch.Tensor:
     """Returns a picture's CLIP embedding [1, 257, image_dim], fp32 on the CPU: the last but one layer of the encoder.
 
-    Loads the encoder for it, and frees it afterwards.
+    Loads the encoder for it, and frees it afterwards. The picture is scaled with Pillow, also where torchvision is
+    installed, so that all machines give the same embedding.
 
     Args:
         base: model folder in diffusers layout (``image_processor/`` and ``image_encoder/``).
@@ -109,9 +109,15 @@ def encode_image(base: Path, picture_HW3: np.ndarray, *, device: torch.device | 
     Raises:
         CheckpointError: the folder holds no loadable encoder.
     """
+    # Only this base needs it. Newer versions call the processor that uses Pillow by another name.
+    import transformers
+
+    scaler = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     try:
-        processor = CLIPImageProcessor.from_pretrained(base / "image_processor", local_files_only=True)
-        encoder = CLIPVisionModel.from_pretrained(base / "image_encoder", dtype=torch.float32, local_files_only=True)
+        processor = scaler.from_pretrained(base / "image_processor", local_files_only=True)
+        encoder = transformers.CLIPVisionModel.from_pretrained(
+            base / "image_encoder", dtype=torch.float32, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{base}: image encoder: {str(error).splitlines()[0]}") from error
     encoder = encoder.requires_grad_(False).eval().to(device)

@@ -143,6 +143,21 @@ def test_a_first_frame_for_every_shot(folder: Path, demo: Path, kind: Kind, text
     ]
 
 
+def test_a_picture_of_another_shape_is_a_warning(folder: Path, demo: Path) -> None:
+    """The videos are 64 x 48."""
+    use(folder, demo, "I2V-A14B")
+    give_start(folder)
+    text = (folder / "m.yaml").read_text()
+    (folder / "m.yaml").write_text(text.replace("run: 'A {person} runs.'", "run: {text: Runs, start_image: start.png}"))
+    for size, lost in (((64, 48), None), ((100, 70), None), ((48, 64), "44% of its height is lost at 64x48"),
+                       ((200, 48), "68% of its width is lost at 64x48")):  # fmt: skip
+        Image.new("RGB", size).save(folder / "start.png")
+        run = light("plan", "m.yaml", "--json", cwd=folder)
+        assert run.returncode == 0, run.stderr
+        assert (f"start.png: {lost}" in run.stdout) == (lost is not None)
+        assert ("start-image-cut" in run.stdout) == (lost is not None)
+
+
 def test_a_first_frame_for_a_base_that_takes_none(folder: Path, demo: Path) -> None:
     use(folder, demo, "T2V")
     give_start(folder)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from lynx_parallel.demo import tiny
 from lynx_parallel.demo.checkpoint import fill, write_json, write_tensors
@@ -71,7 +71,7 @@ def write_image_encoder(base: Path) -> None:
     torch.manual_seed(0)
     encoder = CLIPVisionModel(CLIPVisionConfig(**CLIP))
     encoder.save_pretrained(base / "image_encoder")
-    CLIPImageProcessor().save_pretrained(base / "image_processor")
+    CLIPImageProcessorPil().save_pretrained(base / "image_processor")
 
 
 def adapter_files(base: Path, demo: Path) -> dict[str, Path]:

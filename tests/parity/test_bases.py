@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline
 from diffusers import WanTransformer3DModel as Transformer
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPVisionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from lynx_parallel.demo.faces import LANDMARKS
 from lynx_parallel.inputs.embedding_file import read_embedding
@@ -64,7 +64,7 @@ def of_diffusers(base: Path, inputs: ShotInputs, settings: Sampling) -> torch.Te
         kind, more = WanImageToVideoPipeline, {"image": Image.fromarray(first_frame())}
         if base.name == "I2V":
             parts["image_encoder"] = CLIPVisionModel.from_pretrained(base / "image_encoder")
-            parts["image_processor"] = CLIPImageProcessor.from_pretrained(base / "image_processor")
+            parts["image_processor"] = CLIPImageProcessorPil.from_pretrained(base / "image_processor")
         else:
             parts |= {"image_encoder": None, "image_processor": None}
     made = kind(**parts)(

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
 from tests.upstream import sampler
 from tests.upstream.wan import Identity, Wan, Weights, attend, forward, layer_norm, linear, load_wan, scope
@@ -278,7 +278,7 @@ def image_embedding(base: Path, picture: np.ndarray) -> Tensor | None:
     """The first frame → its CLIP tokens [1, 257, d], of the last layer but one; None without an image encoder."""
     if not (base / "image_encoder").exists():
         return None
-    processor = CLIPImageProcessor.from_pretrained(base / "image_processor")
+    processor = CLIPImageProcessorPil.from_pretrained(base / "image_processor")
     encoder = CLIPVisionModel.from_pretrained(base / "image_encoder", dtype=torch.float32).eval()
     pixels = processor(images=Image.fromarray(picture), return_tensors="pt").pixel_values
     return encoder(pixels, output_hidden_states=True).hidden_states[-2]
