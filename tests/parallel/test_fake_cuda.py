@@ -110,6 +110,26 @@ def test_the_peak_is_the_predicted_one(made: Made) -> None:
     assert made.reference_peak < predicted.activations / 10
 
 
+def test_a_first_frame_on_cuda() -> None:
+    """Wan2.1 I2V: 36 channels and the image's keys, in bf16, without mixing types or devices."""
+    transformer = built({**WAN_14B, "num_layers": 2, "in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120})
+    given: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"}
+    with fake_cuda():
+        dtypes = {name: loaded_dtype(name, torch.bfloat16) for name, _ in transformer.named_parameters()}
+        fake_weights(transformer, dtypes)
+        transformer.tokens = LocalTokens(spy)
+        embeds, image = torch.empty(1, 512, 4096, **given), torch.empty(1, 257, 1280, **given)
+        crop, latents = torch.empty(1, 16, 1, 32, 32, **given), torch.empty(1, 36, 21, 60, 104, **given)
+        with Strict():
+            text, images = transformer.text_kv(embeds), transformer.image_kv(image)
+            features = transformer.reference_features(crop, text)
+            branch = [BlockConditioning(t, image=i) for t, i in zip(text, images, strict=True)]
+            velocity = transformer(latents, torch.empty(1, device="cuda"), branch)
+    assert [tuple(kv.k_BSHD.shape) for kv in images] == [(1, 257, HEADS, HEAD_DIM)] * 2
+    assert (velocity.dtype, velocity.device.type, velocity.shape) == (torch.bfloat16, "cuda", (1, 16, 21, 60, 104))
+    assert [tuple(feature.shape) for feature in features] == [(1, 256, 5120)] * 2
+
+
 class OneNumber:
     """A scheduler without work of its own: diffusers' UniPC waits for the device by itself, a few times a step."""
 
