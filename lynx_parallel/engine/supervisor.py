@@ -198,9 +198,9 @@ class Supervisor:
             await asyncio.sleep(seconds)
 
     async def _attempt(self, slot: Slot, work: Work, attempt: Attempt | None) -> bool:
-        """Makes one attempt. Returns whether the shot goes on beside the next one.
+        """Makes one attempt. Returns whether something is left to do for the shot after this call.
 
-        It is then decoded and will be finished, or has been through the first of two experts.
+        It is then decoded and is encoded later, or it has been through the first of two experts.
         """
         gang = slot.gang
         assert gang is not None

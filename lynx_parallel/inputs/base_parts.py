@@ -32,6 +32,11 @@ class BaseParts:
     takes_image: bool = False
     encodes_image: bool = False
 
+    @property
+    def experts(self) -> int:
+        """Number of transformers."""
+        return 1 if self.boundary_ratio is None else 2
+
 
 def base_parts(base: Path) -> BaseParts:
     """Returns the parts of a base. A base without ``model_index.json`` is a Wan2.1 T2V model.

@@ -127,13 +127,11 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
         faces=top.faces,
         reference_sizes=sizes,
     )
-    own = {variant.id: variant for variant in variants if variant.spec}
-    specs = {
-        name: variant.spec.model_copy(update={"video": video_of(variant.spec, top.video, forced.video, own=True)})
-        for name, variant in own.items()
-        if variant.spec
-    }
-    pipelines = {name: (variant.pipeline or Path(), specs[name]) for name, variant in own.items()}
+    pipelines = {}
+    for variant in variants:
+        if variant.pipeline and variant.spec:
+            video = video_of(variant.spec, top.video, forced.video, own=True)
+            pipelines[variant.id] = variant.pipeline, variant.spec.model_copy(update={"video": video})
     return replace(campaign, parts=split(campaign, pipelines)) if pipelines else campaign
 
 

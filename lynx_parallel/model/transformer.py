@@ -12,20 +12,23 @@ picture's latents (16).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from torch import nn
 
+from lynx_parallel.inputs.projections import ProjectionKind
 from lynx_parallel.model.adapters import IDProjection, RefProjection
 from lynx_parallel.model.attention import LocalTokens
 from lynx_parallel.model.block import KV, BlockConditioning, LynxBlock, Rotary
 from lynx_parallel.model.lora import MergedLoras
 from lynx_parallel.model.projections import KeptProjections
 
+T = TypeVar("T")
 Branch = list[BlockConditioning]
 """The conditioning of one guidance branch, block by block."""
 
@@ -146,35 +149,27 @@ class LynxTransformer(nn.Module):
     def text_kv(self, prompt_embeds_BSC: torch.Tensor) -> list[KV]:
         """Returns the static K and V of every block's cross-attention for UMT5 embeddings [B, 512, text_dim]."""
         text = self.condition_embedder.text_embedder(prompt_embeds_BSC)
-        made = []
-        for i, block in enumerate(self.blocks):
-            with self.projections.borrowed(i, block, "text"):
-                made.append(block.text_kv(text))
-        return made
+        return self._by_block("text", lambda i, block: block.text_kv(text))
 
     def image_kv(self, image_embeds_BSC: torch.Tensor) -> list[KV]:
         """Returns the static K and V of the first frame by block, for its CLIP embedding [B, 257, image_dim]."""
         image = self.condition_embedder.image_embedder(image_embeds_BSC)
-        made = []
-        for i, block in enumerate(self.blocks):
-            with self.projections.borrowed(i, block, "image"):
-                made.append(block.image_kv(image))
-        return made
+        return self._by_block("image", lambda i, block: block.image_kv(image))
 
     def identity_kv(self, id_tokens_BSC: torch.Tensor) -> list[KV | None]:
         """Returns the static K and V of ID tokens [B, 16, id_dim] by block, None for a block without an adapter."""
-        made = []
-        for i, block in enumerate(self.blocks):
-            with self.projections.borrowed(i, block, "identity"):
-                made.append(block.identity_kv(id_tokens_BSC))
-        return made
+        return self._by_block("identity", lambda i, block: block.identity_kv(id_tokens_BSC))
 
     def reference_kv(self, features: list[torch.Tensor]) -> list[KV | None]:
         """Returns the static K and V of reference features by block, None for a block without an adapter."""
+        return self._by_block("reference", lambda i, block: block.reference_kv(features[i]))
+
+    def _by_block(self, kind: ProjectionKind, project: Callable[[int, Any], T]) -> list[T]:
+        """Returns the result of ``project`` for each block, whose projections of this kind are usable meanwhile."""
         made = []
-        for i, (block, feature) in enumerate(zip(self.blocks, features, strict=True)):
-            with self.projections.borrowed(i, block, "reference"):
-                made.append(block.reference_kv(feature))
+        for i, block in enumerate(self.blocks):
+            with self.projections.borrowed(i, block, kind):
+                made.append(project(i, block))
         return made
 
     def _embed(self, latents_BCThw: torch.Tensor) -> tuple[torch.Tensor, Rotary]:

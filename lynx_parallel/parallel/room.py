@@ -66,7 +66,7 @@ def room_for(
     """
     config = transformer_config(weights)
     parts = base_parts(weights.base)
-    experts = 1 if parts.boundary_ratio is None else 2
+    experts = parts.experts
     sources = transformer_sources(weights) | adapter_sources(
         weights.of(weights.adapters_on or "high_noise"), config["num_layers"]
     )

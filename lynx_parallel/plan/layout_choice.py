@@ -34,7 +34,7 @@ class LayoutChoice:
         self._cluster = cluster
         self._config = transformer_config(weights)
         self._has_reference = weights.ref is not None
-        self.experts = 1 if base_parts(weights.base).boundary_ratio is None else 2
+        self.experts = base_parts(weights.base).experts
         """Number of transformers of the base."""
         degrees = cluster.guidance, cluster.ring, cluster.ulysses
         self._best = cache(choose_layout)

@@ -34,7 +34,7 @@ from lynx_parallel.rank.messages import Check, EncodeOrder, Hello, Progress, Ran
 from lynx_parallel.rank.output_writer import Decoded, OutputWriter
 from lynx_parallel.rank.preparation import Preparation
 from lynx_parallel.rank.pulse import Pulse
-from lynx_parallel.rank.resume_states import STATE_DAMAGED, StateSaver, put_aside
+from lynx_parallel.rank.resume_states import STATE_DAMAGED, StateSaver, move_damaged
 from lynx_parallel.rank.selfcheck import check_all, check_group
 from lynx_parallel.rank.store import COLLECTIVE_TIMEOUT, join_store, open_store
 from lynx_parallel.rank.visibility import missing_files
@@ -290,7 +290,7 @@ class Rank:
 
     def _set_damaged_aside(self, reason: str, path: Path) -> None:
         """Moves a damaged file to ``.lynx/damaged/``, and adds a warning to the next sidecar."""
-        self._warnings = (*self._warnings, put_aside(path, reason))
+        self._warnings = (*self._warnings, move_damaged(path, reason))
 
     def _on_step(self, step: Step) -> None:
         done = step.index + 1

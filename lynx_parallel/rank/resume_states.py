@@ -19,7 +19,7 @@ SAVING_SHARE = 0.02
 """Largest share of a shot's time that saving takes."""
 
 
-def put_aside(path: Path, reason: str) -> str:
+def move_damaged(path: Path, reason: str) -> str:
     """Moves a damaged file to ``.lynx/damaged/``. Returns a line about it."""
     line = f"{path}: {reason}"
     with suppress(OSError):
@@ -34,7 +34,7 @@ class StateSaver:
     Args:
         digest: the shot's latents digest.
         every: least seconds between two saves. If saving takes long, more time passes.
-        until: number of steps after which the state must be saved, because the shot is put aside; or None.
+        until: number of steps after which the state must be saved, because the shot is continued later; or None.
     """
 
     def __init__(self, path: Path, digest: str, every: float, until: int | None = None):
