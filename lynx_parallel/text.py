@@ -21,6 +21,14 @@ def shown_duration(seconds: float) -> str:
     return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
 
 
+def rough_duration(seconds: float) -> str:
+    """Returns a duration for people, rounded: ``40 s``, ``12 min`` or ``3 h 50 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def shown_size(count: int) -> str:
     """Returns a number of bytes for the user: ``65.6 GB``, ``12 kB``."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"subject", "inputs", "errors"},
     "subject": {"inputs", "output", "errors", "text"},
     "model": {"inputs", "output", "errors", "text"},
-    "view": {"text"},
+    "view": {"output", "text"},
     "inputs": {"output", "errors", "text"},
     "output": {"errors"},
     "failures": {"errors", "text"},

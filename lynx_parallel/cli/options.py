@@ -23,6 +23,10 @@ Only = Annotated[list[str] | None, typer.Option("--only", metavar="PATTERN", hel
 Verify = Annotated[bool, typer.Option("--verify", help="Read finished files whole instead of trusting size and mtime.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings about the input as errors: exit 2.")]
 Json = Annotated[bool, typer.Option("--json", help="End with a JSON summary on stdout; progress goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed, and the summary.")]
+Events = Annotated[
+    str | None, typer.Option("--events", metavar="FILE|-", help="Also write events, one JSON object per line.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")]
 
 # Where and how long to render: of render and of plan, so that either takes the other's command line.

@@ -12,11 +12,13 @@ import typer
 
 from lynx_parallel.cli.approve import approve
 from lynx_parallel.cli.load import load
+from lynx_parallel.cli.observe import observed
 from lynx_parallel.cli.options import (
     Address,
     Attention,
     Debug,
     Device,
+    Events,
     Gangs,
     Guidance,
     HungAfter,
@@ -26,6 +28,7 @@ from lynx_parallel.cli.options import (
     MaxGpus,
     OneExpert,
     Only,
+    Quiet,
     Ring,
     SaveEvery,
     Set,
@@ -59,8 +62,8 @@ def render(
     yes: Annotated[
         bool, typer.Option("--yes", help="Make finished shots again whatever the reason; also LYNX_YES=1.")
     ] = False,
-    verify: Verify = False, strict: Strict = False, as_json: Json = False,
-    debug: Debug = False,
+    verify: Verify = False, strict: Strict = False, as_json: Json = False, quiet: Quiet = False,
+    events: Events = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Render every shot of MANIFEST that is not done yet."""
     from lynx_parallel.engine.driver import Driver
@@ -70,7 +73,7 @@ def render(
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
-    say = Lines(sys.stderr if as_json else sys.stdout)
+    say = Lines(sys.stderr if as_json or events == "-" else sys.stdout)
     cluster = cluster_spec(
         ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
         one_expert=one_expert,
@@ -89,7 +92,10 @@ def render(
         approvals = Approvals(Output(campaign.output).approvals)
         approve(changes_of_parts(loaded.parts, todo, request.set), approvals, yes, say)
 
-    summary = Driver(campaign, loaded.parts, loaded.replan, cluster, say, request, check).run()
+    with observed(say, quiet=quiet, events=events) as observer:
+        summary = Driver(campaign, loaded.parts, loaded.replan, cluster, observer, request, check).run()
+    for name, reason in summary.failed if quiet else ():
+        say(f"{name}: failed: {reason}")
     for name, reason in summary.blocked:
         say(f"{name}: blocked: {reason}")
     retried = f", {summary.retries} tried again" if summary.retries else ""

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lynx_parallel.engine.periodic import PROGRESS_EVERY_S, report_every
 from lynx_parallel.engine.policy import Footprint
+from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.sidecar import made_by, make_sidecar
-from lynx_parallel.engine.summary import Summary
 from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
 from lynx_parallel.failures import disk_is_full, machine_at_fault
-from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.manifest import Campaign, Shot
-from lynx_parallel.inputs.packaging import packagings
-from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.atomic import part_path, publish, set_aside
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.finished_latents import (
@@ -30,52 +26,12 @@ from lynx_parallel.output.finished_latents import (
     unpublished_path,
     write_record,
 )
-from lynx_parallel.output.folder import Output
-from lynx_parallel.output.journal import Journal
-from lynx_parallel.plan.digests import crops_source, shot_digests, subject_key
-from lynx_parallel.plan.layout_choice import LayoutChoice
+from lynx_parallel.plan.digests import crops_source, shot_digests
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
 
 if TYPE_CHECKING:
     from lynx_parallel.engine.gang import Gang
-
-
-@dataclass(frozen=True)
-class Run:
-    """The inputs and outputs of one run, which all its parts share.
-
-    Attributes:
-        weight_digests: by ``plan.hashing.weight_digests``.
-        say: takes each line of progress.
-        name: of the run's record.
-        total: number of shots to make with all pipelines of the campaign.
-    """
-
-    campaign: Campaign
-    weights: WeightFiles
-    face: FaceFiles | None
-    weight_digests: Mapping[str, str]
-    cluster: ClusterSpec
-    layout_choice: LayoutChoice
-    output: Output
-    journal: Journal
-    summary: Summary
-    say: Callable[[str], None]
-    name: str = ""
-    total: int = 0
-
-    def subject_key(self, shot: Shot, gang: Gang) -> str:
-        """Returns the key of a shot's subject in the cache of a gang's ranks."""
-        device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
-        return subject_key(self.campaign, shot, self.weight_digests, device)
-
-    @cached_property
-    def packaging(self) -> dict[str, str]:
-        """How the files of the transformer and of the adapters are packed."""
-        files = self.weights
-        names = ("transformer", "transformer_2", "id", "ref")
-        return packagings({name: getattr(files, name) for name in names})
 
 
 class Attempt:
@@ -84,6 +40,9 @@ class Attempt:
     Args:
         number: from 1, over all runs.
         count: returns how many shots are finished, as lines of progress begin.
+
+    Attributes:
+        stage: what is done for the shot now, in words.
     """
 
     def __init__(self, run: Run, item: Item, number: int, count: Callable[[], str]):
@@ -95,6 +54,7 @@ class Attempt:
         self._order: RenderOrder | None = None
         self._ranks: dict[str, Any] = {}
         self._began = 0.0
+        self.stage = "preparing"
 
     async def make(
         self,
@@ -123,6 +83,12 @@ class Attempt:
         run, item, name = self.run, self.item, self.item.shot.name
         self._gang, self._footprint = gang, footprint
         self._began = self._began or time.monotonic()
+        self.stage = "preparing"
+
+        def begin(done: int) -> None:
+            self.stage = "denoising"
+            prepared(done)
+
         run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
         await self._check_folder(gang)
         with self._keeping_latents():
@@ -132,7 +98,7 @@ class Attempt:
                 self._order = replace(order, first_expert=first_expert and gang.one_expert)
                 self._ranks = self._made_by(gang, footprint)
                 with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
-                    decoded = await gang.render(self._order, prepared)
+                    decoded = await gang.render(self._order, begin)
                 self._check_subject()
                 return decoded
         return True
@@ -148,6 +114,7 @@ class Attempt:
             LynxError: see ``Gang.finish`` and ``Gang.encode``. What is left is as after ``make``.
             OSError: the files could not be published.
         """
+        self.stage = "encoding"
         with self._keeping_latents():
             with report_every(PROGRESS_EVERY_S, lambda _: self._tell("encoding")):
                 made = await (self._gang.finish(self._order) if self._order else self._encode())
@@ -279,8 +246,7 @@ class Attempt:
     async def _tell_progress(self, gang: Gang) -> None:
         with contextlib.suppress(LynxError):
             seen = await gang.progress()
-            doing = f"waits for {seen.waits_for}" if seen.waits_for else f"step {seen.step}/{seen.total}"
-            self._say(doing)
+            await self._tell(f"waits for {seen.waits_for}" if seen.waits_for else f"step {seen.step}/{seen.total}")
 
     def say_resuming(self, done: int) -> None:
         """Reports a resume state, if the shot has one."""
@@ -289,7 +255,10 @@ class Attempt:
             self._say(f"resuming at step {done + 1} of {total}" if done < total else "resuming after its last step")
 
     async def _tell(self, news: str) -> None:
-        self._say(news)
+        self.run.show_progress(self._line(news))
 
     def _say(self, news: str) -> None:
-        self.run.say(f"{self._count()} {self.item.shot.name}: {news}")
+        self.run.say(self._line(news))
+
+    def _line(self, news: str) -> str:
+        return f"{self._count()} {self.item.shot.name}: {news}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from lynx_parallel.engine.attempt import Run
 from lynx_parallel.engine.gang_sizes import GangSizes
 from lynx_parallel.engine.machines import HoldGpu, Machines
 from lynx_parallel.engine.placement import StartOptions
 from lynx_parallel.engine.policy import Footprint
 from lynx_parallel.engine.prompt_texts import SharedTexts
 from lynx_parallel.engine.queue import Queue, Slot, Work
+from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.run_state import RunState
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.plan.digests import prompt_salt

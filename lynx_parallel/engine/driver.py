@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lynx_parallel
+from lynx_parallel.engine.monitor import Monitor
+from lynx_parallel.engine.observer import Observer
 from lynx_parallel.engine.process import give_up
 from lynx_parallel.engine.record import write_record
+from lynx_parallel.engine.settle import settle, unsettled
 from lynx_parallel.engine.signals import Interrupted, deferred_signals, hold, interruptible, signals
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.errors import ClusterError
@@ -26,18 +30,19 @@ from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.records import Request
 from lynx_parallel.output.atomic import try_publishing
 from lynx_parallel.output.crops import faces_folder, make_faces_folder
-from lynx_parallel.output.finished_latents import all_unpublished, unpublished_files
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal, now
 from lynx_parallel.output.lock import Lock
+from lynx_parallel.output.run_status import RunStatus
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.parts import Part, check_parts
 from lynx_parallel.plan.plan import Item, Plan
+from lynx_parallel.plan.work import costs
 from lynx_parallel.text import shown_duration, shown_path
 
 if TYPE_CHECKING:
-    from lynx_parallel.engine.attempt import Run
     from lynx_parallel.engine.cluster import Cluster
+    from lynx_parallel.engine.run import Run
 
 
 class Driver:
@@ -46,7 +51,7 @@ class Driver:
     Args:
         parts: of the campaign, one for each pipeline.
         replan: compares the campaign with the current output folder.
-        say: takes each line of progress.
+        observer: takes lines, events and the status.
         request: options of the command line.
         check: raises if the remaining work cannot be done.
     """
@@ -57,7 +62,7 @@ class Driver:
         parts: Sequence[Part],
         replan: Callable[[], Plan],
         cluster: ClusterSpec,
-        say: Callable[[str], None],
+        observer: Observer,
         request: Request | None = None,
         check: Callable[[Sequence[Item]], object] = len,
     ):
@@ -65,13 +70,16 @@ class Driver:
         self.parts = parts
         self.replan = replan
         self.cluster = cluster
-        self.say = say
+        self.observer = observer
+        self.say = observer.say
         self.request = request or Request()
         self.check = check
         self._name = ""
         self.output = Output(campaign.output)
         self.summary = Summary()
         self._stopping: asyncio.Task[None] | None = None
+        self._plan = Plan((), ())
+        self._monitor: Monitor | None = None
 
     def run(self) -> Summary:
         """Renders the plan. SIGINT and SIGTERM end it early, with every process that it has started.
@@ -94,7 +102,7 @@ class Driver:
             self.say(f"warning: {warning}")
         if todo:
             plan = self._start(plan)
-        elif self.output.journal.exists() and any(self._unsettled(plan.of("done"), self._history())):
+        elif self.output.journal.exists() and any(unsettled(self.output, plan.of("done"), self._history())):
             with self._locked() as (journal, history):
                 plan = self._settled(history, journal)
         self.summary.skipped = [item.shot.name for item in plan.of("done")]
@@ -132,8 +140,9 @@ class Driver:
         return plan
 
     def _settled(self, history: History, journal: Journal) -> Plan:
-        plan = self.replan()  # another driver may have rendered shots before this one had the lock
-        self._settle(plan.of("done"), history, journal)
+        # Another driver may have rendered shots before this one had the lock.
+        self._plan = plan = self.replan()
+        settle(self.output, plan.of("done"), history, journal)
         return plan
 
     @cached_property
@@ -146,7 +155,7 @@ class Driver:
             history = self._history()
             self.output.sweep(history.attempted)
             self._record()
-            journal = Journal(self.output.private / "journal.jsonl")
+            journal = Journal(self.output.journal, self.observer.event)
             journal.append(
                 "run_started", run=self._name, manifest=str(self.campaign.path), version=lynx_parallel.__version__
             )
@@ -157,6 +166,8 @@ class Driver:
                 raise
             finally:
                 summary = self.summary
+                if self._monitor is not None:
+                    self._monitor.show(exit_code=summary.exit_code)
                 journal.append(
                     "run_ended", rendered=len(summary.rendered), encoded=len(summary.encoded),
                     failed=len(summary.failed), signal=summary.stopped_by,
@@ -164,6 +175,17 @@ class Driver:
                 journal.close()
                 if journal.unwritten:
                     self.say(f"warning: {shown_path(self.output.journal)}: its last records could not be written")
+
+    def _monitor_of(self, todo: list[Item]) -> Monitor:
+        plan = self._plan
+        first = RunStatus(
+            self._name, str(self.campaign.path), socket.gethostname(), os.getpid(), now(), total=len(plan.items),
+            to_make=len(todo), done=len(plan.of("done")), blocked=len(plan.of("blocked")),
+        )  # fmt: skip
+        observer = self.observer
+        monitor = Monitor(self.output, first, self.summary, costs(self.parts, todo), observer.watch, observer.event)
+        monitor.show()
+        return monitor
 
     def _record(self) -> None:
         """Writes the record of this run. On a full disk there is no record, and the run continues."""
@@ -180,25 +202,6 @@ class Driver:
 
     def _history(self) -> History:
         return History.read(self.output.journal)
-
-    def _unsettled(self, done: list[Item], history: History) -> tuple[list[Item], set[Path]]:
-        """Returns what a killed driver left undone: finished shots that the journal lacks, and obsolete files."""
-        obsolete = self.output.resume_states()
-        if obsolete:
-            obsolete &= {self.output.resume_state(item.digests.resume) for item in done}
-        if found := all_unpublished(self.output):
-            obsolete |= found & {path for item in done for path in unpublished_files(self.output, item.shot.name)}
-        return [item for item in done if item.digests.video not in history.done], obsolete
-
-    def _settle(self, done: list[Item], history: History, journal: Journal) -> None:
-        """Adds finished shots that the journal lacks, because only the sidecar decides what is done."""
-        unrecorded, obsolete = self._unsettled(done, history)
-        journal.extend(
-            {"event": "done", "name": item.shot.name, "video": item.digests.video, "recovered": True}
-            for item in unrecorded
-        )  # fmt: skip
-        for path in obsolete:
-            path.unlink(missing_ok=True)
 
     def _check_output(self) -> None:
         """Tries the steps of publishing in the output folder before any work. A full disk is no error here."""
@@ -228,14 +231,14 @@ class Driver:
 
     def _runs(self, todo: list[Item], journal: Journal) -> list[tuple[Run, list[Item]]]:
         """Returns the run of each part with something to do, and its shots."""
-        from lynx_parallel.engine.attempt import Run
+        from lynx_parallel.engine.run import Run
 
         return [
             (
                 Run(
                     part.campaign, part.weights, part.face, part.digests, self.cluster,
                     LayoutChoice(self.cluster, part.weights), self.output, journal, self.summary, self.say, self._name,
-                    total=len(todo),
+                    total=len(todo), progress=self.observer.progress,
                 ),
                 items,
             )
@@ -275,6 +278,8 @@ class Driver:
         for number in list(pending):
             stop(number)
         watch = asyncio.ensure_future(cluster.watch())
+        self._monitor = self._monitor_of(todo)
+        monitor = asyncio.ensure_future(self._monitor.follow(supervisor))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -283,6 +288,7 @@ class Driver:
                 await work
         finally:
             watch.cancel()
+            monitor.cancel()
 
     def _stopped_by(self, number: int, why: str = "") -> None:
         self.summary.stopped_by = number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,20 @@ class Gang:
         one_expert: whether its ranks hold one of two transformers at a time.
     """
 
-    def __init__(self, ranks: list[Any], group: PlacementGroup, hung_after: float):
+    def __init__(
+        self,
+        ranks: list[Any],
+        group: PlacementGroup,
+        hung_after: float,
+        see: Callable[[Progress], None] = lambda progress: None,
+    ):
         self.ranks = ranks
         self.layout: Layout | None = None
         self.hellos: list[Hello] = []
         self.one_expert = False
         self._group = group
         self._hung_after = hung_after
+        self._see = see
 
     async def check_seen(self, probe: Path) -> None:
         """Checks that rank 0 sees a file that the driver has just made, and can write beside it.
@@ -178,7 +186,10 @@ class Gang:
         began = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            progress = (await asyncio.gather(*map(self._heartbeat, range(len(self.ranks)))))[0]
+            every = await asyncio.gather(*map(self._heartbeat, range(len(self.ranks))))
+            progress = every[0]
+            fullest = max(every, key=lambda one: one.memory)
+            self._see(replace(progress, memory=fullest.memory, memory_total=fullest.memory_total))
             if not watch_steps:
                 if progress.waits_for:
                     began = time.monotonic()

@@ -69,7 +69,7 @@ async def start_gang(
     options.report(WAITING)
     placement = await place(size, options)
     options.report(STARTING)
-    gang = Gang([], placement.group, options.hung_after)
+    gang = Gang([], placement.group, options.hung_after, options.see)
     try:
         for index in range(size):
             gang.ranks.append(_start_rank(index, placement, config, options))

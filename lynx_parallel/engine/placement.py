@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lynx_parallel.engine.policy import HUNG_AFTER_S
 from lynx_parallel.engine.ray_results import answer
 from lynx_parallel.errors import ClusterError, LynxError
-from lynx_parallel.rank.messages import Check, Hello
+from lynx_parallel.rank.messages import Check, Hello, Progress
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class StartOptions:
         hung_after: seconds without an answer after which a rank counts as hung, and the least limit of a step.
         room_within: seconds to wait for room.
         report: takes each step of a starting gang: ``WAITING``, ``STARTING``, ``CHECKING``, ``LOADING``.
+        see: takes the progress of rank 0, every ``WATCH_EVERY_S``.
     """
 
     device: str
@@ -87,6 +88,7 @@ class StartOptions:
     hung_after: float = HUNG_AFTER_S
     room_within: float = 120.0
     report: Callable[[str], None] = field(default=lambda doing: None, compare=False)
+    see: Callable[[Progress], None] = field(default=lambda progress: None, compare=False)
 
     @property
     def usable(self) -> tuple[Machine, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from lynx_parallel.plan.plan import Item
 if TYPE_CHECKING:
     from lynx_parallel.engine.attempt import Attempt
     from lynx_parallel.engine.gang import Gang
+    from lynx_parallel.rank.messages import Progress
 
 
 @dataclass(eq=False)
@@ -60,6 +62,9 @@ class Slot:
         second_expert: whether it now takes these shots through the second one.
         finishing: shots that its gang has decoded, and that rank 0 encodes one after another.
         doing: activity of a starting gang, see ``placement``.
+        attempt: that its gang makes now; None between two shots.
+        seen: last progress of its gang with this shot, or with its loading.
+        step_seconds: seconds of a step of this shot; None before the first.
     """
 
     gang: Gang | None = None
@@ -76,6 +81,23 @@ class Slot:
     second_expert: bool = False
     finishing: list[asyncio.Task[None]] = field(default_factory=list)
     doing: str = ""
+    attempt: Attempt | None = None
+    seen: Progress | None = None
+    step_seconds: float | None = None
+    _first: tuple[int, float] | None = None
+
+    def begin(self, attempt: Attempt | None) -> None:
+        """Forgets the progress of the shot before."""
+        self.attempt, self.seen, self.step_seconds, self._first = attempt, None, None, None
+
+    def see(self, progress: Progress) -> None:
+        """Keeps the progress of its gang."""
+        ended = time.monotonic() - progress.age  # of the last step
+        self.seen = progress
+        if self._first is None:
+            self._first = progress.step, ended
+        elif progress.step > self._first[0]:
+            self.step_seconds = (ended - self._first[1]) / (progress.step - self._first[0])
 
     @property
     def places(self) -> frozenset[str]:
@@ -95,6 +117,7 @@ class Slot:
             self.gang.kill()
         self.gang = self.subject = None
         self.ranks = 0
+        self.begin(None)
 
 
 class Queue:

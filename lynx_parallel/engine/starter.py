@@ -19,6 +19,7 @@ from lynx_parallel.errors import ClusterError, LynxError, RenderError
 from lynx_parallel.failures import SHARED_KINDS, remedy_for
 from lynx_parallel.output.folder import Output
 from lynx_parallel.rank.messages import RankConfig
+from lynx_parallel.text import shown_size
 
 _log = logging.getLogger(__name__)
 
@@ -52,11 +53,14 @@ class GangStarter:
         if slot.gang is not None:
             return None
         slot.ranks, slot.footprint, slot.denoise = sizes.size, sizes.footprint, board.denoise
-        options = replace(board.machines.options, gangs=sizes.gangs, report=partial(self._report_step, slot))
+        options = replace(
+            board.machines.options, gangs=sizes.gangs, report=partial(self._report_step, slot), see=slot.see
+        )
         if work.not_at and options.device == "cpu" and not any(other.gang for other in board.slots):
             # Otherwise the new gang would start where the shot has just failed.
             options = replace(options, excluded=options.excluded | {work.not_at})
         slot.doing = STARTING
+        slot.begin(None)
         try:
             with report_every(PROGRESS_EVERY_S, partial(self._report_slow, slot)), board.texts.claimed() as prompts:
                 slot.gang = await self._start_gang(
@@ -69,6 +73,10 @@ class GangStarter:
         slot.failed_starts = 0
         board.state.gang_started()
         board.machines.met(slot.gang.hellos)
+        board.run.journal.append(
+            "gang_started", ranks=len(slot.gang.hellos), hosts=sorted({hello.host for hello in slot.gang.hellos}),
+            device=slot.gang.hellos[0].device,
+        )  # fmt: skip
         if line := span(slot.gang.hellos, slot.gang.breaks, board.run.layout_choice.asked):
             board.run.say(line)
         board.warn(f"{hello.host}: {line}" for hello in slot.gang.hellos for line in hello.warnings)
@@ -119,7 +127,11 @@ class GangStarter:
             self._board.run.say(step)
 
     async def _report_slow(self, slot: Slot, seconds: float) -> None:
-        self._board.run.say(f"still {slot.doing} after {seconds:.0f} s")
+        seen = slot.seen
+        read = ""
+        if slot.doing == LOADING and seen is not None and seen.to_read:
+            read = f", {shown_size(seen.read)} of {shown_size(seen.to_read)}"
+        self._board.run.show_progress(f"still {slot.doing} after {seconds:.0f} s{read}")
 
     def _rank_config(self) -> RankConfig:
         board, run, footprint = self._board, self._board.run, self._board.sizes.footprint

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from lynx_parallel.engine.attempt import Attempt, Run
+from lynx_parallel.engine.attempt import Attempt
 from lynx_parallel.engine.board import Board, clock
 from lynx_parallel.engine.faults import machine_of
 from lynx_parallel.engine.gang_start import start_gang
@@ -15,6 +15,7 @@ from lynx_parallel.engine.machines import HoldGpu
 from lynx_parallel.engine.outcomes import Outcomes
 from lynx_parallel.engine.placement import NoRoom, StartOptions, hold_gpu
 from lynx_parallel.engine.queue import Slot, Work
+from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.starter import GangStarter, StartGang, as_fault
 from lynx_parallel.engine.turns import Turns
 from lynx_parallel.errors import DamagedError, LynxError, RenderError, Stopped
@@ -85,6 +86,10 @@ class Supervisor:
         reason = board.state.reason or next((f"no ranks could be started: {error}" for error in errors), "not tried")
         for work in board.queue.left():
             board.fail(work.item, reason)
+
+    @property
+    def board(self) -> Board:
+        return self._board
 
     @property
     def ended(self) -> bool:
@@ -211,6 +216,7 @@ class Supervisor:
             number = run.output.next_attempt(name, len(work.history) + 1)
             attempt = Attempt(run, item, number, board.count)
         number = attempt.number
+        slot.begin(attempt)
         try:
             if not await self._texts_ready(slot, work):
                 return False
@@ -264,6 +270,7 @@ class Supervisor:
             self._outcomes.done(work, rendered, attempt.number, seconds)
 
     def _prepared(self, slot: Slot, attempt: Attempt, done: int) -> None:
+        slot.begin(attempt)
         attempt.say_resuming(done)
         self._turns.look_ahead(slot, self._outcomes.quarantined)
 

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lynx_parallel.errors import CheckpointError
 from lynx_parallel.inputs.base_parts import base_parts
@@ -28,6 +29,7 @@ from lynx_parallel.model.experts import Experts, move
 from lynx_parallel.model.lora import Loras, MergedLoras, change_of
 from lynx_parallel.model.projections import BorrowedProjections
 from lynx_parallel.model.tensor_files import (
+    LOADED,
     Shapes,
     Source,
     base_sources,
@@ -112,7 +114,12 @@ def load_transformer(
     readers, plain = make_readers(device)
     start = make_readers("cpu")[0] if wait_on_cpu else readers
     left = set() if keep_projections else {target for target in sources if is_projection(target)}
-    state = {t: parameters[t] if t in left else start[t](parameters[t]) for t in sources}
+    state = {target: parameters[target] for target in left}
+    sizes = {t: _bytes_here(parameters[t], loaded_dtype(t, dtype)) for t in sources if t not in left}
+    LOADED.to_read += sum(sizes.values())
+    for target, size in sizes.items():
+        state[target] = start[target](parameters[target])
+        LOADED.read += size
     transformer.load_state_dict(state, strict=True, assign=True)
     if not weights.loras_on_reference:
         transformer.loras = MergedLoras(
@@ -127,6 +134,12 @@ def load_transformer(
         config["attention_head_dim"], tuple(config["patch_size"]), config["rope_max_seq_len"]
     ).to("cpu" if wait_on_cpu else device)
     return transformer
+
+
+def _bytes_here(parameter: torch.Tensor, dtype: torch.dtype) -> int:
+    """Returns the bytes of a parameter that this rank keeps."""
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return local.numel() * dtype.itemsize
 
 
 def load_experts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +99,23 @@ def check_rank(path: Path, key: str, shape: tuple[int, ...], rank: int) -> None:
     """Refuses a tensor of another number of dimensions, or without any numbers."""
     if len(shape) != rank or 0 in shape:
         raise CheckpointError(f"{path}: {key}: expected {rank} dimensions, none of size 0, found shape {list(shape)}")
+
+
+@dataclass
+class Loaded:
+    """How much of the transformers' weights this process has loaded, in bytes of its own share.
+
+    Attributes:
+        read: loaded so far.
+        to_read: all that is to be loaded.
+    """
+
+    read: int = 0
+    to_read: int = 0
+
+
+LOADED = Loaded()
+"""Counts for ``Rank.progress``, which another thread of the process reads."""
 
 
 def open_file(path: Path, device: str = "cpu", *, mapped: bool = True) -> Any:

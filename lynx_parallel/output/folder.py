@@ -37,6 +37,7 @@ class Output:
         self.private = folder / ".lynx"
         self.journal = self.private / "journal.jsonl"
         self.approvals = self.private / "approvals.jsonl"
+        self.status = self.private / "status.json"
 
     def path(self, name: str, kind: str) -> Path:
         """Returns the path of a shot's ``latents``, ``video`` or ``sidecar``."""

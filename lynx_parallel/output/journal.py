@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,13 @@ class Journal:
 
     Attributes:
         unwritten: bytes that are still to be written.
+
+    Args:
+        listen: takes each record, with its time.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, listen: Callable[[Mapping[str, Any]], None] = lambda record: None):
+        self._listen = listen
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
         torn = self._file.tell() and not _ends_with_newline(path)  # the last line of a killed driver
@@ -34,7 +38,10 @@ class Journal:
 
     def extend(self, records: Iterable[dict[str, Any]]) -> None:
         """Appends many records at once; ``event`` is one of their keys."""
-        lines = (json.dumps({"time": now(), **record}, ensure_ascii=False) for record in records)
+        timed = [{"time": now(), **record} for record in records]
+        for record in timed:
+            self._listen(record)
+        lines = (json.dumps(record, ensure_ascii=False) for record in timed)
         self.unwritten += b"".join(encode_text(line) + b"\n" for line in lines)
         try:
             while self.unwritten:

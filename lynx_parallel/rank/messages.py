@@ -75,12 +75,18 @@ class Progress:
         step, total: steps that are done, and all steps.
         age: seconds since the last step ended, or the shot began.
         waits_for: what the rank waits for, in words; empty if it does not wait.
+        read, to_read: bytes of weights that are loaded, and all bytes to load.
+        memory, memory_total: bytes in use on the GPU, by all processes, and all of it; 0 on the CPU.
     """
 
     step: int
     total: int
     age: float
     waits_for: str = ""
+    read: int = 0
+    to_read: int = 0
+    memory: int = 0
+    memory_total: int = 0
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Rank:
         self.rank = 0
         self.layout = Layout()
         self.pipeline: LynxPipeline | None = None
-        self._pulse = Pulse(config.hung_after)
+        self._pulse = Pulse(config.hung_after, self.device)
         self.writer = OutputWriter(config, self.device, self._pulse.wait_for)
         self._kernels: dict[bool, Kernel] = {}
         self._warnings: tuple[str, ...] = ()  # for the next sidecar

@@ -5,8 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from typing import TextIO
+
+from lynx_parallel.output.run_status import RunStatus
+from lynx_parallel.view.run_text import sum_up
+
+SUM_UP_EVERY_S = 30.0
+"""Seconds between two lines that sum up the run."""
 
 
 class Lines:
@@ -21,10 +28,23 @@ class Lines:
 
     def __init__(self, stream: TextIO):
         self.stream = stream
+        self._summed_up: float | None = None
 
     def __call__(self, line: str) -> None:
         with contextlib.suppress(OSError):
             print(line, file=self.stream, flush=True)
+
+    def progress(self, line: str) -> None:
+        """Prints a line that is repeated with other numbers."""
+        self(line)
+
+    def watch(self, status: RunStatus) -> None:
+        """Sums up the run in a line every ``SUM_UP_EVERY_S`` seconds."""
+        if self._summed_up is None:
+            self._summed_up = time.monotonic()
+        if status.exit_code is None and time.monotonic() - self._summed_up >= SUM_UP_EVERY_S:
+            self._summed_up = time.monotonic()
+            self.progress(sum_up(status))
 
     @contextlib.contextmanager
     def if_slow(self, line: str, after: float = 0.6) -> Iterator[None]:
@@ -36,6 +56,14 @@ class Lines:
             yield
         finally:
             timer.cancel()
+
+
+class Quiet(Lines):
+    """Prints warnings alone."""
+
+    def __call__(self, line: str) -> None:
+        if line.startswith("warning: "):
+            super().__call__(line)
 
 
 def show_log(stream: TextIO) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lynx_parallel.engine.driver import Driver
+from lynx_parallel.engine.observer import Observer
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.output.lock import Lock
@@ -52,7 +53,7 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec,
     write(folder)
     lines: list[str] = []
     campaign = load(folder)
-    driver = Driver(campaign, parts_of(campaign), lambda: pytest.fail("not planned"), cluster, lines.append)
+    driver = Driver(campaign, parts_of(campaign), lambda: pytest.fail("not planned"), cluster, Observer(lines.append))
 
     async def run() -> None:
         if sent:
@@ -86,7 +87,7 @@ def test_a_folder_in_use_is_reported_before_anything_is_asked(folder: Path, monk
     def driver() -> Driver:
         return Driver(
             campaign, parts_of(campaign),
-            lambda: make_plan(campaign, WEIGHTS, today=date(2026, 1, 1)), ClusterSpec(), lambda line: None,
+            lambda: make_plan(campaign, WEIGHTS, today=date(2026, 1, 1)), ClusterSpec(), Observer(lambda line: None),
             check=lambda todo: pytest.fail("asked"),
         )  # fmt: skip
 
@@ -116,7 +117,7 @@ def test_what_is_left_is_counted_once_the_folder_is_ours(
 
     monkeypatch.setattr("lynx_parallel.engine.cluster.ray_cluster", ray)
     monkeypatch.setattr(Driver, "_run", lambda *_: None)
-    driver = Driver(campaign, parts_of(campaign), replan, ClusterSpec(), lambda line: None)  # type: ignore[arg-type]
+    driver = Driver(campaign, parts_of(campaign), replan, ClusterSpec(), Observer(lambda line: None))  # type: ignore[arg-type]
     driver._start(before)
     assert driver.summary.left == left
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lynx_parallel.engine import parts
-from lynx_parallel.engine.attempt import Run
 from lynx_parallel.engine.placement import Machine, StartOptions
+from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.engine.supervisor import Supervisor
 from lynx_parallel.inputs.cluster import ClusterSpec

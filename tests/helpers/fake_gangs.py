@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lynx_parallel.engine.attempt import Run
 from lynx_parallel.engine.placement import Machine, NoRoom, StartOptions, UnfitRank
+from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.engine.supervisor import Supervisor
 from lynx_parallel.errors import LynxError, RenderError, SubjectError

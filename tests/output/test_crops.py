@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from lynx_parallel.engine.driver import Driver
+from lynx_parallel.engine.observer import Observer
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.output.crops import Crops, faces_folder, make_faces_folder
@@ -221,7 +222,7 @@ def test_a_manifest_that_becomes_private(tmp_path: Path, monkeypatch: pytest.Mon
     lines: list[str] = []
 
     def run() -> None:
-        Driver(campaign, parts_of(campaign), replan, ClusterSpec(), lines.append).run()  # type: ignore[arg-type]
+        Driver(campaign, parts_of(campaign), replan, ClusterSpec(), Observer(lines.append)).run()  # type: ignore[arg-type]
 
     run()
     assert not faces_folder(campaign.output).exists()

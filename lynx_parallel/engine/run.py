@@ -1,0 +1,64 @@
+"""The inputs and outputs of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lynx_parallel.engine.summary import Summary
+from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.inputs.manifest import Campaign, Shot
+from lynx_parallel.inputs.packaging import packagings
+from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import Journal
+from lynx_parallel.plan.digests import subject_key
+from lynx_parallel.plan.layout_choice import LayoutChoice
+
+if TYPE_CHECKING:
+    from lynx_parallel.engine.gang import Gang
+
+
+@dataclass(frozen=True)
+class Run:
+    """The inputs and outputs of one run, which all its parts share.
+
+    Attributes:
+        weight_digests: by ``plan.hashing.weight_digests``.
+        say: takes each line for the user.
+        name: of the run's record.
+        total: number of shots to make with all pipelines of the campaign.
+        progress: takes lines that are repeated with other numbers; None for ``say``.
+    """
+
+    campaign: Campaign
+    weights: WeightFiles
+    face: FaceFiles | None
+    weight_digests: Mapping[str, str]
+    cluster: ClusterSpec
+    layout_choice: LayoutChoice
+    output: Output
+    journal: Journal
+    summary: Summary
+    say: Callable[[str], None]
+    name: str = ""
+    total: int = 0
+    progress: Callable[[str], None] | None = None
+
+    def show_progress(self, line: str) -> None:
+        """Prints a line that is repeated with other numbers. A live view shows the same all the time."""
+        (self.progress or self.say)(line)
+
+    def subject_key(self, shot: Shot, gang: Gang) -> str:
+        """Returns the key of a shot's subject in the cache of a gang's ranks."""
+        device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
+        return subject_key(self.campaign, shot, self.weight_digests, device)
+
+    @cached_property
+    def packaging(self) -> dict[str, str]:
+        """How the files of the transformer and of the adapters are packed."""
+        files = self.weights
+        names = ("transformer", "transformer_2", "id", "ref")
+        return packagings({name: getattr(files, name) for name in names})

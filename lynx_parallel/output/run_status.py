@@ -1,0 +1,150 @@
+"""The status of a run, which its driver writes to ``<output>/.lynx/status.json`` every few seconds.
+
+``lynx-render status`` reads it, also on another machine and after the run has ended. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from lynx_parallel.output.sidecar import encode_text
+
+STATUS_VERSION = 1
+MOST_FAILURES = 20
+"""Failures that a status lists. ``failures`` counts all of them."""
+
+State = Literal["starting", "running", "stopping", "ended"]
+
+
+@dataclass(frozen=True)
+class GangStatus:
+    """What one gang does.
+
+    Attributes:
+        stage: such as ``loading the weights`` or ``denoising``, in words.
+        shot: its name; empty without a shot.
+        step, total: denoising steps that are done, and all steps.
+        step_seconds: seconds of a step of this shot; None before the first.
+        read, to_read: bytes of the weights that rank 0 has read, and all that it reads.
+        memory, memory_total: bytes in use on the gang's fullest GPU, and all of it; 0 on the CPU.
+        ranks: number of ranks.
+        device: ``cpu`` or the name of the GPU; empty before the ranks have started.
+        hosts: names of the machines.
+        finishing: shots that are decoded, and that rank 0 encodes beside the next one.
+    """
+
+    stage: str = ""
+    shot: str = ""
+    step: int = 0
+    total: int = 0
+    step_seconds: float | None = None
+    read: int = 0
+    to_read: int = 0
+    memory: int = 0
+    memory_total: int = 0
+    ranks: int = 0
+    device: str = ""
+    hosts: tuple[str, ...] = ()
+    finishing: int = 0
+
+
+@dataclass(frozen=True)
+class FailedShot:
+    """A failed shot, with its reason and the folder of its last logs, relative to the output folder."""
+
+    name: str
+    reason: str
+    logs: str = ""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The status of one run.
+
+    Attributes:
+        run: name of the run's record, see ``inputs.records``.
+        manifest: its path.
+        host, pid: of the driver.
+        started, updated: times, ISO 8601.
+        total: shots of the manifest; ``to_make`` of them were to be made when the run began.
+        done: shots that were done before the run.
+        rendered, encoded, failed, blocked, retries: counts of this run.
+        fraction: part of the run's work that is done, from 0 to 1.
+        seconds: since the run began; ``left_seconds`` to its end, estimated, or None.
+        gpu_seconds: seconds that ranks have existed, summed over them; on the CPU also.
+        device: ``cpu`` or the name of a GPU; empty before the first ranks have started.
+        gangs: those that exist or start.
+        failures: the last failures.
+        exit_code: None before the end.
+    """
+
+    run: str = ""
+    manifest: str = ""
+    host: str = ""
+    pid: int = 0
+    started: str = ""
+    updated: str = ""
+    state: State = "starting"
+    total: int = 0
+    to_make: int = 0
+    done: int = 0
+    rendered: int = 0
+    encoded: int = 0
+    failed: int = 0
+    blocked: int = 0
+    retries: int = 0
+    fraction: float = 0.0
+    seconds: float = 0.0
+    left_seconds: float | None = None
+    gpu_seconds: float = 0.0
+    device: str = ""
+    gangs: tuple[GangStatus, ...] = ()
+    failures: tuple[FailedShot, ...] = ()
+    exit_code: int | None = None
+    version: int = field(default=STATUS_VERSION)
+
+    @property
+    def finished(self) -> int:
+        """Shots of this run that need no more work."""
+        return self.rendered + self.encoded + self.failed
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_status(path: Path, status: RunStatus) -> None:
+    """Replaces the status at once. It is not flushed to the disk: the next one follows in seconds.
+
+    An error, such as a full disk, leaves the old status.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(encode_text(json.dumps(status.as_json(), ensure_ascii=False)))
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def read_status(path: Path) -> RunStatus | None:
+    """Returns the status in a file, or None if there is none that this version can read."""
+    try:
+        found = json.loads(path.read_bytes())
+        if found["version"] != STATUS_VERSION:
+            return None
+        gangs = tuple(GangStatus(**_known(GangStatus, gang, hosts=tuple(gang["hosts"]))) for gang in found["gangs"])
+        failures = tuple(FailedShot(**_known(FailedShot, one)) for one in found["failures"])
+        return RunStatus(**_known(RunStatus, found, gangs=gangs, failures=failures))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _known(kind: type[Any], found: dict[str, Any], **others: Any) -> dict[str, Any]:
+    """Returns the keys that this version knows. A later version may add some."""
+    names = {one.name for one in fields(kind)}
+    return {key: value for key, value in {**found, **others}.items() if key in names}
