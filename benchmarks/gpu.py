@@ -57,6 +57,8 @@ def parts(options: argparse.Namespace) -> dict[str, tuple[Callable[[Bench, int],
     }
     if not options.no_shot and (files or options.real):
         found["shot"] = (shot, 1.0)
+    if options.parts:
+        found = {name: part for name, part in found.items() if name.split()[0] in options.parts}
     return found
 
 
@@ -98,6 +100,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=480.0, help="seconds for everything")
     parser.add_argument("--repeats", type=int, default=3, help="of each forward and decode; less if time is short")
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary folder")
+    parser.add_argument("--parts", nargs="+", help="measure these alone, such as: compiled shot")
     parser.add_argument("--no-files", action="store_true", help="write no weights files")
     parser.add_argument("--no-shot", action="store_true", help="leave out the shot through the command line")
     parser.add_argument("--real", choices=["lynx-full"], help="use this pipeline's weights, which must be installed")
@@ -130,7 +133,8 @@ def main() -> None:
         def save() -> None:
             if not options.tiny:
                 data = {"machine": machine, "configuration": configuration, "found": bench.found}
-                record(f"gpu_{slug(machine)}{'_real' if options.real else ''}", data, report(**data))
+                name = "_".join([slug(machine), *(["real"] if options.real else []), *(options.parts or [])])
+                record(f"gpu_{name}", data, report(**data))
 
         good = measure(bench, options, save)
     text = report(machine, configuration, bench.found)
