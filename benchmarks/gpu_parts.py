@@ -248,7 +248,7 @@ def shot(bench: Bench, repeats: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     if run.returncode:
         raise RuntimeError(f"lynx-render: exit {run.returncode}: {(run.stdout + run.stderr).strip().splitlines()[-1]}")
-    (path,) = (path for path in (bench.folder / "renders").glob("*/*.json") if path.parent.name != ".lynx")
+    (path,) = (bench.folder / "renders").glob("[!.]*/*.json")
     sidecar = json.loads(path.read_text())
     branches = 3  # of Lynx full
     return {

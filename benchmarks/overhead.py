@@ -116,7 +116,7 @@ def campaign(manifest: Path, shots: int) -> Turn:
     journal = map(json.loads, (output / ".lynx" / "journal.jsonl").read_text().splitlines())
     done = [datetime.fromisoformat(event["time"]) for event in journal if event["event"] == "done"]
     assert len(done) == shots, f"{len(done)} of {shots} shots done"
-    made = [json.loads(path.read_text())["seconds"] for path in output.glob("*/*.json")]
+    made = [json.loads(path.read_text())["seconds"] for path in output.glob("[!.]*/*.json")]
     return Turn((done[-1] - done[0]).total_seconds(), _medians(made), *used)
 
 

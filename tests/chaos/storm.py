@@ -201,12 +201,12 @@ def _lives(process: psutil.Process) -> bool:
 
 def _check(calm: Path, output: Path, report: Report) -> None:
     """Every shot ended once, plays, and has the latents of the undisturbed run; nothing else is left."""
-    sidecars = {path.relative_to(calm): json.loads(path.read_text()) for path in calm.glob("*/*.json")}
+    sidecars = {path.relative_to(calm): json.loads(path.read_text()) for path in calm.glob("[!.]*/*.json")}
     records = [json.loads(line) for line in (output / ".lynx" / "journal.jsonl").read_text().splitlines()]
     report.shots = len(sidecars)
     report.events = Counter(record["event"] for record in records)
     report.retries = Counter(record["kind"] for record in records if record["event"] == "retry")
-    assert sorted(path.relative_to(output) for path in output.glob("*/*.json")) == sorted(sidecars)
+    assert sorted(path.relative_to(output) for path in output.glob("[!.]*/*.json")) == sorted(sidecars)
     done = Counter(record["video"] for record in records if record["event"] == "done")
     assert done == Counter(sidecar["digests"]["video"] for sidecar in sidecars.values()), "done once each"
     for path, sidecar in sidecars.items():

@@ -35,7 +35,7 @@ def test_the_demo_campaign_twice(campaign: Path, tmp_path: Path, device: torch.d
     assert len(first) == len(set(first.values())) == SHOTS
     assert len(list((tmp_path / "first").glob("*/*.mp4"))) == SHOTS
     name = torch.cuda.get_device_name(0) if device.type == "cuda" else "cpu"
-    for path in (tmp_path / "first").glob("*/*.json"):
+    for path in (tmp_path / "first").glob("[!.]*/*.json"):
         (rank,) = json.loads(path.read_text())["ranks"]
         assert name in rank.values(), rank
     assert render(campaign, tmp_path / "second", device) == first
