@@ -182,7 +182,9 @@ def remedy_for(error: str, *, host: str, free: str = "memory free: unknown") -> 
         host: machine where it happened.
         free: memory that is free there, in words.
     """
-    for pattern, remedy in _REMEDIES:
-        if re.search(pattern, error):
-            return remedy.format(free=free)
-    return f"Run lynx-render doctor on {host}."
+    return known_remedy(error, free=free) or f"Run lynx-render doctor on {host}."
+
+
+def known_remedy(error: str, *, free: str = "memory free: unknown") -> str:
+    """Returns what to do about an error; empty if the error says nothing that is known. Arguments as ``remedy_for``."""
+    return next((remedy.format(free=free) for pattern, remedy in _REMEDIES if re.search(pattern, error)), "")

@@ -16,6 +16,9 @@ from lynx_parallel.cli.forget import forget
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
+from lynx_parallel.cli.report import report
+from lynx_parallel.cli.status import failures, status
+from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, meant
 from lynx_parallel.cli.verify import verify
 from lynx_parallel.engine.process import check_working_folder, discard_unwritten, ensure_home
@@ -34,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=_HELP,
 )
-for command in (render, plan, verify, forget, doctor, fetch):
+for command in (render, plan, status, failures, report, reroll, takes, verify, forget, doctor, fetch):
     app.command(context_settings=_HELP)(command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]

@@ -42,6 +42,7 @@ from lynx_parallel.cli.options import (
     show_notices,
 )
 from lynx_parallel.cli.repeat import request_of
+from lynx_parallel.cli.report import end_with_report
 from lynx_parallel.errors import ClusterError
 from lynx_parallel.inputs.notices import notices_as_json
 from lynx_parallel.text import shown_path
@@ -63,7 +64,9 @@ def render(
         bool, typer.Option("--yes", help="Make finished shots again whatever the reason; also LYNX_YES=1.")
     ] = False,
     verify: Verify = False, strict: Strict = False, as_json: Json = False, quiet: Quiet = False,
-    events: Events = None, debug: Debug = False,
+    events: Events = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Do not write report.html at the end.")] = False,
+    debug: Debug = False,
 ) -> None:  # fmt: skip
     """Render every shot of MANIFEST that is not done yet."""
     from lynx_parallel.engine.driver import Driver
@@ -109,6 +112,8 @@ def render(
     if made := summary.conditioning:
         kinds = ("subject", "reference", "identity", "text")
         say("conditioning: " + ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds))
+    if not no_report and summary.stopped_by is None:
+        end_with_report(manifest, campaign, set_, only, say)
     if summary.fault:
         print(summary.fault, file=sys.stderr)
     if as_json:

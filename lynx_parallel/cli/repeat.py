@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from lynx_parallel.inputs.records import Request
 
 _NOT_REPEATED = {
-    "manifest", "set_", "only", "yes", "verify", "strict", "as_json", "quiet", "events", "debug", "stop_after",
+    "manifest", "set_", "only", "yes", "verify", "strict", "as_json", "quiet", "events", "no_report", "debug",
+    "stop_after",
     "address", "help",
 }  # fmt: skip
 """Parameters that do not change how shots are rendered, or that have a field of their own in the record."""

@@ -128,7 +128,8 @@ class Attempt:
         try:
             yield
         except BaseException:
-            self._parts["video"].unlink(missing_ok=True)
+            for kind in ("video", "poster"):
+                self._parts[kind].unlink(missing_ok=True)
             if self.item.action == "render":
                 self._keep_latents()
             raise
@@ -137,7 +138,10 @@ class Attempt:
     def _parts(self) -> dict[str, Path]:
         """Where rank 0 writes the files."""
         output, name = self.run.output, self.item.shot.name
-        video = {"video": part_path(output.path(name, "video"), self.number)}
+        video = {
+            "video": part_path(output.path(name, "video"), self.number),
+            "poster": part_path(output.poster(name), self.number),
+        }
         return video if self.item.action == "encode" else {**video, "latents": unpublished_path(output, name)}
 
     async def _check_folder(self, gang: Gang) -> None:

@@ -53,7 +53,12 @@ Faces = Annotated[
 ]
 Expires = Annotated[date, BeforeValidator(_as_date), must("a date such as 2027-01-31")]
 LabelValue = Annotated[str | int | float | bool, must("text, a number, true or false")]
-Takes = Annotated[int, Field(ge=1), must("a whole number from 1")]
+TakeNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+TakeCount = Annotated[int, Field(ge=1), must("a whole number from 1")]
+Takes = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[dict[TakeNumber, Seed], Field(min_length=1)],
+    must("a whole number from 1, or seeds by take, such as {1: 42, 3: 99}"),
+]
 Priority = Annotated[int, Field(ge=-(10**9), le=10**9), must("a whole number; higher comes first")]
 Ids = Annotated[
     list[str],
@@ -219,4 +224,5 @@ class ManifestFile(Strict):
     shots: Shots = None
     save_latents: bool = True
     faces: Faces = Field(default="inherit", description="who can read the face crops in the output folder")
+    takes: Text | None = Field(default=None, description="a file of takes, by lynx-render takes export")
     name: Text = DEFAULT_NAME

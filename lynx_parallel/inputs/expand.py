@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from lynx_parallel.inputs.problems import Problems, nearest, shown_value
 from lynx_parallel.inputs.sampling import MAX_SEED, Sampling, SamplingOverrides, overlay, sampling_mistake
 from lynx_parallel.inputs.template import fill, template_fields, unknown_vars
 from lynx_parallel.inputs.yaml_lines import Document
+from lynx_parallel.output.takes import Take, Takes, derived_seed
 from lynx_parallel.text import shown_path
 
 MAX_SHOTS = 1_000_000
@@ -28,6 +30,7 @@ class Expansion:
         pattern: of the output names, already checked.
         variants: at least one.
         vars: the manifest's, for subjects without a var of that name.
+        bound: takes with seeds of their own.
     """
 
     document: Document
@@ -40,8 +43,9 @@ class Expansion:
     prompts: Mapping[str, Prompt]
     vars: Mapping[str, str] = field(default_factory=dict)
     variants: Sequence[Variant] = (Variant(),)
+    bound: Takes = field(default_factory=Takes)
     _texts: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    _takes: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    _takes: dict[tuple[str, str, str], dict[int, int]] = field(default_factory=dict)
     _given: dict[tuple[str, str, str, int], ShotGroup] = field(default_factory=dict)
     _settings: dict[tuple[str, ...], dict[int | None, Sampling]] = field(default_factory=dict)
 
@@ -80,16 +84,22 @@ class Expansion:
             message = f"{group.where}: {group.takes} takes from seed {first} pass 2^63-1"
             self.problems.add(group.file, group.line, message)
             return
-        for seed in group.seeds or range(first, first + group.takes):
-            take = self._take(group, subject, prompt, variant, seed)
+        numbers = group.numbers or itertools.repeat(None)
+        for seed, number in zip(group.seeds or range(first, first + group.takes), numbers, strict=False):
+            take = self._take(group, subject, prompt, variant, seed, number)
             if text is None or take is None:
                 continue
+            by_hand = seed if group.seeds is not None or group.first_seed is not None else None
+            seed, own = self._seed(group, (subject.id, prompt.id, variant.id), take, seed, by_hand)
             fields = {"subject": subject.id, "prompt": prompt.id, "variant": variant.id}
             name = self._pattern_of(variant).format(**fields, take=take, seed=seed)
             if (sampling := by_seed.get(seed)) is None:
                 sampling = by_seed[seed] = settings.model_copy(update={"seed": seed})
             start = group.start_image or prompt.start_image or subject.start_image
-            yield Shot(subject, prompt, take, text, sampling, group.priority, name, variant.id, start)
+            yield Shot(
+                subject, prompt, take, text, sampling, group.priority, name, variant.id, start, by_hand,
+                own.state if own else "", own is not None, own.history if own else (),
+            )  # fmt: skip
 
     def _pattern_of(self, variant: Variant) -> str:
         """Returns the pattern of a variant's names.
@@ -120,14 +130,51 @@ class Expansion:
             self._settings[key] = {None: settings}
         return self._settings[key]
 
-    def _take(self, group: ShotGroup, subject: Subject, prompt: Prompt, variant: Variant, seed: int) -> int | None:
-        """Returns the number of the next take of this pair and variant, or None if it has this seed already."""
+    def _seed(
+        self, group: ShotGroup, shot: tuple[str, str, str], take: int, seed: int, by_hand: int | None
+    ) -> tuple[int, Take | None]:
+        """Returns the seed of a take, and the take if a file of takes decides the seed.
+
+        Args:
+            seed: by the manifest.
+            by_hand: the same if the manifest gives it to this very take, else None.
+        """
+        if not self.bound:
+            return seed, None
+        own = self.bound.get((*shot, take))
+        if own is not None and by_hand is not None and by_hand != own.instead_of:
+            own = None  # the manifest's seed was changed since
+        others = {other.seed for key, other in self.bound.items() if key[:3] == shot and key[3] != take}
+        if own is not None:
+            return own.seed, own
+        if seed in others and by_hand is None:
+            return derived_seed((*shot, take), 0, {*others, *self._takes[shot].values()}), None
+        if seed in others:
+            message = f"{group.where}: take {take} of {'/'.join(shot[:2])}: another take has the seed {seed} by now"
+            self.problems.add(group.file, group.line, message)
+        return seed, None
+
+    def _take(
+        self, group: ShotGroup, subject: Subject, prompt: Prompt, variant: Variant, seed: int, number: int | None
+    ) -> int | None:
+        """Returns the number of a take of this pair and variant, or None if it has this seed already.
+
+        Args:
+            number: that the manifest gives it; None for the next.
+        """
         key = (subject.id, prompt.id, variant.id, seed)
         earlier = self._given.get(key)
         if earlier is None:
             self._given[key] = group
-            self._takes[key[:3]] = self._takes.get(key[:3], 0) + 1
-            return self._takes[key[:3]]
+            takes = self._takes.setdefault(key[:3], {})
+            if number is None:
+                number = next(n for n in itertools.count(len(takes) + 1) if n not in takes)
+            elif number in takes and variant == self.variants[0]:
+                message = f"{group.where}: take {number} of {subject.id}/{prompt.id} is given twice"
+                self.problems.add(group.file, group.line, message)
+                return None
+            takes[number] = seed
+            return number
         where = f"line {earlier.line}"
         if earlier.file != group.file:
             where = f"{shown_path(earlier.file)}:{earlier.line}"

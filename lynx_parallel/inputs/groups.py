@@ -60,7 +60,10 @@ def _group(
     if entry is None:
         return None
     before = len(problems)
-    if entry.seeds and entry.takes and len(entry.seeds) != entry.takes:
+    by_number = entry.takes if isinstance(entry.takes, dict) else None
+    if entry.seeds and by_number:
+        document.blame(problems, (*path, "takes"), "gives seeds by take beside seeds: give one of them")
+    elif entry.seeds and entry.takes and len(entry.seeds) != entry.takes:
         message = f"{entry.takes}: there are {len(entry.seeds)} seeds: give seeds or takes, or equally many"
         document.blame(problems, (*path, "takes"), message)
     subject_ids = _ids(document, (*path, "subject"), entry.subject, subjects, problems)
@@ -69,7 +72,8 @@ def _group(
     start = named_file(folder, "start_image", entry.start_image, blame)
     if len(problems) != before:
         return None
-    seeds = tuple(entry.seeds) if entry.seeds else None
+    seeds = tuple(by_number.values() if by_number else entry.seeds or ()) or None
+    takes = entry.takes if isinstance(entry.takes, int) else 1
     return ShotGroup(
         document.file,
         document.line(path),
@@ -77,7 +81,8 @@ def _group(
         subject_ids,
         prompt_ids,
         seeds=seeds,
-        takes=len(seeds) if seeds else entry.takes or 1,
+        numbers=tuple(by_number) if by_number else None,
+        takes=len(seeds) if seeds else takes,
         priority=entry.priority,
         sampling=entry.sampling,
         start_image=start,

@@ -36,6 +36,7 @@ from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from lynx_parallel.inputs.sources import reading
 from lynx_parallel.inputs.subject_entry import check_vars
 from lynx_parallel.inputs.subjects_section import face_gaps, read_subjects
+from lynx_parallel.inputs.takes_file import read_all_takes
 from lynx_parallel.inputs.validate import read_model
 from lynx_parallel.inputs.variants_section import read_variants
 from lynx_parallel.inputs.yaml_lines import Document, read_yaml
@@ -108,6 +109,7 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
             good_prompts,
             top.vars,
             variants,
+            read_all_takes(document, problems, place),
         ).shots(groups)
         sizes = reference_sizes(shots)
         shots = select(shots, only, problems) if shots else shots

@@ -13,6 +13,7 @@ from pathlib import Path
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.pipeline import PipelineSpec
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
+from lynx_parallel.output.takes import Past, TakeState
 
 Label = str | int | float | bool
 Points = tuple[tuple[float, float], ...]
@@ -86,6 +87,10 @@ class Shot:
         name: of the output files, relative to the campaign's output, with ``/``, without suffix.
         variant: its id; empty in a manifest without variants.
         start_image: picture with which the video begins, for a base that takes one (I2V).
+        given_seed: seed that the manifest gives this take by hand; None if it counts from ``sampling.seed``.
+        state: ``accepted``, ``rejected`` or empty.
+        bound: whether a file of takes decides its seed.
+        history: earlier seeds of the take.
     """
 
     subject: Subject
@@ -97,6 +102,10 @@ class Shot:
     name: str
     variant: str = ""
     start_image: Path | None = None
+    given_seed: int | None = None
+    state: TakeState = ""
+    bound: bool = False
+    history: tuple[Past, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -189,6 +198,7 @@ class ShotGroup:
     subjects: tuple[str, ...]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...] | None = None
+    numbers: tuple[int, ...] | None = None  # of the takes with these seeds; None counts them
     first_seed: int | None = None  # takes count up from here instead of sampling.seed
     takes: int = 1
     priority: int = 0

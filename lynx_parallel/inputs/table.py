@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from lynx_parallel.inputs.entries import ID, ID_ALLOWED, Priority, Takes
+from lynx_parallel.inputs.entries import ID, ID_ALLOWED, Priority, TakeCount
 from lynx_parallel.inputs.ids import earlier_prompt_id, made_id, prompt_id
 from lynx_parallel.inputs.manifest import Prompt, ShotGroup
 from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_value
@@ -30,7 +30,7 @@ _DECIMAL_COMMA = re.compile(r"\s*([-+]?[0-9]+),([0-9]+)\s*", re.ASCII)
 _WINDOW = re.compile(r"\s*\[?\s*([^\s,;\[\]]+)[\s,;]+([^\s,;\[\]]+)\s*\]?\s*")
 _STRICT = ConfigDict(strict=True)
 _NUMBERS: dict[str, TypeAdapter[int]] = {
-    "takes": TypeAdapter(Takes, config=_STRICT),
+    "takes": TypeAdapter(TakeCount, config=_STRICT),
     "seed": TypeAdapter(Seed, config=_STRICT),
     "priority": TypeAdapter(Priority, config=_STRICT),
 }

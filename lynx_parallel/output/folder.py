@@ -18,9 +18,11 @@ from typing import Any
 
 from lynx_parallel.output.atomic import atomic_write, move, naming, part_path, publish
 from lynx_parallel.output.checksums import sha256_file
+from lynx_parallel.output.posters import POSTER_SUFFIX, POSTERS
 from lynx_parallel.output.prompt_files import PromptFiles
 from lynx_parallel.output.sidecar import SIDECAR_VERSION, SUFFIXES, encode_text, read_sidecar
 
+_POSTER_PART = re.compile(rf"(.+){re.escape(POSTER_SUFFIX)}\.[0-9]+\.part")
 PART = re.compile(r"(.+)\.(mp4|latents\.safetensors|json)\.[0-9]+\.part")
 
 
@@ -37,11 +39,16 @@ class Output:
         self.private = folder / ".lynx"
         self.journal = self.private / "journal.jsonl"
         self.approvals = self.private / "approvals.jsonl"
+        self.takes = self.private / "takes.json"
         self.status = self.private / "status.json"
 
     def path(self, name: str, kind: str) -> Path:
         """Returns the path of a shot's ``latents``, ``video`` or ``sidecar``."""
         return self.folder / (name + SUFFIXES[kind])
+
+    def poster(self, name: str) -> Path:
+        """Returns the path of a shot's poster, which a report shows. It may be missing."""
+        return self.folder / POSTERS / (name + POSTER_SUFFIX)
 
     def resume_state(self, latents_digest: str) -> Path:
         """Returns the path of the resume state of a shot with this digest."""
@@ -121,6 +128,10 @@ class Output:
             ours: shots the journal knows; only their temporaries go: a user's own ``.part`` (a download, say) stays.
         """
         parts = [path for path, name in self.parts(ours) if name in ours]
+        posters = self.folder / POSTERS
+        for path in posters.rglob(f"*{POSTER_SUFFIX}.*.part"):
+            match = _POSTER_PART.fullmatch(str(path.relative_to(posters)))
+            parts += [path] if match and match[1] in ours else []
         for folder in ("superseded", "partial", "faces", "prompts", "latents"):
             parts += (self.private / folder).rglob("*.part")
         parts += self.private.glob("probe-*")
@@ -208,6 +219,11 @@ class Output:
             targets = {kind: folder / (name + SUFFIXES[kind]) for kind in sources}
             if not any(map(os.path.lexists, targets.values())):
                 break
+        with contextlib.suppress(OSError):  # no reason to lose a shot
+            if "video" in kinds and (poster := self.poster(name)).is_file():
+                target = folder / (name + POSTER_SUFFIX)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                move(poster, target)
         for kind, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             if kind == "sidecar" and "latents" not in kinds:
@@ -237,6 +253,9 @@ class Output:
                 publish((latents if kind == "latents" else None) or part_path(path, attempt), path)
             if kind in sidecar["outputs"]:
                 sidecar["outputs"][kind]["mtime_ns"] = path.stat().st_mtime_ns
+        poster = self.poster(name)
+        with contextlib.suppress(OSError):  # a report can do without
+            os.replace(part_path(poster, attempt), poster)
         text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"
         with atomic_write(self.path(name, "sidecar")) as part:
             part.write_bytes(encode_text(text))

@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Self
 
@@ -135,6 +136,26 @@ class Lock:
                     self.path.unlink()
         finally:
             marker.unlink(missing_ok=True)
+
+
+def holder(path: Path) -> tuple[str, bool] | None:
+    """Returns who holds a lock, in words, and whether that driver is alive; None if nobody does.
+
+    Reads only. On another machine, a driver counts as alive until its heartbeat has stopped for ``STALE_LOCK_S``.
+    """
+    try:
+        with path.open("rb") as file:
+            seen, text = os.fstat(file.fileno()), file.read(2**16)
+    except OSError:
+        return None
+    who, dead = _holder(text)
+    if dead is None:
+        try:
+            at = _clock(path.parent)
+        except OSError:  # a folder that this user can only read
+            at = time.time()
+        dead = at - seen.st_mtime > STALE_LOCK_S
+    return who, not dead
 
 
 def _holder(text: bytes) -> tuple[str, bool | None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.output.folder import Output
+from lynx_parallel.output.posters import POSTER_SUFFIX
 from lynx_parallel.output.sidecar import SUFFIXES
 
 
@@ -81,7 +82,8 @@ class Owners:
         half_written = dict(self._aside.parts())
         for file in sorted(self._aside.files()):
             path = self._aside.folder / file
-            suffix = next((suffix for suffix in SUFFIXES.values() if file.endswith(suffix)), None)
+            suffixes = (*SUFFIXES.values(), POSTER_SUFFIX)
+            suffix = next((suffix for suffix in suffixes if file.endswith(suffix)), None)
             name = half_written.get(path) or (file.removesuffix(suffix) if suffix else None)
             if name is not None:
                 yield path, self._moved.get(name) or self.of(name.partition("/")[2])

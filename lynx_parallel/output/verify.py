@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lynx_parallel.output.checksums import CHECKSUM_KEY, DIGEST, metadata_of, read_metadata, sha256_file
 from lynx_parallel.output.folder import PART, Output
 from lynx_parallel.output.journal import History
+from lynx_parallel.output.posters import POSTER_SUFFIX, POSTERS, REPORT
 from lynx_parallel.output.sidecar import SUFFIXES
 
 Kind = Literal["damaged", "missing", "orphan", "unfinished", "foreign"]
@@ -80,8 +81,9 @@ class _Verification:
         self.report = Report()
 
     def run(self) -> Report:
-        files = set(self.output.files(self.known))
+        files = set(self.output.files(self.known)) - {REPORT}
         sidecars = dict(self.output.sidecars(names=self.known))
+        files -= {f"{POSTERS}/{name}{POSTER_SUFFIX}" for name in self.known | sidecars.keys()}
         for name in sorted(sidecars):
             files -= self._outputs(self.output, name, sidecars[name])
             if self.shots is not None and name not in self.shots:

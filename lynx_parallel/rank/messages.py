@@ -99,7 +99,7 @@ class RenderOrder:
         subject_key: key of the subject's cached data, see ``plan.digests.subject_key``.
         crops: where the crops of the face are shown.
         resume_state: file of the shot's resume state, which may not exist.
-        parts: where rank 0 writes ``video`` and ``latents``.
+        parts: where rank 0 writes ``video``, ``latents`` and ``poster``.
         logs: folder of the ranks' log files.
         first_expert: end before the expert of low noise is needed, with a resume state.
     """
@@ -126,7 +126,7 @@ class EncodeOrder:
 
     Attributes:
         latents: their file.
-        parts: where ``video`` is written.
+        parts: where ``video`` and ``poster`` are written.
         logs: folder of the ranks' log files.
         sha256: of the latents' file by its sidecar; None for latents that no sidecar lists.
     """

@@ -27,7 +27,9 @@ from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.rank.disk_space import when_room
 from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered, RenderOrder
 from lynx_parallel.stages.latents import decode, to_frames
+from lynx_parallel.stages.poster import write_poster
 from lynx_parallel.stages.video import encode_video
+from lynx_parallel.text import one_line
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class OutputWriter:
         """Encodes a shot that was kept. Uses neither the device nor the model, so it runs beside the next shot."""
         kept = self._decoded.pop(order.parts["video"])
         made = self.write(kept.frames, order.shot, order.video, order.parts, kept.seconds, kept.exactness)
-        return replace(made, conditioning=kept.conditioning, warnings=kept.warnings)
+        return replace(made, conditioning=kept.conditioning, warnings=(*kept.warnings, *made.warnings))
 
     def write(
         self,
@@ -140,7 +142,7 @@ class OutputWriter:
         """Writes the video.
 
         Args:
-            parts: where to write ``video``, and where ``latents`` are if they were written.
+            parts: where to write ``video`` and ``poster``, and where ``latents`` are if they were written.
             seconds: of the earlier stages.
             how: how the frames were made, for the sidecar.
         """
@@ -150,10 +152,18 @@ class OutputWriter:
         )
         when_room(lambda: encode(parts["video"]), parts["video"], self._waits)
         seconds["encode"] = time.perf_counter() - began
+        warnings = []
+        if "poster" in parts:
+            try:
+                write_poster(frames, parts["poster"])
+            except OSError as error:
+                warnings.append(f"{parts['poster'].parent}: no poster for the report: {one_line(error)}")
+        files = {kind: path for kind, path in parts.items() if kind != "poster"}
         return Rendered(
-            {kind: {"size": path.stat().st_size, "sha256": sha256_file(path)} for kind, path in parts.items()},
+            {kind: {"size": path.stat().st_size, "sha256": sha256_file(path)} for kind, path in files.items()},
             {stage: round(value, 3) for stage, value in seconds.items()},
             how,
+            warnings=tuple(warnings),
         )
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from lynx_parallel.output.run_status import GangStatus, RunStatus
 from lynx_parallel.text import counted, rough_duration
 
@@ -28,6 +30,19 @@ def time_left(status: RunStatus) -> str:
 def gpu_hours(status: RunStatus) -> str:
     """Returns the time that GPUs have been in use; nothing on the CPU, and before a rank has started."""
     return f"{status.gpu_seconds / 3600:.2f} GPU-hours" if status.device not in ("", "cpu") else ""
+
+
+def ago(time: str) -> str:
+    """Returns how long ago a time was, rounded.
+
+    Args:
+        time: ISO 8601, by the clock of the machine that wrote it.
+    """
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+    except ValueError:
+        return "an unknown time"
+    return rough_duration(max(seconds, 0))
 
 
 def gang_text(gang: GangStatus) -> tuple[str, str, str, str, str]:

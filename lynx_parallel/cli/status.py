@@ -1,0 +1,186 @@
+"""lynx-render status and failures: what the files of an output folder say, from any shell or machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lynx_parallel.cli.options import Debug, Json
+from lynx_parallel.cli.target import Target, TargetArgument, find_target
+
+if TYPE_CHECKING:
+    from lynx_parallel.output.run_status import RunStatus
+    from lynx_parallel.output.shot_states import ShotState
+
+WATCH_EVERY_S = 2.0
+MOST_FAILURES = 10
+"""Failures that ``status`` shows. ``failures`` shows all."""
+
+
+def status(
+    target: TargetArgument = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 2 seconds until the run ends.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show how far a campaign is, and what its run does now. Reads files alone, also those of a run elsewhere."""
+    found = find_target(target)
+    names = [shot.name for shot in found.campaign.shots] if found.manifest and found.campaign else None
+    if as_json:
+        typer.echo(json.dumps(_as_json(found, names)))
+        return
+    if watch:
+        _watch(found, names)
+    else:
+        _show(found, names)
+
+
+def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug = False) -> None:
+    """List the shots that failed or are blocked, with the reason and what to do. Exits with 1 if there are any."""
+    from lynx_parallel.output.shot_states import shot_states
+
+    found = find_target(target)
+    names = [shot.name for shot in found.campaign.shots] if found.manifest and found.campaign else None
+    shots = [shot for shot in shot_states(found.output, names) if shot.state in ("failed", "blocked")]
+    if as_json:
+        rows = [
+            {"name": shot.name, "state": shot.state, "reason": shot.reason, "logs": shot.logs, "remedy": _remedy(shot)}
+            for shot in shots
+        ]
+        typer.echo(json.dumps({"output": str(found.output.folder), "failures": rows, "exit_code": int(bool(shots))}))
+    else:
+        for shot in shots:
+            typer.echo(f"{shot.name}: {shot.state}: {shot.reason.rstrip('.')}. {_remedy(shot)}")
+        if not shots:
+            typer.echo(f"{found.shown}: no shot has failed")
+    raise typer.Exit(int(bool(shots)))
+
+
+def _remedy(shot: ShotState) -> str:
+    """Returns what to do about a shot that failed, in a sentence or two."""
+    from lynx_parallel.failures import known_remedy
+
+    if shot.state == "blocked":
+        return "Correct the manifest or the picture, then run again."
+    remedy = known_remedy(shot.reason)
+    return f"{remedy} Then run again." if remedy else "Correct the input or read the logs, then run again."
+
+
+def _states(found: Target, names: list[str] | None) -> tuple[list[ShotState], RunStatus | None, bool | None, str]:
+    """Returns the shots, the status of the last run, whether its driver is alive, and who that is."""
+    from lynx_parallel.output.lock import holder
+    from lynx_parallel.output.run_status import read_status
+    from lynx_parallel.output.shot_states import shot_states
+
+    # The run's status is read first: a shot that it counts as done then has its sidecar.
+    run = read_status(found.output.status)
+    held = holder(found.output.private / "lock")
+    who, alive = held if held is not None else ("", False)
+    return shot_states(found.output, names), run, alive, who
+
+
+def _as_json(found: Target, names: list[str] | None) -> dict[str, Any]:
+    from lynx_parallel.output.shot_states import count_states
+
+    shots, run, alive, who = _states(found, names)
+    failed = [vars(shot) | {"sidecar": None} for shot in shots if shot.state in ("failed", "blocked")]
+    for row in failed:
+        del row["sidecar"]
+    return {
+        "output": str(found.output.folder), "counts": _with_unknown(count_states(shots), run, names), "alive": alive,
+        "driver": who, "run": run.as_json() if run else None, "failures": failed,
+    }  # fmt: skip
+
+
+def _with_unknown(counts: dict[Any, int], run: RunStatus | None, names: list[str] | None) -> dict[str, int]:
+    """Adds the shots that only the run's manifest knows, because nothing was tried for them yet."""
+    if names is None and run is not None:
+        known = sum(counts.values())
+        return {**counts, "left": counts["left"] + max(run.total - known, 0)}
+    return dict(counts)
+
+
+def _lines(found: Target, names: list[str] | None) -> tuple[list[str], RunStatus | None, list[ShotState], bool]:
+    """Returns the lines about all shots, the run to show, the failed shots, and whether the run is alive."""
+    from lynx_parallel.output.shot_states import count_states
+    from lynx_parallel.text import rough_duration
+    from lynx_parallel.view.run_text import ago
+
+    shots, run, alive, who = _states(found, names)
+    counts = _with_unknown(count_states(shots), run, names)
+    parts = [f"{counts['done']} of {sum(counts.values())} shots done"]
+    parts += [f"{counts[state]} {state}" for state in ("failed", "blocked", "left") if counts[state]]
+    lines = [f"{found.shown}: {', '.join(parts)}"]
+    if run is None:
+        lines.append(f"{who} is at work here" if alive else "no run is at work")
+    elif alive:
+        lines.append(f"{run.state}: {who}, for {rough_duration(run.seconds)}, last word {ago(run.updated)} ago")
+    elif run.exit_code is None:
+        lines.append(
+            f"the driver ({run.host}, process {run.pid}) ended {ago(run.updated)} ago without a word, "
+            "or is out of reach; run again to resume"
+        )
+    else:
+        lines.append(
+            f"no run is at work; the last one ended {ago(run.updated)} ago with exit code {run.exit_code}, "
+            f"after {rough_duration(run.seconds)}"
+        )
+    failed = [shot for shot in shots if shot.state in ("failed", "blocked")]
+    return lines, run if alive and run is not None and run.exit_code is None else None, failed, bool(alive)
+
+
+def _show(found: Target, names: list[str] | None) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_view(found, names, console)[0])
+
+
+def _view(found: Target, names: list[str] | None, console: Any) -> tuple[Any, bool]:
+    """Returns what is shown, and whether the run is alive."""
+    from dataclasses import replace
+
+    from rich.console import Group
+    from rich.text import Text
+
+    from lynx_parallel.view.live import run_view
+
+    lines, run, failed, alive = _lines(found, names)
+    parts: list[Any] = [Text(line) for line in lines]
+    if run is not None:
+        parts.append(run_view(replace(run, failures=()), console))
+    for shot in failed[:MOST_FAILURES]:
+        logs = f" (logs: {shot.logs})" if shot.logs and "(logs: " not in shot.reason else ""
+        parts.append(Text.assemble((f"{shot.state} ", "red"), f"{shot.name}: {shot.reason}{logs}"))
+    if len(failed) > MOST_FAILURES:
+        parts.append(Text(f"and {len(failed) - MOST_FAILURES} more: lynx-render failures {found.shown}"))
+    return Group(*parts), alive
+
+
+def _watch(found: Target, names: list[str] | None) -> None:
+    """Shows the status until no run is alive: in place on a terminal, else again and again."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from lynx_parallel.view.live import can_be_live
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not can_be_live(sys.stdout):
+        while True:
+            view, alive = _view(found, names, console)
+            console.print(view)
+            if not alive:
+                return
+            time.sleep(WATCH_EVERY_S)
+    with Live(console=console, auto_refresh=False) as live:
+        console.show_cursor(True)
+        while True:
+            view, alive = _view(found, names, console)
+            live.update(view, refresh=True)
+            if not alive:
+                return
+            time.sleep(WATCH_EVERY_S)
