@@ -51,6 +51,14 @@ HungAfter = Annotated[str, typer.Option(metavar="60s", help="Treat a rank as hun
 SaveEvery = Annotated[str, typer.Option(metavar="30s", help="Least time between two resume states of a shot.")]
 
 
+CardName = Annotated[
+    str | None, typer.Option("--card", metavar="H100", help="Plan for this card instead of this machine's.")
+]
+Deadline = Annotated[
+    str | None, typer.Option("--deadline", metavar="06:00", help="Warn if the run is estimated to end later.")
+]
+
+
 def cluster_spec(*, stop_after: str | None, hung_after: str, save_every: str, **options: Any) -> ClusterSpec:
     """Returns the checked options that say where to render.
 

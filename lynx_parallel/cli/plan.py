@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from lynx_parallel.cli.load import fetch_hint, load
 from lynx_parallel.cli.options import (
     Address,
     Attention,
+    CardName,
+    Deadline,
     Debug,
     Device,
     Gangs,
@@ -35,7 +38,6 @@ from lynx_parallel.cli.options import (
     show_notices,
 )
 from lynx_parallel.inputs.notices import notices_as_json
-from lynx_parallel.text import escaped
 
 WORK_TO_DO = 4
 """Exit code with ``--detailed-exitcode`` if there is work to do, or may be."""
@@ -48,13 +50,18 @@ def plan(
     tiled_decode: TiledDecode = False, device: Device = "auto", address: Address = None, stop_after: StopAfter = None,
     max_failures: MaxFailures = 1_000_000, hung_after: HungAfter = "60s", save_every: SaveEvery = "30s",
     set_: Set = None, only: Only = None, verify: Verify = False, strict: Strict = False,
-    shots: Annotated[bool, typer.Option("--shots", help="Show the text of each shot.")] = False, as_json: Json = False,
+    card: CardName = None, deadline: Deadline = None,
+    shots: Annotated[bool, typer.Option("--shots", help="Show each shot with its text.")] = False,
+    as_json: Json = False,
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 0: nothing to do, 2: bad input, 4: work to do.")
     ] = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Show what render would do, shot by shot, and why; renders and downloads nothing. Takes render's options."""
+    """Show what render would do, why, and how long it takes; renders and downloads nothing. Takes render's options."""
+    from lynx_parallel.cli.forecast import due, forecast_of
+    from lynx_parallel.cli.plan_text import by_shot, by_subject
+    from lynx_parallel.inputs.licences import licences
     from lynx_parallel.plan.parts import Part, changes_of_parts, check_parts
 
     cluster = cluster_spec(
@@ -73,6 +80,10 @@ def plan(
     missing: dict[str, Part] = {}
     for weight, part in loaded.missing:
         missing.setdefault(str(weight), part)  # several pipelines may need it
+    now = datetime.now().astimezone()
+    forecast = forecast_of(loaded, planned, cluster, card)
+    warning = due(forecast, deadline, now)
+    of_weights = {name: text for part in loaded.parts for name, text in licences(part.campaign.pipeline).items()}
     exit_code = WORK_TO_DO if detailed_exitcode and todo else 0
     if as_json:
         rows = [
@@ -84,21 +95,27 @@ def plan(
             "shots": rows, "orphans": list(planned.orphans), "warnings": notices_as_json(campaign.notices),
             "missing": list(missing),
             "changes": [change.as_json() for change in changes],
+            "forecast": forecast.as_json(),
+            "licences": of_weights,
         }  # fmt: skip
         typer.echo(json.dumps({"output": str(campaign.output), **found}))
         raise typer.Exit(exit_code)
     typer.echo(f"{campaign.path.name}: {planned}")
     for line in loaded.lora_lines:
         typer.echo(line)
-    for item in planned.items:
-        typer.echo(f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}")
-        if shots:
-            typer.echo(f"        {escaped(item.shot.text)}")
+    for line in (by_shot if shots else by_subject)(planned.items):
+        typer.echo(line)
     for name in planned.orphans:
         typer.echo(f"orphan  {name}")
     for change in changes:
-        if change.causes:
-            typer.echo(f"{change}; render asks first")
+        typer.echo(f"{change}{'; render asks first' if change.causes else ''}")
     for name, part in missing.items():
         typer.echo(f"missing {name}: {fetch_hint(part.campaign)}")
+    for line in forecast.lines(now):
+        typer.echo(line)
+    for text in dict.fromkeys(of_weights.values()):
+        named = ", ".join(name for name, licence in of_weights.items() if licence == text)
+        typer.echo(f"licence: {text}: {named}")
+    if warning:
+        typer.echo(f"warning: {warning}", err=True)
     raise typer.Exit(exit_code)

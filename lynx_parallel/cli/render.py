@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lynx_parallel.cli.approve import approve
+from lynx_parallel.cli.finish import exit_code_of, print_json, run_command, say_summary
 from lynx_parallel.cli.load import load
 from lynx_parallel.cli.observe import observed
 from lynx_parallel.cli.options import (
     Address,
     Attention,
+    CardName,
+    Deadline,
     Debug,
     Device,
     Events,
@@ -43,9 +45,8 @@ from lynx_parallel.cli.options import (
 )
 from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.cli.report import end_with_report
-from lynx_parallel.errors import ClusterError
-from lynx_parallel.inputs.notices import notices_as_json
-from lynx_parallel.text import shown_path
+from lynx_parallel.cli.takes import review_takes
+from lynx_parallel.errors import ClusterError, InputErrors, LynxError
 from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
@@ -66,10 +67,28 @@ def render(
     verify: Verify = False, strict: Strict = False, as_json: Json = False, quiet: Quiet = False,
     events: Events = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Do not write report.html at the end.")] = False,
+    review: Annotated[
+        str | None, typer.Option("--review", metavar="FILE", help="Reroll what this review.csv of a report rejects.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", metavar="N", min=1, help="First render N shots that differ, and report.")
+    ] = None,
+    sample_only: Annotated[
+        int | None, typer.Option("--sample-only", metavar="N", min=1, help="Render N shots that differ, then stop.")
+    ] = None,
+    deadline: Deadline = None, card: CardName = None,
+    on_finish: Annotated[
+        str | None, typer.Option("--on-finish", metavar="COMMAND", help="Run this at the end, with LYNX_* variables.")
+    ] = None,
+    allow_blocked: Annotated[
+        bool, typer.Option("--allow-blocked", help="Exit 0 if nothing but blocked shots is left.")
+    ] = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Render every shot of MANIFEST that is not done yet."""
+    from lynx_parallel.cli.forecast import announce, remember_rates
     from lynx_parallel.engine.driver import Driver
+    from lynx_parallel.engine.sample import Sample
     from lynx_parallel.output.approvals import Approvals
     from lynx_parallel.output.folder import Output
     from lynx_parallel.plan.parts import changes_of_parts
@@ -83,6 +102,11 @@ def render(
         attention=attention, tiled_decode=tiled_decode, device=device, address=address, stop_after=stop_after,
         max_failures=max_failures, hung_after=hung_after, save_every=save_every,
     )  # fmt: skip
+    if sample is not None and sample_only is not None:
+        raise InputErrors(["--sample: not together with --sample-only; choose one"])
+    sample = sample or sample_only
+    if review is not None:
+        review_takes(manifest, set_, review, say)
     with say.if_slow(f"reading {manifest} and the weights"):
         loaded = load(manifest, set_, only, verify)
     campaign = loaded.campaign
@@ -94,29 +118,32 @@ def render(
     def check(todo: Sequence[Item]) -> None:
         approvals = Approvals(Output(campaign.output).approvals)
         approve(changes_of_parts(loaded.parts, todo, request.set), approvals, yes, say)
+        announce(loaded, cluster, card, deadline, say)
 
-    with observed(say, quiet=quiet, events=events) as observer:
-        summary = Driver(campaign, loaded.parts, loaded.replan, cluster, observer, request, check).run()
+    def write_report(say: Callable[[str], None]) -> None:
+        end_with_report(manifest, campaign, set_, only, say)
+
+    chosen = None
+    try:
+        with observed(say, quiet=quiet, events=events) as observer:
+            if sample is not None:
+                chosen = Sample(sample, sample_only is not None, lambda: write_report(observer.say))
+            summary = Driver(campaign, loaded.parts, loaded.replan, cluster, observer, request, check, chosen).run()
+    except LynxError as error:
+        if on_finish is not None:
+            run_command(on_finish, campaign, None, error.exit_code, str(error), output=say.stream)
+        raise
     for name, reason in summary.failed if quiet else ():
         say(f"{name}: failed: {reason}")
-    for name, reason in summary.blocked:
-        say(f"{name}: blocked: {reason}")
-    retried = f", {summary.retries} tried again" if summary.retries else ""
-    left = f", {summary.left} left" if summary.left else ""
-    again = "; run again to resume" if summary.left else ""
-    say(
-        f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
-        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
-        f"{shown_path(campaign.output)}{again}"
-    )
-    if made := summary.conditioning:
-        kinds = ("subject", "reference", "identity", "text")
-        say("conditioning: " + ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds))
+    say_summary(summary, campaign, say)
+    remember_rates(loaded, summary)
     if not no_report and summary.stopped_by is None:
-        end_with_report(manifest, campaign, set_, only, say)
+        write_report(say)
     if summary.fault:
         print(summary.fault, file=sys.stderr)
+    exit_code = exit_code_of(summary, allow_blocked=allow_blocked)
+    if on_finish is not None:
+        run_command(on_finish, campaign, summary, exit_code, output=say.stream)
     if as_json:
-        ended = {**vars(summary), "exit_code": summary.exit_code, "warnings": notices_as_json(campaign.notices)}
-        typer.echo(json.dumps({"output": str(campaign.output), **ended}))
-    raise typer.Exit(summary.exit_code)
+        print_json(summary, campaign, exit_code)
+    raise typer.Exit(exit_code)

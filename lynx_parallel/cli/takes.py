@@ -14,6 +14,8 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.text import shown_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lynx_parallel.inputs.manifest import Campaign, Shot
 
 
@@ -69,3 +71,19 @@ def _shot(campaign: Campaign, name: str) -> Shot:
     if found is None:
         raise InputErrors([f"{name}: no such shot; {nearest(name, [shot.name for shot in campaign.shots], 'shots')}"])
     return found
+
+
+def review_takes(manifest: str, set_: list[str] | None, file: str, say: Callable[[str], None]) -> None:
+    """Applies a report's ``review.csv``: accepts what it picks, rerolls what it rejects.
+
+    Raises:
+        InputErrors: mistakes in the manifest or in the review.
+    """
+    from lynx_parallel.inputs.load import load_campaign
+    from lynx_parallel.inputs.review import apply_review
+    from lynx_parallel.output.folder import Output
+
+    campaign = load_campaign(manifest, set_ or ())
+    done = apply_review(Output(campaign.output), campaign, Path(file))
+    earlier = f", {done.earlier} about earlier seeds" if done.earlier else ""
+    say(f"{shown_path(file)}: {done.accepted} accepted, {done.rerolled} rerolled{earlier}")

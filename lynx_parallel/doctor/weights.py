@@ -7,19 +7,12 @@ from pathlib import Path
 
 from lynx_parallel.demo.places import demo_root, facepack_root, is_built
 from lynx_parallel.doctor.report import Weight
+from lynx_parallel.inputs.licences import licence_of
 from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, Adapters, FaceSpec
 from lynx_parallel.inputs.pipeline_files import find_pipeline, load_pipeline
 from lynx_parallel.inputs.weight_names import resolve_file
 from lynx_parallel.plan.present_weights import cached, components, lacking, snapshot
 from lynx_parallel.plan.weights import arcface_file, pack_folder, replaced_parts
-
-# Beginning of a source → licence; see the README. A pipeline's own ``license:`` wins.
-_LICENCES = {
-    "Wan-AI/Wan2": "Apache-2.0",
-    "hub:ByteDance/lynx/": "Apache-2.0",
-    BUFFALO_L: "non-commercial research only",
-    "demo:": "Apache-2.0",
-}
 
 
 def find_all(pipeline: str) -> list[Weight]:
@@ -67,9 +60,9 @@ class _Finder:
         if parts := lacking(folder, replaced):
             more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             return Weight(
-                "base", source, False, size, _licence(source), f"missing: {', '.join(parts[:3])}{more}", remedy
+                "base", source, False, size, licence_of(source), f"missing: {', '.join(parts[:3])}{more}", remedy
             )
-        return Weight("base", source, True, size, _licence(source), f"present in {folder}")
+        return Weight("base", source, True, size, licence_of(source), f"present in {folder}")
 
     def adapter(self, title: str, setting: str, source: str, licence: str | None) -> Weight:
         if source.startswith("demo:"):
@@ -102,17 +95,13 @@ class _Finder:
         size = sum(one.stat().st_size for one in files)
         if not size:
             return _missing(name, source, f"empty: {path}", remedy, licence)
-        return Weight(name, source, True, size, licence or _licence(source), f"present: {path}")
+        return Weight(name, source, True, size, licence or licence_of(source), f"present: {path}")
 
 
 def _missing(name: str, source: str, detail: str, remedy: str, licence: str | None = None) -> Weight:
-    return Weight(name, source, False, 0, licence or _licence(source), detail, remedy)
+    return Weight(name, source, False, 0, licence or licence_of(source), detail, remedy)
 
 
 def _demo(name: str, source: str, root: Path, licence: str | None = None) -> Weight:
     detail = f"present: {root}" if is_built(root) else "random weights, made at their first use"
-    return Weight(name, source, True, 0, licence or _licence(source), detail)
-
-
-def _licence(source: str) -> str:
-    return next((licence for start, licence in _LICENCES.items() if source.startswith(start)), "see its source")
+    return Weight(name, source, True, 0, licence or licence_of(source), detail)

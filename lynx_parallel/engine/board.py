@@ -42,7 +42,7 @@ class Board:
         self.sizes = GangSizes(run.layout_choice, run.cluster, self.shots, options.device, self.machines.ranks)
         self.slots = [Slot() for _ in range(self.sizes.gangs)]
         self.denoise = any(item.action == "render" for item in todo)  # any gang may take a retry
-        self.queue = Queue(Work(item) for item in todo)
+        self.queue = Queue(Work(item, first=item.shot.name in run.first) for item in todo)
         self.running: set[Work] = set()
         prompts = run.output.prompts(prompt_salt(run.weight_digests, run.campaign.pipeline.model.dtype, options.device))
         self.texts = SharedTexts(prompts, self.shots if self.denoise else ())

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import lynx_parallel
-from lynx_parallel.engine.monitor import Monitor
+from lynx_parallel.engine.monitor import Monitor, first_status
 from lynx_parallel.engine.observer import Observer
 from lynx_parallel.engine.process import give_up
 from lynx_parallel.engine.record import write_record
+from lynx_parallel.engine.sample import Sample, turns
 from lynx_parallel.engine.settle import settle, unsettled
 from lynx_parallel.engine.signals import Interrupted, deferred_signals, hold, interruptible, signals
 from lynx_parallel.engine.summary import Summary
@@ -33,7 +32,6 @@ from lynx_parallel.output.crops import faces_folder, make_faces_folder
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal, now
 from lynx_parallel.output.lock import Lock
-from lynx_parallel.output.run_status import RunStatus
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.parts import Part, check_parts
 from lynx_parallel.plan.plan import Item, Plan
@@ -54,6 +52,7 @@ class Driver:
         observer: takes lines, events and the status.
         request: options of the command line.
         check: raises if the remaining work cannot be done.
+        sample: shots to make first; None for no such sample.
     """
 
     def __init__(
@@ -65,6 +64,7 @@ class Driver:
         observer: Observer,
         request: Request | None = None,
         check: Callable[[Sequence[Item]], object] = len,
+        sample: Sample | None = None,
     ):
         self.campaign = campaign
         self.parts = parts
@@ -74,6 +74,8 @@ class Driver:
         self.say = observer.say
         self.request = request or Request()
         self.check = check
+        self.sample = sample
+        self._first: list[Item] = []
         self._name = ""
         self.output = Output(campaign.output)
         self.summary = Summary()
@@ -129,6 +131,9 @@ class Driver:
                     plan = self._settled(history, journal)
                 todo = plan.of("render", "encode")
                 self.summary.left = len(todo)
+                if self.sample is not None:
+                    self._first = self.sample.of(todo)
+                    todo = self._first if self.sample.only else todo
                 if todo:
                     self._run(todo, journal, cluster, pending)
                     self.summary.left -= self.summary.finished
@@ -177,13 +182,10 @@ class Driver:
                     self.say(f"warning: {shown_path(self.output.journal)}: its last records could not be written")
 
     def _monitor_of(self, todo: list[Item]) -> Monitor:
-        plan = self._plan
-        first = RunStatus(
-            self._name, str(self.campaign.path), socket.gethostname(), os.getpid(), now(), total=len(plan.items),
-            to_make=len(todo), done=len(plan.of("done")), blocked=len(plan.of("blocked")),
-        )  # fmt: skip
-        observer = self.observer
-        monitor = Monitor(self.output, first, self.summary, costs(self.parts, todo), observer.watch, observer.event)
+        first = first_status(self._name, self.campaign.path, self._plan, len(todo))
+        monitor = Monitor(self.output, first, self.summary, costs(self.parts, todo), self.observer)
+        if self.sample is not None:
+            monitor.tell_when({item.shot.name for item in self._first}, self.sample.ready)
         monitor.show()
         return monitor
 
@@ -239,11 +241,11 @@ class Driver:
                     part.campaign, part.weights, part.face, part.digests, self.cluster,
                     LayoutChoice(self.cluster, part.weights), self.output, journal, self.summary, self.say, self._name,
                     total=len(todo), progress=self.observer.progress,
+                    first=frozenset(item.shot.name for item in self._first),
                 ),
                 items,
             )
-            for part in self.parts
-            if (items := part.of(todo))
+            for part, items in turns(self.parts, todo, self._first)
         ]  # fmt: skip
 
     async def _until_stopped(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lynx_parallel.engine.observer import Observer
 from lynx_parallel.engine.queue import Slot
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import now
 from lynx_parallel.output.run_status import MOST_FAILURES, FailedShot, GangStatus, RunStatus, State, write_status
+from lynx_parallel.plan.plan import Plan
 from lynx_parallel.rank.messages import Progress
 
 if TYPE_CHECKING:
@@ -26,6 +31,19 @@ ENOUGH = 0.002
 """Part of the work after which the rest is estimated from it."""
 
 
+def first_status(run: str, manifest: Path, plan: Plan, to_make: int) -> RunStatus:
+    """Returns the status of a run that begins.
+
+    Args:
+        run: name of its record.
+        to_make: number of shots to make.
+    """
+    return RunStatus(
+        run, str(manifest), socket.gethostname(), os.getpid(), now(), total=len(plan.items), to_make=to_make,
+        done=len(plan.of("done")), blocked=len(plan.of("blocked")),
+    )  # fmt: skip
+
+
 class Monitor:
     """The status of one run.
 
@@ -33,8 +51,7 @@ class Monitor:
         output: where the status is written.
         first: status with everything that does not change.
         cost: work of each shot, by name, in any unit.
-        watch: takes each status.
-        event: takes each status that is written, as an event.
+        observer: takes each status; as an event, each that is written.
         clock: seconds.
     """
 
@@ -44,38 +61,45 @@ class Monitor:
         first: RunStatus,
         summary: Summary,
         cost: Mapping[str, float],
-        watch: Callable[[RunStatus], None],
-        event: Callable[[Mapping[str, Any]], None],
+        observer: Observer,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._output = output
         self._first = first
         self._summary = summary
         self._cost = cost
-        self._watch = watch
-        self._event = event
+        self._observer = observer
         self._clock = clock
         self._began = self._looked = clock()
         self._written = -WRITE_EVERY_S
         self._gpu_seconds = 0.0
         self._device = ""
         self._runs: InTurn | None = None
+        self._awaited: set[str] = set()
+        self._ready: Callable[[], None] = lambda: None
         self._working: tuple[float, float] | None = None  # time and fraction when the first shot began
+
+    def tell_when(self, names: Set[str], ready: Callable[[], None]) -> None:
+        """Calls ``ready`` once in a thread of its own, when these shots are finished and others are left."""
+        self._awaited, self._ready = set(names), ready
 
     def show(self, state: State = "starting", exit_code: int | None = None) -> None:
         """Shows and writes the status now."""
         status = self._status(state, exit_code)
-        self._watch(status)
+        self._observer.watch(status)
         if self._clock() - self._written >= WRITE_EVERY_S or exit_code is not None:
             self._written = self._clock()
             write_status(self._output.status, status)
-            self._event({"event": "status", "time": status.updated, "status": status.as_json()})
+            self._observer.event({"event": "status", "time": status.updated, "status": status.as_json()})
 
     async def follow(self, runs: InTurn) -> None:
         """Shows the status of these runs until it is cancelled."""
         self._runs = runs
         while True:
             self.show("running" if self._summary.stopped_by is None else "stopping")
+            if self._awaited and not self._awaited & set(left := list(self._unfinished())) and left:
+                self._awaited.clear()
+                await asyncio.to_thread(self._ready)
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _status(self, state: State, exit_code: int | None) -> RunStatus:

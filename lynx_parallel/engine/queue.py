@@ -30,6 +30,7 @@ class Work:
         avoid: slot in which it failed. Another free slot takes the retry first.
         not_at: GPU or machine that must not try it again, because it may be at fault; see ``engine.faults``.
         reason: why it failed there, once its retries are spent.
+        first: whether it belongs to the run's sample.
     """
 
     item: Item
@@ -38,6 +39,12 @@ class Work:
     avoid: Slot | None = None
     not_at: str = ""
     reason: str = ""
+    first: bool = False
+
+    @property
+    def priority(self) -> tuple[bool, int]:
+        """Higher first: the sample before all others."""
+        return self.first, self.item.shot.priority
 
     @property
     def subject(self) -> str:
@@ -127,11 +134,11 @@ class Queue:
     """
 
     def __init__(self, works: Iterable[Work] = ()):
-        levels: dict[int, OrderedDict[str, deque[Work]]] = {}
+        levels: dict[tuple[bool, int], OrderedDict[str, deque[Work]]] = {}
         self._retries: list[Work] = []
         self._length = 0
         for work in works:
-            level = levels.setdefault(work.item.shot.priority, OrderedDict())
+            level = levels.setdefault(work.priority, OrderedDict())
             level.setdefault(work.subject, deque()).append(work)
             self._length += 1
         self._levels = OrderedDict(sorted(levels.items(), reverse=True))
@@ -165,13 +172,13 @@ class Queue:
         """
         due = [w for w in self._retries if w.not_before <= now and w.not_at not in slot.places]
         welcome = [work for work in due if work.avoid is not slot]
-        retry = max(welcome, key=lambda work: work.item.shot.priority, default=None)
+        retry = max(welcome, key=lambda work: work.priority, default=None)
         top = next(iter(self._levels), None)
-        if top is not None and (retry is None or top > retry.item.shot.priority):
+        if top is not None and (retry is None or top > retry.priority):
             return self._next_of(top, slot, taken)
-        return retry or max(due, key=lambda work: work.item.shot.priority, default=None)
+        return retry or max(due, key=lambda work: work.priority, default=None)
 
-    def _next_of(self, priority: int, slot: Slot, taken: Collection[str | None]) -> Work:
+    def _next_of(self, priority: tuple[bool, int], slot: Slot, taken: Collection[str | None]) -> Work:
         level = self._levels[priority]
         subject = slot.subject
         if subject not in level:
@@ -185,7 +192,7 @@ class Queue:
         if work in self._retries:
             self._retries.remove(work)
             return
-        priority, subject = work.item.shot.priority, work.subject
+        priority, subject = work.priority, work.subject
         level = self._levels[priority]
         level[subject].popleft()
         self._length -= 1

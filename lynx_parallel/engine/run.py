@@ -30,6 +30,7 @@ class Run:
         say: takes each line for the user.
         name: of the run's record.
         total: number of shots to make with all pipelines of the campaign.
+        first: names of the shots of the sample, which are made before the others.
         progress: takes lines that are repeated with other numbers; None for ``say``.
     """
 
@@ -46,6 +47,7 @@ class Run:
     name: str = ""
     total: int = 0
     progress: Callable[[str], None] | None = None
+    first: frozenset[str] = frozenset()
 
     def show_progress(self, line: str) -> None:
         """Prints a line that is repeated with other numbers. A live view shows the same all the time."""

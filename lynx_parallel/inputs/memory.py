@@ -27,6 +27,8 @@ CONDITIONING_ENTRIES = 8
 ALLOWANCE_BYTES = 1_500_000_000
 """Estimate: the CUDA context (0.5 GB), the face models (0.2 GB), the workspaces of cuBLAS and cuDNN, the rounding of
 the allocator, and small tensors (latents, the scheduler's state)."""
+VAE_BYTES = 507_570_124
+"""Size of Wan2.1's VAE in fp32."""
 GROUP_BYTES = 300_000_000
 """Estimate: NCCL's buffers for one process group."""
 TEXT_ACTIVATION_BYTES = 300_000_000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lynx_parallel.inputs.base_parts import base_parts
 from lynx_parallel.inputs.decode_memory import VideoSize
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.memory import Prediction, Task, predict
+from lynx_parallel.inputs.memory import VAE_BYTES, Prediction, Task, predict
 from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.inputs.weight_files import WeightFiles
 from lynx_parallel.model.adapter_files import adapter_sources
@@ -16,8 +16,6 @@ from lynx_parallel.model.tensor_files import read_shapes, transformer_sources
 
 MARGIN = 0.05
 """Share of a device's memory that the prediction must leave free: some of its parts are estimates."""
-VAE_BYTES = 507_570_124
-"""Size of Wan2.1's VAE in fp32."""
 LARGEST = Task(VideoSize(1280, 720, 81), Layout())
 """The largest video that Wan2.1 was trained for, on one rank."""
 

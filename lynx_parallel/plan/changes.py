@@ -115,7 +115,7 @@ class _History:
         inputs = self._inputs(str(sidecar.get("run", "")))
         causes: dict[Cause, None] = {}
         for name, (_, new) in values.items():
-            if name == "seed" and item.shot.bound:
+            if name == "sampling.seed" and item.shot.bound:
                 continue  # rerolled by the user
             if name.startswith("subject."):
                 continue  # pictures, embeddings and landmarks are the user's

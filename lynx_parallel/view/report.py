@@ -23,7 +23,7 @@ REPORT_VERSION = 1
 _DATA = '<script type="application/json" id="data">{}</script>'
 _SHOWN = {"left": "to render"}
 """States of the page whose names differ from those of ``shot_states``."""
-_OF_THE_RUN = ("encoding", "layout", "attention", "sharded", "exactness", "packaging", "model", "labels", "consent",
+_OF_THE_RUN = ("layout", "attention", "sharded", "exactness", "packaging", "model", "labels", "consent",
                "lynx_parallel", "run", "attempt")  # fmt: skip
 """Keys of a sidecar that the page shows beside the settings."""
 
@@ -114,7 +114,8 @@ class _Row:
         if made is None and shot is None:
             return None
         ids = made or {}
-        settings = _mapping(sidecar.get("settings"))
+        settings = {**_mapping(sidecar.get("settings")), **_mapping(sidecar.get("encoding"))}
+        sampling = shot.sampling if shot else None
         shown = _SHOWN.get(self.state.state, self.state.state)
         reason = self.state.reason
         if shot is not None and made is not None and made.get("seed") != shot.seed:
@@ -131,7 +132,7 @@ class _Row:
             "video": video,
             "poster": _file(self.output, self.output.poster(self.state.name), self.options) if video else None,
             "poster_frames": POSTER_FRAMES,
-            **{key: settings.get(key, getattr(shot.sampling, key) if shot else None) for key in _SIZES},
+            **{key: settings.get(f"sampling.{key}", getattr(sampling, key, None)) for key in _SIZES},
             "text": shot.text if shot else settings.get("prompt", ""),
             "take_state": shot.state if shot else "",
             "history": _history(shot),

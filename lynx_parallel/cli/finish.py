@@ -1,0 +1,83 @@
+"""What follows a run: the report, the summary in words and as JSON, and the user's own command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+
+from lynx_parallel.inputs.notices import notices_as_json
+from lynx_parallel.output.posters import REPORT
+from lynx_parallel.text import shown_path
+
+if TYPE_CHECKING:
+    from lynx_parallel.engine.summary import Summary
+    from lynx_parallel.inputs.manifest import Campaign
+
+
+def exit_code_of(summary: Summary, *, allow_blocked: bool) -> int:
+    """Returns the exit code of a run. With ``--allow-blocked``, blocked shots alone are no failure."""
+    code = summary.exit_code
+    return 0 if allow_blocked and code == 1 and not summary.failed else code
+
+
+def say_summary(summary: Summary, campaign: Campaign, say: Callable[[str], None]) -> None:
+    """Prints the blocked shots and the counts."""
+    for name, reason in summary.blocked:
+        say(f"{name}: blocked: {reason}")
+    retried = f", {summary.retries} tried again" if summary.retries else ""
+    left = f", {summary.left} left" if summary.left else ""
+    again = "; run again to resume" if summary.left else ""
+    say(
+        f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
+        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
+        f"{shown_path(campaign.output)}{again}"
+    )
+    if made := summary.conditioning:
+        kinds = ("subject", "reference", "identity", "text")
+        say("conditioning: " + ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds))
+
+
+def print_json(summary: Summary, campaign: Campaign, exit_code: int) -> None:
+    """Prints the summary for programs."""
+    ended = {**vars(summary), "exit_code": exit_code, "warnings": notices_as_json(campaign.notices)}
+    typer.echo(json.dumps({"output": str(campaign.output), **ended}))
+
+
+def run_command(
+    command: str, campaign: Campaign, summary: Summary | None, exit_code: int, fault: str = "", *, output: TextIO
+) -> None:
+    """Runs the user's command in a shell, with the result of the run in its environment.
+
+    An error of it is a line on stderr and does not change the exit code.
+
+    Args:
+        summary: None if the run could not begin.
+        fault: why the run ended; empty if it ended as planned.
+        output: where the command's standard output goes.
+    """
+    page = campaign.output / REPORT
+    names: Sequence[str] = ("rendered", "encoded", "skipped", "failed", "blocked")
+    counts = {name: str(len(getattr(summary, name)) if summary else 0) for name in names}
+    told = {
+        "manifest": str(campaign.path), "output": str(campaign.output), "exit_code": str(exit_code),
+        "report": str(page) if page.is_file() else "", "left": str(summary.left if summary else 0),
+        "seconds": f"{summary.seconds:.0f}" if summary else "0", "fault": fault or (summary.fault if summary else ""),
+        **counts,
+    }  # fmt: skip
+    environment = {**os.environ, **{f"LYNX_{name.upper()}": value for name, value in told.items()}}
+    try:
+        # Ray's output has taken the descriptors 1 and 2.
+        ended = subprocess.run(
+            command, shell=True, env=environment, stdout=output, stderr=sys.stderr, check=False
+        ).returncode
+    except OSError as error:
+        print(f"--on-finish: {error}", file=sys.stderr)
+    else:
+        if ended:
+            print(f"--on-finish: exit {ended}: {command}", file=sys.stderr)
