@@ -23,7 +23,18 @@ MOST_LINES = 300
 ALLOWED: dict[str, set[str]] = {
     # Room: the rooms that it may import, from the command line down to the leaves.
     "cli": {
-        "doctor", "fetch", "engine", "plan", "stages", "subject", "view", "inputs", "output", "failures", "errors", "text",
+        "doctor",
+        "fetch",
+        "engine",
+        "plan",
+        "stages",
+        "subject",
+        "view",
+        "inputs",
+        "output",
+        "failures",
+        "errors",
+        "text",
     },  # fmt: skip
     "doctor": {"rank", "model", "plan", "demo", "inputs", "failures", "errors", "text"},
     "fetch": {"plan", "view", "inputs", "output", "failures", "errors", "text"},

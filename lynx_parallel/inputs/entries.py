@@ -31,6 +31,13 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _by_number(value: Any) -> Any:
+    """Returns a mapping with numbers for keys, which YAML files have as text here."""
+    if not isinstance(value, dict):
+        return value
+    return {int(key) if isinstance(key, str) and key.isdecimal() else key: one for key, one in value.items()}
+
+
 def _text_form(value: Any) -> Any:
     if value is None or isinstance(value, list):
         raise PydanticCustomError("must", "must be {allowed}", {"allowed": "text, {text: …} or {file: …}"})
@@ -57,6 +64,7 @@ TakeNumber = Annotated[int, Field(ge=1, le=1_000_000)]
 TakeCount = Annotated[int, Field(ge=1), must("a whole number from 1")]
 Takes = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[dict[TakeNumber, Seed], Field(min_length=1)],
+    BeforeValidator(_by_number),
     must("a whole number from 1, or seeds by take, such as {1: 42, 3: 99}"),
 ]
 Priority = Annotated[int, Field(ge=-(10**9), le=10**9), must("a whole number; higher comes first")]

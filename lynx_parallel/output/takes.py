@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -106,10 +107,10 @@ def read_takes(path: Path) -> Takes:
     Raises:
         InputErrors: it cannot be read. Its seeds must not be lost silently.
     """
+    if not os.path.lexists(path):
+        return Takes()
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
-        return Takes()
     except OSError as error:
         raise InputErrors([f"{path}: {error.strerror}"]) from None
     try:

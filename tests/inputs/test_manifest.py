@@ -187,7 +187,7 @@ def test_shots(load: Load, shots: str, expected: list[tuple[str, int]]) -> None:
             "[{subject: ada, prompt: run, takes: 0, priority: high, seeds: []}]",
             [
                 "m.yaml:6: shots[0].seeds: a list: must be a list with at least one item",
-                "m.yaml:6: shots[0].takes: 0: must be a whole number from 1",
+                "m.yaml:6: shots[0].takes: 0: must be a whole number from 1, or seeds by take, such as {1: 42, 3: 99}",
                 "m.yaml:6: shots[0].priority: 'high': must be a whole number; higher comes first",
             ],
         ),
@@ -414,7 +414,7 @@ TOP_CASES = [
         [
             "m.yaml:1: output: missing: the folder for the videos, relative to this file",
             "m.yaml:3: outptu: unknown key; did you mean 'output'? (allowed: version, pipeline, output, sampling,"
-            " video, vars, subjects, prompts, variants, shots, save_latents, faces, name)",
+            " video, vars, subjects, prompts, variants, shots, save_latents, faces, takes, name)",
         ],
     ),
     (
@@ -500,6 +500,7 @@ def test_schema_matches_the_keys() -> None:
         "shots",
         "faces",
         "save_latents",
+        "takes",
         "name",
     }
     assert {"SubjectEntry", "SubjectsFrom", "PromptEntry", "ShotEntry", "SamplingOverrides"} <= set(made["$defs"])
