@@ -20,22 +20,13 @@ PACKAGE = REPOSITORY / "lynx_parallel"
 MOST_ROOMS = 18
 MOST_LINES = 300
 
+# fmt: off
 ALLOWED: dict[str, set[str]] = {
     # Room: the rooms that it may import, from the command line down to the leaves.
     "cli": {
-        "doctor",
-        "fetch",
-        "engine",
-        "plan",
-        "stages",
-        "subject",
-        "view",
-        "inputs",
-        "output",
-        "failures",
-        "errors",
+        "doctor", "fetch", "engine", "plan", "stages", "subject", "view", "inputs", "output", "failures", "errors",
         "text",
-    },  # fmt: skip
+    },
     "doctor": {"rank", "model", "plan", "demo", "inputs", "failures", "errors", "text"},
     "fetch": {"plan", "view", "inputs", "output", "failures", "errors", "text"},
     "engine": {"rank", "plan", "inputs", "output", "failures", "errors", "text"},
@@ -54,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
 }
+# fmt: on
 RANK_MESSAGES = {"rank.actor", "rank.environment", "rank.messages"}
 """The modules of ``rank`` that the driver process may import."""
 NO_TORCH = ("cli", "engine", "fetch", "view", "plan", "output", "inputs", "failures", "errors", "text")

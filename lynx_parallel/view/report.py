@@ -119,7 +119,7 @@ class _Row:
         shown = _SHOWN.get(self.state.state, self.state.state)
         reason = self.state.reason
         if shot is not None and made is not None and made.get("seed") != shot.seed:
-            shown, reason = "to render", f"rerolled: the next render has seed {shot.seed}"
+            shown, reason = "to render", f"made with seed {made.get('seed')}; the next render takes {shot.seed}"
         video = quote(f"{self.state.name}.mp4") if self.state.sidecar else None
         row = {
             "name": self.state.name,

@@ -52,7 +52,7 @@ def gang_text(gang: GangStatus) -> tuple[str, str, str, str, str]:
     if gang.to_read and gang.read < gang.to_read:
         stage += f" {gang.read / gigabyte:.1f} of {gang.to_read / gigabyte:.1f} GB"
     if gang.finishing:
-        stage += f", encoding {gang.finishing}" if gang.shot else f"encoding {gang.finishing}"
+        stage = f"{stage}, encoding {gang.finishing}" if gang.shot else f"encoding {gang.finishing}"
     step = f"{gang.step}/{gang.total}" if gang.total and gang.stage in ("denoising", "decoding") else ""
     pace = "" if gang.step_seconds is None or not step else f"{gang.step_seconds:.2f} s"
     memory = f"{gang.memory / gigabyte:.0f}/{gang.memory_total / gigabyte:.0f} GB" if gang.memory_total else ""

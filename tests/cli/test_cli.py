@@ -16,7 +16,7 @@ import pytest
 import lynx_parallel
 from lynx_parallel.cli import app
 from tests.helpers.campaigns import MANIFEST, draw, finish, load, write
-from tests.helpers.light_command import COMMAND, light, lynx_render, refused
+from tests.helpers.light_command import COMMAND, light, lynx_render, of_shots, refused, without_texts
 
 
 @pytest.fixture
@@ -46,8 +46,14 @@ def test_version(tmp_path: Path) -> None:
 def test_plan_of_the_demo(tmp_path: Path, demo: Path) -> None:
     run = light("plan", "demo", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == [
+    assert run.stdout.splitlines()[:3] == [
         "demo.yaml: 4 shots: 4 to render, 0 to encode, 0 done, 0 blocked",
+        "  astronaut: 2 to render (new)",
+        "  drawn: 2 to render (new)",
+    ]
+    assert run.stdout.splitlines()[-1] == "licence: Apache-2.0: demo:tiny, demo:full, demo:faces"
+    each = light("plan", "demo", "--shots", cwd=tmp_path).stdout
+    assert without_texts(of_shots(each)) == [
         "render  astronaut/pumpkin-t01",
         "render  astronaut/beach-t01",
         "render  drawn/pumpkin-t01",
@@ -77,15 +83,26 @@ def test_plan_tells_what_and_why(folder: Path, demo: Path) -> None:
     load(folder, expired.replace(", run: 'A {person} runs.'", ""))
     run = light("plan", folder / "m.yaml", cwd=folder)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == [
+    assert run.stdout.splitlines()[:6] == [
         "m.yaml: 2 shots: 1 to render, 0 to encode, 0 done, 1 blocked",
+        "  ada: 1 blocked (consent form-1 expired on 2020-01-31)",
+        "  bob: 1 to render (changed: weights)",
+        "orphan  ada/run-t01",
+        "orphan  bob/run-t01",
+        "1 finished shot to render again: weights",
+    ]
+    each = light("plan", folder / "m.yaml", "--shots", cwd=folder)
+    assert without_texts(of_shots(each.stdout)) == [
         "blocked ada/walk-t01: consent form-1 expired on 2020-01-31",
         "render  bob/walk-t01: changed: weights",
         "orphan  ada/run-t01",
         "orphan  bob/run-t01",
     ]
     only = light("plan", "m.yaml", "--only", "bob/*", "--set", "sampling.seed=7", cwd=folder)
-    assert only.stdout.splitlines()[1:] == ["render  bob/walk-t01: changed: sampling.seed, weights"]
+    assert only.stdout.splitlines()[1:3] == [
+        "  bob: 1 to render (changed: sampling.seed, weights)",
+        "1 finished shot to render again: sampling.seed 42 → 7, weights",
+    ]
 
 
 WRONG = {
@@ -184,13 +201,14 @@ def test_no_such_manifest(folder: Path, arguments: list[str], expected: str) -> 
         (["plan"], "Error: Missing argument"),
         (["m.yaml", "--sampling", "7"], "Error: No such option"),
         (["plan", "m.yaml", "--verfy"], "Error: No such option: --verfy (Possible options: --save-every, --verify)"),
-        (["m.yaml", "--shard"], "Error: No such option: --shard (Possible options: --shard-weights)"),
+        (["m.yaml", "--shard"], "Error: No such option: --shard (Possible options: --card, --shard-weights)"),
         (["m.yaml", "--cfg=5"], "Error: No such option: --cfg; settings are given as --set sampling.guidance_scale=5"),
         (["--steps", "4", "m.yaml"], "Error: No such option: --steps; settings are given as --set sampling.num_infer"),
         (["m.yaml", "--num-frames", "81"], "Error: No such option: --num-frames; settings are given as --set sampling"),
         (["m.yaml", "n.yaml"], "Error: Got unexpected extra argument(s) (n.yaml); one manifest or pipeline at a time"),
         (["m.yaml", "plan"], "Error: Got unexpected extra argument(s) (plan); put the command first: lynx-render plan"),
-        (["status", "m.yaml"], "Error: Got unexpected extra argument(s) (m.yaml); 'status' is neither a command (ren"),
+        (["stats", "m.yaml"], "stats: no such command; did you mean 'status'?"),
+        (["xyzzy", "m.yaml"], "Error: Got unexpected extra argument(s) (m.yaml); 'xyzzy' is neither a command (ren"),
         (["m.yaml", "--ulysses", "two"], "Error: Invalid value for '--ulysses'"),
         (["m.yaml", "--set"], "Error: Option '--set' requires an argument"),
     ],
@@ -294,7 +312,7 @@ def test_a_reader_that_goes_away(folder: Path, demo: Path) -> None:
 def test_names_in_any_terminal(folder: Path, demo: Path, encoding: str) -> None:
     (folder / "m.yaml").write_text(MANIFEST + 'name: "走/{subject}-{prompt}"\n', encoding="utf-8")
     run = subprocess.run(
-        [*COMMAND, "plan", "m.yaml"],
+        [*COMMAND, "plan", "m.yaml", "--shots"],
         cwd=folder, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False,
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, b"")
@@ -331,7 +349,7 @@ def test_plan_shows_the_text_of_each_shot(folder: Path, demo: Path) -> None:
     text = (folder / "m.yaml").read_text().replace("'A {person} runs.'", '"A {person}\\n\\e runs."')
     (folder / "m.yaml").write_text(text)
     run = light("plan", "m.yaml", "--shots", "--only", "ada/*", cwd=folder)
-    assert run.stdout.splitlines()[1:] == [
+    assert of_shots(run.stdout) == [
         "render  ada/walk-t01",
         "        A woman walks.",
         "render  ada/run-t01",
@@ -380,7 +398,7 @@ def test_a_workbook_of_people_is_planned(folder: Path, demo: Path) -> None:
     book.save(folder / "people.xlsx")
     run = light("plan", "m.yaml", "--shots", cwd=folder, allowed="numpy")
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.splitlines()[-2:] == ["render  E3/run-t01", "        A child runs."]
+    assert of_shots(run.stdout)[-2:] == ["render  E3/run-t01", "        A child runs."]
 
 
 # Stops in the import of one module, says so, and waits; "swallow" turns what ends the wait into an ImportError.

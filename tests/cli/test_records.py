@@ -193,7 +193,7 @@ def test_render_asks_for_a_dropped_set(tmp_path: Path, demo: Path) -> None:
     plan = light("plan", "mine/m.yaml", "--set", out, cwd=tmp_path)
     assert plan.returncode == 0
     last = "2 finished shots to encode again: video.crf 24 → 18 (--set video.crf=24 was given when they were made)"
-    assert plan.stdout.splitlines()[-1] == f"{last}; render asks first"
+    assert f"{last}; render asks first" in plan.stdout.splitlines()
     assert light("mine/m.yaml", "--set", out, "--set", "video.crf=24", cwd=tmp_path).returncode == 0
     assert light(record, cwd=tmp_path).returncode == 0
     found = json.loads(light("plan", "mine/m.yaml", "--set", out, "--json", cwd=tmp_path).stdout)["changes"]

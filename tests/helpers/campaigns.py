@@ -95,6 +95,7 @@ def contents(shot: Shot, word: str = "") -> dict[str, bytes]:
 def finish(
     campaign: Campaign,
     shot: Shot,
+    /,
     *,
     kinds: tuple[str, ...] = ("latents", "video"),
     word: str = "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,14 @@ def refused(*arguments: str | Path, cwd: Path) -> list[str]:
     assert "Traceback" not in run.stderr
     assert (tree(cwd), sorted(cwd.rglob("*"))) == before
     return run.stderr.splitlines()
+
+
+def of_shots(printed: str) -> list[str]:
+    """Returns the lines of ``plan --shots`` about shots and orphans, with their texts."""
+    shown = r"(render|encode|done|blocked|unknown|orphan) +\S|        "
+    return [line for line in printed.splitlines() if re.match(shown, line)]
+
+
+def without_texts(lines: list[str]) -> list[str]:
+    """Returns the lines of shots without their texts."""
+    return [line for line in lines if not line.startswith(" ")]

@@ -43,7 +43,7 @@ def test_the_next_run_only_encodes(
     waiting = output if save_latents == "true" else output / ".lynx" / "latents"
     with safe_open(waiting / f"{name}.latents.safetensors", framework="pt") as file:
         assert len(file.metadata()["latents_digest"]) == 64
-    planned = lynx_render("plan", *options, cwd=tmp_path)
+    planned = lynx_render("plan", "--shots", *options, cwd=tmp_path)
     assert f"encode  {name}: its latents are finished, its video is not" in planned.stdout
     assert lynx_render("verify", output, cwd=tmp_path).stdout.count("missing     ") == 1
 

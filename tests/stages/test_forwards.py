@@ -9,6 +9,7 @@ import pytest
 
 from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.pipeline import LynxPipeline
+from lynx_parallel.plan import work
 from tests.helpers.small_renders import load, prepare
 
 
@@ -39,3 +40,4 @@ def test_forwards_of_a_shot(pipeline: LynxPipeline, settings: dict[str, Any], fo
     finally:
         hook.remove()
     assert len(calls) == forwards
+    assert work.forwards(sampling, has_reference=True) == forwards, "what plan counts"
