@@ -174,7 +174,10 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
 )
 
 
-def remedy_for(error: str, *, host: str, free: str = "memory free: unknown") -> str:
+FREE_UNKNOWN = "memory free: unknown"
+
+
+def remedy_for(error: str, *, host: str, free: str = FREE_UNKNOWN) -> str:
     """Returns what to do about an error.
 
     Args:
@@ -185,6 +188,6 @@ def remedy_for(error: str, *, host: str, free: str = "memory free: unknown") -> 
     return known_remedy(error, free=free) or f"Run lynx-render doctor on {host}."
 
 
-def known_remedy(error: str, *, free: str = "memory free: unknown") -> str:
+def known_remedy(error: str, *, free: str = FREE_UNKNOWN) -> str:
     """Returns what to do about an error; empty if the error says nothing that is known. Arguments as ``remedy_for``."""
     return next((remedy.format(free=free) for pattern, remedy in _REMEDIES if re.search(pattern, error)), "")

@@ -62,12 +62,14 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
 
 def _remedy(shot: ShotState) -> str:
     """Returns what to do about a shot that failed, in a sentence or two."""
-    from lynx_parallel.failures import known_remedy
+    from lynx_parallel.failures import FREE_UNKNOWN, known_remedy
 
     if shot.state == "blocked":
         return "Correct the manifest or the picture, then run again."
-    remedy = known_remedy(shot.reason)
-    return f"{remedy} Then run again." if remedy else "Correct the input or read the logs, then run again."
+    remedy = known_remedy(shot.reason).replace(f" ({FREE_UNKNOWN})", "")
+    if not remedy:
+        return "Correct the input or read the logs, then run again."
+    return remedy if remedy.endswith("run again.") else f"{remedy} Then run again."
 
 
 def _states(found: Target, names: list[str] | None) -> tuple[list[ShotState], RunStatus | None, bool | None, str]:

@@ -1,0 +1,130 @@
+"""What others see while a campaign is rendered: the status, the report, and never a torn file or a wrong count."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from lynx_parallel.output.run_status import read_status
+from lynx_parallel.stages.video import probe
+from tests.helpers.command import environment, started, wait_for
+from tests.helpers.demo_output import NAMES
+from tests.helpers.ray_head import Head
+from tests.view.test_report import data_of
+
+# Reads the output folder again and again, as another machine would, and fails at the first thing that is torn.
+READER = """
+import json, sys, time
+from pathlib import Path
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.run_status import read_status
+from lynx_parallel.output.shot_states import count_states, shot_states
+output, names, most, seen = Output(Path(sys.argv[1])), sys.argv[3:], 0, 0
+while not Path(sys.argv[2]).exists():
+    run = read_status(output.status)
+    assert run is not None or not output.status.exists(), "a torn status"
+    states = shot_states(output, names)
+    done = count_states(states)["done"]
+    assert done >= most, (done, most)
+    # The status was read first, so each shot that it counts is there by now.
+    assert run is None or done >= run.rendered + run.encoded, (done, run)
+    for shot in states:
+        for kind, made in (shot.sidecar or {"outputs": {}})["outputs"].items():
+            assert output.path(shot.name, kind).stat().st_size == made["size"], (shot.name, kind)
+    for line in output.journal.read_bytes().splitlines() if output.journal.exists() else ():
+        json.loads(line)
+    for path in output.folder.rglob("*.mp4"):
+        path.read_bytes()
+    most, seen = done, seen + 1
+print(seen)
+"""
+
+
+def test_a_reader_never_sees_a_torn_file_or_a_wrong_count(head: Head, tmp_path: Path) -> None:
+    output, stop = tmp_path / "out", tmp_path / "stop"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(output), str(stop), *sorted(NAMES)],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        run = head.render(
+            "demo", "--set", f"output={output}", "--events", "events.jsonl", "--sample", "2",
+            "--on-finish", "env > finished; echo heard", cwd=tmp_path,
+        )  # fmt: skip
+        assert reader.poll() is None, reader.communicate()[1]
+    finally:
+        stop.touch()
+        printed, errors = reader.communicate(timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert reader.returncode == 0, errors
+    assert int(printed) > 20, "it hardly looked"
+
+    status = read_status(output / ".lynx" / "status.json")
+    assert status is not None
+    assert (status.state, status.exit_code, status.rendered, status.fraction) == ("ended", 0, 4, 1.0)
+    assert status.gpu_seconds > 0
+
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert all(event["schema"] == 1 for event in events)
+    assert sum(event["event"] == "done" for event in events) == 4
+    assert events[0]["event"] == "run_started"
+    assert events[-1]["event"] == "run_ended"
+    [gang] = [event for event in events if event["event"] == "gang_started"]
+    assert gang["device"] == "cpu"
+
+    assert "heard" in run.stdout
+    finished = dict(line.split("=", 1) for line in (tmp_path / "finished").read_text().splitlines() if "=" in line)
+    assert (finished["LYNX_RENDERED"], finished["LYNX_FAILED"], finished["LYNX_EXIT_CODE"]) == ("4", "0", "0")
+    assert finished["LYNX_REPORT"] == str(output / "report.html")
+
+    data = data_of(output / "report.html")
+    assert data["counts"] == {"done": 4}
+    for shot in data["shots"]:
+        with Image.open(output / shot["poster"]) as poster:
+            assert poster.size == (8 * 64, 48)
+        assert probe(output / shot["video"]).frames == shot["num_frames"]
+        assert shot["seconds"]["denoise"] > 0
+    assert all((output / subject["crop"]).is_file() for subject in data["subjects"])
+
+
+def test_status_of_a_run_that_another_process_renders(campaign: Path, tmp_path: Path) -> None:
+    """Seen while it is at work, and after it was killed."""
+    slow = ("--set", "sampling.num_inference_steps=400", "--only", "drawn/beach")
+    command = [sys.executable, "-m", "lynx_parallel.cli", "status", str(campaign), "--json"]
+
+    def look() -> dict[str, object]:
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    with started(campaign, *slow, cwd=tmp_path) as driver:
+
+        def denoising() -> bool:
+            run = look()["run"]
+            return bool(run and run["gangs"] and run["gangs"][0]["stage"] == "denoising" and run["gangs"][0]["step"])
+
+        wait_for(denoising, "a step", every=0.5)
+        seen = look()
+        assert seen["alive"] is True
+        assert f"process {driver.pid} on " in str(seen["driver"])
+        assert seen["counts"] == {"done": 0, "failed": 0, "blocked": 0, "left": 4}
+        driver.kill()
+        driver.wait()
+    after = look()
+    assert after["alive"] is False
+    assert after["run"]["exit_code"] is None  # type: ignore[index]
+
+
+def test_sample_only_leaves_the_rest(head: Head, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run = head.render("demo", "--set", f"output={output}", "--sample-only", "1", "--quiet", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 rendered" in run.stdout
+    assert "3 left" in run.stdout
+    assert "step" not in run.stdout
+    counts = data_of(output / "report.html")["counts"]
+    assert counts == {"done": 1, "to render": 3}
