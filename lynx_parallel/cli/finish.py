@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from lynx_parallel.inputs.notices import notices_as_json
-from lynx_parallel.output.posters import REPORT
 from lynx_parallel.text import shown_path
 
 if TYPE_CHECKING:
@@ -45,6 +42,8 @@ def say_summary(summary: Summary, campaign: Campaign, say: Callable[[str], None]
 
 def print_json(summary: Summary, campaign: Campaign, exit_code: int) -> None:
     """Prints the summary for programs."""
+    from lynx_parallel.inputs.notices import notices_as_json
+
     ended = {**vars(summary), "exit_code": exit_code, "warnings": notices_as_json(campaign.notices)}
     typer.echo(json.dumps({"output": str(campaign.output), **ended}))
 
@@ -61,6 +60,10 @@ def run_command(
         fault: why the run ended; empty if it ended as planned.
         output: where the command's standard output goes.
     """
+    import subprocess
+
+    from lynx_parallel.output.posters import REPORT
+
     page = campaign.output / REPORT
     names: Sequence[str] = ("rendered", "encoded", "skipped", "failed", "blocked")
     counts = {name: str(len(getattr(summary, name)) if summary else 0) for name in names}

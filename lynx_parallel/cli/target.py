@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynx_parallel.errors import InputErrors
-from lynx_parallel.output.folder import Output
 from lynx_parallel.text import shown_path
 
 if TYPE_CHECKING:
+    from lynx_parallel.output.folder import Output
     from lynx_parallel.inputs.manifest import Campaign
 
 TargetArgument = Annotated[
@@ -74,6 +74,7 @@ def find_target(text: str | None) -> Target:
     """
     from lynx_parallel.inputs.load import find_output
     from lynx_parallel.inputs.records import find_record
+    from lynx_parallel.output.folder import Output
 
     if text is None:
         return Target(_latest(Path.cwd()))
@@ -91,6 +92,8 @@ def find_target(text: str | None) -> Target:
 
 def _latest(folder: Path) -> Output:
     """Returns the output folder that was written last, in a folder or up to two levels below it."""
+    from lynx_parallel.output.folder import Output
+
     journals = [path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}.lynx/journal.jsonl")]
     if not journals:
         raise InputErrors(["no output folder here: name a manifest or an output folder"])

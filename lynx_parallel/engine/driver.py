@@ -148,6 +148,9 @@ class Driver:
         # Another driver may have rendered shots before this one had the lock.
         self._plan = plan = self.replan()
         settle(self.output, plan.of("done"), history, journal)
+        journal.extend(
+            {"event": "blocked", "name": item.shot.name, "reason": item.reason} for item in plan.of("blocked")
+        )
         return plan
 
     @cached_property

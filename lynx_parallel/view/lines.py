@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from lynx_parallel.output.run_status import RunStatus
-from lynx_parallel.view.run_text import sum_up
+if TYPE_CHECKING:
+    from lynx_parallel.output.run_status import RunStatus
 
 SUM_UP_EVERY_S = 30.0
 """Seconds between two lines that sum up the run."""
@@ -40,6 +40,8 @@ class Lines:
 
     def watch(self, status: RunStatus) -> None:
         """Sums up the run in a line every ``SUM_UP_EVERY_S`` seconds."""
+        from lynx_parallel.view.run_text import sum_up
+
         if self._summed_up is None:
             self._summed_up = time.monotonic()
         if status.exit_code is None and time.monotonic() - self._summed_up >= SUM_UP_EVERY_S:

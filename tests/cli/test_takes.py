@@ -1,4 +1,4 @@
-"""reroll, takes export and render --review, as a user meets them."""
+"""lynx-render reroll, takes export and render --review, as a user meets them."""
 
 from __future__ import annotations
 

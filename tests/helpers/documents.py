@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from tests.helpers.repository import REPOSITORY
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "cluster/README.md", "benchmarks/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "cluster/README.md",
+    "benchmarks/README.md",
+    "docs/events.md",
+    "docs/report.md",
+)
 
 
 @dataclass(frozen=True)
