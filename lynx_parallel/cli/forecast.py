@@ -50,7 +50,12 @@ def due(forecast: Forecast, deadline: str | None, now: datetime) -> str:
 
 
 def announce(
-    loaded: Loaded, cluster: ClusterSpec, card: str | None, deadline: str | None, say: Callable[[str], None]
+    loaded: Loaded,
+    planned: Plan,
+    cluster: ClusterSpec,
+    card: str | None,
+    deadline: str | None,
+    say: Callable[[str], None],
 ) -> None:
     """Prints how long a run will take, and a warning if that is longer than until the deadline.
 
@@ -58,7 +63,7 @@ def announce(
         InputErrors: an unknown card, or not a time.
     """
     now = datetime.now().astimezone()
-    forecast = forecast_of(loaded, loaded.replan(), cluster, card)
+    forecast = forecast_of(loaded, planned, cluster, card)
     if forecast.seconds is not None:
         *_, last = forecast.lines(now)
         say(f"estimate {last}")

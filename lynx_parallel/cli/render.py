@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,7 +50,7 @@ from lynx_parallel.errors import ClusterError, InputErrors, LynxError
 from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
-    from lynx_parallel.plan.plan import Item
+    from lynx_parallel.plan.plan import Plan
 
 
 def render(
@@ -115,10 +115,11 @@ def render(
     show_notices(campaign.notices, strict)
     request = request_of(context, ["lynx-render", *sys.argv[1:]])
 
-    def check(todo: Sequence[Item]) -> None:
+    def check(plan: Plan) -> None:
+        todo = plan.of("render", "encode")
         approvals = Approvals(Output(campaign.output).approvals)
         approve(changes_of_parts(loaded.parts, todo, request.set), approvals, yes, say)
-        announce(loaded, cluster, card, deadline, say)
+        announce(loaded, plan, cluster, card, deadline, say)
 
     def write_report(say: Callable[[str], None]) -> None:
         end_with_report(manifest, campaign, set_, only, say)

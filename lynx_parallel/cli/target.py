@@ -14,8 +14,8 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.text import shown_path
 
 if TYPE_CHECKING:
-    from lynx_parallel.output.folder import Output
     from lynx_parallel.inputs.manifest import Campaign
+    from lynx_parallel.output.folder import Output
 
 TargetArgument = Annotated[
     str | None,

@@ -63,7 +63,7 @@ class Driver:
         cluster: ClusterSpec,
         observer: Observer,
         request: Request | None = None,
-        check: Callable[[Sequence[Item]], object] = len,
+        check: Callable[[Plan], object] = str,
         sample: Sample | None = None,
     ):
         self.campaign = campaign
@@ -98,7 +98,7 @@ class Driver:
         if todo:
             check_parts(self.parts, todo, self.cluster)
             self._lock.refuse()  # before asking about shots that another driver may be rendering
-            self.check(todo)
+            self.check(plan)
         shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
         if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
             self.say(f"warning: {warning}")

@@ -10,7 +10,7 @@ import pytest
 from lynx_parallel.output.folder import Output
 from tests.helpers.campaigns import MANIFEST, draw, finish, load, write
 from tests.helpers.light_command import light
-from tests.view.test_report import data_of
+from tests.helpers.reports import data_of
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lynx_parallel.stages.video import probe
 from tests.helpers.command import environment, started, wait_for
 from tests.helpers.demo_output import NAMES
 from tests.helpers.ray_head import Head
-from tests.view.test_report import data_of
+from tests.helpers.reports import data_of
 
 # Reads the output folder again and again, as another machine would, and fails at the first thing that is torn.
 READER = """

@@ -15,6 +15,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.view.report import ReportOptions, missing_posters, report_data, write_report
 from tests.helpers.campaigns import MANIFEST, finish, load, write
+from tests.helpers.reports import data_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -42,12 +43,6 @@ def made(folder: Path, manifest: str = MANIFEST) -> Campaign:
     journal.close()
     output.logs(shots[2].name, 1).mkdir(parents=True)
     return campaign
-
-
-def data_of(page: Path) -> dict[str, Any]:
-    text = page.read_text()
-    start = text.index('id="data">') + len('id="data">')
-    return json.loads(text[start : text.index("</script>", start)])
 
 
 def test_every_shot_is_there(tmp_path: Path) -> None:
