@@ -100,7 +100,7 @@ def terminals(folder: Path) -> None:
             other = Terminal(columns + 1, 18, folder)
             other.columns = columns
             other.type("clear; lynx-render status")
-            other.wait_for(r"^\$ $")
+            other.wait_for(r"^\$ *$")
             other.wait_for(r"shots done")
             time.sleep(1)
             other.save("status")

@@ -65,8 +65,7 @@ def announce(
     now = datetime.now().astimezone()
     forecast = forecast_of(loaded, planned, cluster, card)
     if forecast.seconds is not None:
-        *_, last = forecast.lines(now)
-        say(f"estimate {last}")
+        say(f"estimate: {forecast.in_all(now)}")
     if warning := due(forecast, deadline, now):
         say(f"warning: {warning}")
 

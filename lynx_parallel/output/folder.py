@@ -255,7 +255,8 @@ class Output:
                 sidecar["outputs"][kind]["mtime_ns"] = path.stat().st_mtime_ns
         poster = self.poster(name)
         with contextlib.suppress(OSError):  # a report can do without
-            os.replace(part_path(poster, attempt), poster)
+            if (part := part_path(poster, attempt)).exists():
+                os.replace(part, poster)
         text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"
         with atomic_write(self.path(name, "sidecar")) as part:
             part.write_bytes(encode_text(text))

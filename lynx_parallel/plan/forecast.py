@@ -102,16 +102,22 @@ class Forecast:
             if part.most_bytes:
                 yield f"memory{of}: {_memory(part, machine)}"
             if part.estimate is not None:
-                shot = rough_duration(part.estimate.shot_seconds)
+                seconds = part.estimate.shot_seconds
+                shot = rough_duration(seconds) if seconds >= 10 else f"{seconds:.1f} s"
                 yield f"time{of}: about {shot} a shot, from {part.estimate.source}"
         if self.seconds is None:
             if self.parts:
                 yield f"time: unknown: no shot was timed on {machine.name} yet; --card H100 plans for a card"
             return
-        spent = f"{self.rank_hours:.1f} GPU-hours, " if machine.device == "cuda" else ""
+        yield f"in all: {self.in_all(now)}"
+
+    def in_all(self, now: datetime) -> str:
+        """Returns the time of the whole run in words; nothing if it is unknown."""
         end = self.end(now)
-        assert end is not None
-        yield f"in all: {spent}about {rough_duration(self.seconds)} {_on(machine)}, until about {_clock(end, now)}"
+        if self.seconds is None or end is None:
+            return ""
+        spent = f"{self.rank_hours:.1f} GPU-hours, " if self.machine.device == "cuda" else ""
+        return f"{spent}about {rough_duration(self.seconds)} {_on(self.machine)}, until about {_clock(end, now)}"
 
 
 def machine_of(cluster: ClusterSpec, card: Card | None) -> Machine:

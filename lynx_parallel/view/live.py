@@ -103,7 +103,10 @@ def _headline(status: RunStatus, width: int) -> RenderableType:
     if status.failed:
         words.append(f"{status.failed} failed")
     text = Text("  ".join(words), no_wrap=True)
-    bar = ProgressBar(total=1.0, completed=status.fraction, width=max(min(width - len(text) - 2, 60), 8))
+    bar = ProgressBar(
+        total=1.0, completed=status.fraction, width=max(min(width - len(text) - 2, 60), 8),
+        complete_style="green", finished_style="green", style="bright_black",
+    )  # fmt: skip
     line = Table.grid(padding=(0, 2))
     line.add_row(bar, text)
     return line

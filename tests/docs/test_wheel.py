@@ -60,7 +60,7 @@ def test_what_is_inside(wheel: Path) -> None:
     modules = {
         path.relative_to(REPOSITORY).as_posix(): path.read_bytes()
         for path in (REPOSITORY / "lynx_parallel").rglob("*")
-        if path.suffix in (".py", ".typed")
+        if path.suffix in (".py", ".typed", ".html")
     }
     information = {name for name in found if name.startswith(f"lynx_parallel-{lynx_parallel.__version__}.dist-info/")}
     assert {name: content for name, content in found.items() if name not in information} == {**shipped, **modules}

@@ -232,6 +232,7 @@ class FakeGang:
                     raise OSError(28, "No space left on device", "somewhere")
                 case "died" | "hung" | "raised" | "memory":
                     for part in parts.values():
+                        part.parent.mkdir(parents=True, exist_ok=True)
                         part.write_text("half")
                     raise self._failure(outcome, outcome)
         finally:

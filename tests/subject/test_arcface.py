@@ -66,9 +66,9 @@ def test_embeddings_equal_the_recorded_ones(golden_network: ArcFace) -> None:
     recorded = load_file(GOLDEN / "arcface_ir_se50.safetensors")
     with torch.inference_mode():
         embedding = golden_network(recorded["input_bgr_minus1_1"])
-    # Through 24 blocks of random weights fp32 is itself 5e-6 away from fp64, by the order of its sums (which
-    # follows the number of threads).
-    assert relative_error(embedding, recorded["embedding"]) <= 1e-5
+    # Through 24 blocks of random weights fp32 is itself 5e-6 to 1e-5 away from fp64, by the order of its sums, which
+    # follows the CPU and the number of threads. Both sides are; 1.03e-5 was seen on one CPU.
+    assert relative_error(embedding, recorded["embedding"]) <= 2e-5
 
 
 @requires_golden
