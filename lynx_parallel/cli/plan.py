@@ -58,7 +58,10 @@ def plan(
     ] = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Show what render would do, why, and how long it takes; renders and downloads nothing. Takes render's options."""
+    """Show what render would do, why, and how long it takes.
+
+    It renders and downloads nothing. It takes render's options.
+    """
     from lynx_parallel.cli.forecast import due, forecast_of
     from lynx_parallel.cli.plan_text import by_shot, by_subject
     from lynx_parallel.inputs.licences import licences

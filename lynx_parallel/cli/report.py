@@ -35,7 +35,10 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write report.html to the output folder: a contact sheet of all shots, with settings, timings and failures."""
+    """Write report.html, a page with all shots of a campaign.
+
+    Posters, settings, timings, failures, comparison, review. It is in the output folder, and each run ends with it.
+    """
     from lynx_parallel.view.report import ReportOptions, write_report
 
     if out is not None and not inline:

@@ -27,7 +27,10 @@ def status(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show how far a campaign is, and what its run does now. Reads files alone, also those of a run elsewhere."""
+    """Show how far a campaign is, and what its run does now.
+
+    It reads files alone, also those of a run on another machine.
+    """
     found = find_target(target)
     names = [shot.name for shot in found.campaign.shots] if found.manifest and found.campaign else None
     if as_json:
@@ -40,7 +43,10 @@ def status(
 
 
 def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug = False) -> None:
-    """List the shots that failed or are blocked, with the reason and what to do. Exits with 1 if there are any."""
+    """List the shots that failed or are blocked.
+
+    One line each, with the reason and what to do. Exits with 1 if there are any.
+    """
     from lynx_parallel.output.shot_states import shot_states
 
     found = find_target(target)
@@ -120,11 +126,11 @@ def _lines(found: Target, names: list[str] | None) -> tuple[list[str], RunStatus
     if run is None:
         lines.append(f"{who} is at work here" if alive else "no run is at work")
     elif alive:
-        lines.append(f"{run.state}: {who}, for {rough_duration(run.seconds)}, last word {ago(run.updated)} ago")
+        lines.append(f"{run.state}: {who}, for {rough_duration(run.seconds)}, updated {ago(run.updated)} ago")
     elif run.exit_code is None:
         lines.append(
-            f"the driver ({run.host}, process {run.pid}) ended {ago(run.updated)} ago without a word, "
-            "or is out of reach; run again to resume"
+            f"the driver (process {run.pid} on {run.host}) was killed or cannot be reached; "
+            f"its last update was {ago(run.updated)} ago; run again to resume"
         )
     else:
         lines.append(

@@ -24,7 +24,10 @@ def reroll(
     from_: From = None,
     debug: Debug = False,
 ) -> None:
-    """Give takes another seed. The next render makes them again and moves the old files to .lynx/superseded/."""
+    """Give takes another seed.
+
+    The next render makes them again and moves the old files to .lynx/superseded/.
+    """
     from lynx_parallel.inputs.review import reroll_shots
 
     target = find_target(from_)
@@ -41,7 +44,10 @@ def takes(
     from_: From = None,
     debug: Debug = False,
 ) -> None:
-    """Write the takes of an output folder to a file, to be committed and named in a manifest: takes: FILE."""
+    """Export the takes of an output folder to a file.
+
+    Commit the file, and name it in a manifest: takes: FILE.
+    """
     from lynx_parallel.inputs.takes_file import takes_as_yaml
     from lynx_parallel.output.atomic import atomic_write
     from lynx_parallel.output.takes import read_takes

@@ -77,8 +77,11 @@ def test_a_run_at_work(folder: Path) -> None:
 def test_a_driver_that_was_killed(folder: Path) -> None:
     run_status(folder)
     lines = light("status", "out", cwd=folder).stdout.splitlines()
-    assert re.match(rf"the driver \(node-1, process {os.getpid()}\) ended \d+ s ago without a word", lines[1])
-    assert "run again to resume" in lines[1]
+    assert re.fullmatch(
+        rf"the driver \(process {os.getpid()} on node-1\) was killed or cannot be reached; "
+        r"its last update was \d+ s ago; run again to resume",
+        lines[1],
+    )
     assert not any("denoising" in line for line in lines), "nothing half-done looks at work"
 
 
