@@ -40,6 +40,9 @@ def test_a_reroll_is_planned_as_the_users_own_edit(folder: Path, demo: Path) -> 
     printed = light("plan", "m.yaml", "--shots", "--only", "ada/walk", cwd=folder).stdout
     assert "sampling.seed" in of_shots(printed)[0]
     assert f"sampling.seed 42 → {seed}" in printed
+    reroll = next(line for line in printed.splitlines() if "sampling.seed 42" in line)
+    assert "this build of lynx-parallel" not in reroll
+    assert "made them differently" not in reroll
     rows = json.loads(light("plan", "m.yaml", "--json", cwd=folder).stdout)["shots"]
     assert next(row["seed"] for row in rows if row["name"] == "ada/walk-t01") == seed
 

@@ -126,7 +126,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun, head: Head
     # A changed prompt renders its two shots, a deleted output its one; the fourth is left alone.
     campaign.write_text(campaign.read_text().replace("carves a pumpkin", "paints a pumpkin"))
     (output / "drawn" / "beach-t01.latents.safetensors").unlink()
-    planned = lynx_render("plan", campaign, *crf, cwd=folder)
+    planned = lynx_render("plan", campaign, "--shots", *crf, cwd=folder)
     assert re.search(r"render +drawn/pumpkin-t01: changed: prompt$", planned.stdout, re.M)
     assert re.search(r"render +drawn/beach-t01: latents missing or damaged$", planned.stdout, re.M)
     assert re.search(r"done +astronaut/beach-t01$", planned.stdout, re.M)
