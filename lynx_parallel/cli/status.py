@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,7 +52,7 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
 
     found = find_target(target)
     names = [shot.name for shot in found.campaign.shots] if found.manifest and found.campaign else None
-    shots = [shot for shot in shot_states(found.output, names) if shot.state in ("failed", "blocked")]
+    shots = [shot for shot in shot_states(found.output, names, read=False) if shot.state in ("failed", "blocked")]
     if as_json:
         rows = [
             {"name": shot.name, "state": shot.state, "reason": shot.reason, "logs": shot.logs, "remedy": _remedy(shot)}
@@ -88,7 +89,7 @@ def _states(found: Target, names: list[str] | None) -> tuple[list[ShotState], Ru
     run = read_status(found.output.status)
     held = holder(found.output.private / "lock")
     who, alive = held if held is not None else ("", False)
-    return shot_states(found.output, names), run, alive, who
+    return shot_states(found.output, names, read=False), run, alive, who
 
 
 def _as_json(found: Target, names: list[str] | None) -> dict[str, Any]:
@@ -142,6 +143,12 @@ def _lines(found: Target, names: list[str] | None) -> tuple[list[str], RunStatus
 
 
 def _show(found: Target, names: list[str] | None) -> None:
+    if not sys.stdout.isatty():
+        lines, run, failed, _ = _lines(found, names)
+        if run is None:  # without the import of rich
+            for line in (*lines, *(f"{start}{rest}" for start, rest in _failed_lines(found, failed))):
+                typer.echo(line)
+            return
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -161,12 +168,17 @@ def _view(found: Target, names: list[str] | None, console: Any) -> tuple[Any, bo
     parts: list[Any] = [Text(line) for line in lines]
     if run is not None:
         parts.append(run_view(replace(run, failures=()), console))
+    parts += [Text.assemble((start, "red"), rest) for start, rest in _failed_lines(found, failed)]
+    return Group(*parts), alive
+
+
+def _failed_lines(found: Target, failed: list[ShotState]) -> Iterator[tuple[str, str]]:
+    """Yields a line for each of the first failed shots, in two parts: its state, and the rest."""
     for shot in failed[:MOST_FAILURES]:
         logs = f" (logs: {shot.logs})" if shot.logs and "(logs: " not in shot.reason else ""
-        parts.append(Text.assemble((f"{shot.state} ", "red"), f"{shot.name}: {shot.reason}{logs}"))
+        yield f"{shot.state} ", f"{shot.name}: {shot.reason}{logs}"
     if len(failed) > MOST_FAILURES:
-        parts.append(Text(f"and {len(failed) - MOST_FAILURES} more: lynx-render failures {found.shown}"))
-    return Group(*parts), alive
+        yield "", f"and {len(failed) - MOST_FAILURES} more: lynx-render failures {found.shown}"
 
 
 def _watch(found: Target, names: list[str] | None) -> None:

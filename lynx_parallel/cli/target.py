@@ -72,13 +72,16 @@ def find_target(text: str | None) -> Target:
     Raises:
         InputErrors: no such folder or manifest, or none given and none found.
     """
-    from lynx_parallel.inputs.load import find_output
-    from lynx_parallel.inputs.records import find_record
     from lynx_parallel.output.folder import Output
 
     if text is None:
         return Target(_latest(Path.cwd()))
     folder = Path(os.path.realpath(text))
+    if (folder / ".lynx").is_dir():  # without the imports that a manifest needs
+        return Target(Output(folder))
+    from lynx_parallel.inputs.load import find_output
+    from lynx_parallel.inputs.records import find_record
+
     if folder.is_dir() and not find_record(text):
         if not Output(folder).is_one():
             raise InputErrors([f"{text}: not an output folder: it holds neither .lynx nor a sidecar"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lynx_parallel.output.folder import Output
+from lynx_parallel.output.sidecar import SUFFIXES, looks_like_sidecar
 
 State = Literal["done", "failed", "blocked", "left"]
 
@@ -28,7 +29,7 @@ class ShotState:
             result of the last run that tried it; ``left``: not done.
         reason: why it failed or is blocked.
         logs: folder of its attempts' logs, relative to the output folder; empty without logs.
-        sidecar: None if it is not done.
+        sidecar: None if it is not done, or was not read.
     """
 
     name: str
@@ -38,16 +39,19 @@ class ShotState:
     sidecar: Mapping[str, Any] | None = None
 
 
-def shot_states(output: Output, names: Iterable[str] | None = None) -> list[ShotState]:
+def shot_states(output: Output, names: Iterable[str] | None = None, *, read: bool = True) -> list[ShotState]:
     """Returns the state of each shot.
 
     Args:
         names: of all shots of a manifest, in order; None for those that the folder knows, by name.
+        read: whether sidecars are read. Otherwise their beginnings are looked at, and states have no sidecar.
     """
     last = _last_results(output.journal)
     if names is None:
-        names = sorted({name for name, _ in output.sidecars(names=last.keys())} | last.keys())
-    return [_state(output, name, last.get(name)) for name in names]
+        suffix = SUFFIXES["sidecar"]
+        found = {file.removesuffix(suffix) for file in output.files(last.keys()) if file.endswith(suffix)}
+        names = sorted({name for name in found if looks_like_sidecar(f"{output.folder}/{name}{suffix}")} | last.keys())
+    return [_state(output, name, last.get(name), read) for name in names]
 
 
 def count_states(states: Sequence[ShotState]) -> dict[State, int]:
@@ -56,9 +60,11 @@ def count_states(states: Sequence[ShotState]) -> dict[State, int]:
     return {state: count[state] for state in get_args(State)}
 
 
-def _state(output: Output, name: str, last: tuple[str, str] | None) -> ShotState:
-    sidecar = output.sidecar(name)
-    if sidecar is not None and os.path.exists(output.path(name, "video")):
+def _state(output: Output, name: str, last: tuple[str, str] | None, read: bool) -> ShotState:
+    sidecar = output.sidecar(name) if read else None
+    path = os.path.join(output.folder, name)  # without the cost of a Path, because there may be many shots
+    there = sidecar is not None if read else looks_like_sidecar(path + SUFFIXES["sidecar"])
+    if there and os.path.exists(path + SUFFIXES["video"]):
         return ShotState(name, "done", sidecar=sidecar)
     event, reason = last or ("", "")
     folder = output.logs(name, 0).parent

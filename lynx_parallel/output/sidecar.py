@@ -18,6 +18,7 @@ SUFFIXES = {"latents": ".latents.safetensors", "video": ".mp4", "sidecar": ".jso
 MAX_SIDECAR_BYTES = 16 * 2**20
 
 
+_BEGINNING = re.compile(rb'\{\s*"version": %d,' % SIDECAR_VERSION)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,6 +38,15 @@ def read_sidecar(path: str) -> dict[str, Any] | None:
         return None
     digests = (str(sidecar["digests"].get(key)) for key in ("latents", "video"))
     return sidecar if all(map(_DIGEST.fullmatch, digests)) else None
+
+
+def looks_like_sidecar(path: str) -> bool:
+    """Returns whether a file begins as a sidecar does. Much faster than ``read_sidecar``, for counting."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return _BEGINNING.match(file.read(64)) is not None
+    except OSError:
+        return False
 
 
 def encode_text(text: str) -> bytes:

@@ -49,6 +49,16 @@ def test_states(output: Output) -> None:
     assert {shot.name for shot in shot_states(output)} == set(names[:4])
 
 
+def test_states_without_reading_the_sidecars_are_the_same(output: Output) -> None:
+    (output.folder / "ada" / "notes.json").write_text('{"version": 2}')
+    for names in (None, ["ada/walk-t01", "ada/run-t01", "cleo/walk-t01"]):
+        read, not_read = shot_states(output, names), shot_states(output, names, read=False)
+        assert [(shot.name, shot.state, shot.reason) for shot in read] == [
+            (shot.name, shot.state, shot.reason) for shot in not_read
+        ]
+        assert all(shot.sidecar is None for shot in not_read)
+
+
 def test_a_sidecar_without_its_video_is_not_done(output: Output) -> None:
     output.path("ada/walk-t01", "video").unlink()
     assert shot_states(output, ["ada/walk-t01"])[0].state == "left"
