@@ -3,8 +3,9 @@
     python -m benchmarks.latency
 
 Writes a campaign of 40 subjects and 20 prompts to a temporary folder, every shot of it finished, with a poster of true
-size. Each command runs several times, always as a fresh process, start and imports included. The page is opened in
-headless Chromium, if it is installed; its time is from the navigation to the built sheet.
+size. Subjects are photographs; with embedding files plan imports numpy, which takes 0.1 s more. Each command runs
+several times, always as a fresh process, start and imports included. The page is opened in headless Chromium, if it is
+installed; its time is from the navigation to the built sheet.
 
 Criteria for the medians: help 0.3 s, plan 1 s, status 0.5 s, report 10 s, page 2 s. Exits 1 if one is not met.
 """
@@ -25,6 +26,15 @@ from benchmarks.planning import run, write_campaigns
 SUBJECTS, PROMPTS = 40, 20
 MOST_S = {"--help": 0.3, "plan": 1.0, "status": 0.5, "report": 10.0, "page": 2.0}
 POSTER = (8 * 256, 148)
+
+
+_READY = """new Promise(done => {
+  const look = () => {
+    const mark = performance.getEntriesByName('ready')[0];
+    if (mark) done(mark.startTime); else setTimeout(look, 10);
+  };
+  look();
+})"""
 
 
 def write_posters(output: Path) -> int:
@@ -70,7 +80,7 @@ def seconds_to_open(page: Path) -> float:
 
     with Chromium() as browser:
         browser.open(page.as_uri(), width=1440, height=900)
-        return float(str(browser.evaluate("performance.getEntriesByName('ready')[0].startTime"))) / 1000
+        return float(str(browser.evaluate(_READY))) / 1000
 
 
 def main() -> None:
@@ -84,7 +94,7 @@ def main() -> None:
     machine = describe()
     found: dict[str, list[float]] = {name: [] for name in MOST_S}
     with tempfile.TemporaryDirectory() as temporary:
-        manifest = write_campaigns(Path(temporary), SUBJECTS, PROMPTS)["done"]
+        manifest = write_campaigns(Path(temporary), SUBJECTS, PROMPTS, embeddings=False)["done"]
         run("finish", manifest)
         output = Path(temporary) / "renders" / "done"
         (output / ".lynx").mkdir()
@@ -96,8 +106,8 @@ def main() -> None:
             found["plan"].append(seconds_of("plan", str(manifest)))
             found["status"].append(seconds_of("status", str(output)))
             found["report"].append(seconds_of("report", str(manifest)))
-            if chromium_path():
-                found["page"].append(seconds_to_open(output / "report.html"))
+        for _ in range(options.rounds if chromium_path() else 0):  # afterwards, because it is still busy when it ends
+            found["page"].append(seconds_to_open(output / "report.html"))
         page = (output / "report.html").stat().st_size
     rows, met = [], True
     for name, seconds in found.items():

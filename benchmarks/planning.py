@@ -55,8 +55,12 @@ sampling:
 """
 
 
-def write_campaigns(folder: Path, subjects: int, prompts: int) -> dict[str, Path]:
-    """The manifests by form, and the files they name."""
+def write_campaigns(folder: Path, subjects: int, prompts: int, *, embeddings: bool = True) -> dict[str, Path]:
+    """The manifests by form, and the files they name.
+
+    Args:
+        embeddings: whether half of the subjects have an embedding and landmarks, instead of a picture alone.
+    """
     import numpy as np
     import yaml
     from PIL import Image
@@ -76,7 +80,7 @@ def write_campaigns(folder: Path, subjects: int, prompts: int) -> dict[str, Path
             "consent": {"ref": f"release-{number:04}", "scope": "web, one year", "expires": "2099-01-31"},
             "labels": {"team": f"team {number % 7}", "wave": number % 4},
         }
-        if number % 2:  # the others' are found in the picture
+        if embeddings and number % 2:  # the others' are found in the picture
             np.save(faces / f"{name}.npy", rng.standard_normal(512).astype(np.float32))
             person["embedding"] = f"faces/{name}.npy"
             person["landmarks"] = (rng.random((5, 2)) * 500).round(1).tolist()
