@@ -12,7 +12,7 @@ import pytest
 
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal, now
-from lynx_parallel.output.lock import Lock
+from lynx_parallel.output.lock import Lock, holder
 from lynx_parallel.output.run_status import GangStatus, RunStatus, write_status
 from tests.helpers.campaigns import draw, finish, load, tree, write
 from tests.helpers.light_command import light
@@ -83,6 +83,16 @@ def test_a_driver_that_was_killed(folder: Path) -> None:
         lines[1],
     )
     assert not any("denoising" in line for line in lines), "nothing half-done looks at work"
+
+
+def test_a_lock_that_a_killed_driver_has_left(folder: Path) -> None:
+    output = run_status(folder)
+    lock = output.private / "lock"
+    with Lock(lock):
+        held = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**held, "pid": 2**22 - 1, "started": "1"}))
+    assert holder(lock) == (f"process {2**22 - 1} on {held['host']}", False)
+    assert "was killed or cannot be reached" in light("status", "out", cwd=folder).stdout
 
 
 def test_a_run_that_ended(folder: Path) -> None:

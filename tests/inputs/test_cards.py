@@ -32,6 +32,7 @@ def test_every_card_is_found_by_its_own_name() -> None:
 
 def test_an_unknown_card() -> None:
     assert find_card("NVIDIA Tesla V100") is None
+    assert find_card("NVIDIA L400") is find_card("NVIDIA GH2000") is None, "not a beginning of a name"
     with pytest.raises(InputErrors, match="--card H10: no such card; did you mean"):
         named_card("H10")
 

@@ -101,6 +101,7 @@ def test_lines_are_printed_above_the_view_and_the_view_goes_away(monkeypatch: py
     assert "step 2" not in text, "the view shows it"
     assert text.endswith("after\n")
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is shown again"
+    assert text.rindex("\x1b[2K") > text.rindex("41 %"), "the view is erased"
 
 
 def test_no_colours_where_none_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
