@@ -33,9 +33,9 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 class Terminal:
     """A terminal of a given size in tmux."""
 
-    def __init__(self, columns: int, rows: int, cwd: Path):
+    def __init__(self, columns: int, rows: int, cwd: Path, name: str = "first"):
         self.columns, self.rows = columns, rows
-        self.name = f"pictures-{columns}"
+        self.name = f"pictures-{name}-{columns}"
         shell = "env PS1='$ ' TERM=xterm-256color bash --norc --noprofile"
         run("tmux", "new-session", "-d", "-s", self.name, "-x", str(columns), "-y", str(rows), "-c", cwd, shell)
         self.type(f"export PATH={Path(sys.executable).parent}:$PATH PS1='$ ' OMP_NUM_THREADS=1; clear")
@@ -97,8 +97,7 @@ def terminals(folder: Path) -> None:
             terminal.wait_for(r"^\[2/4\] rendered")
             terminal.wait_for(r"denoising .* [1-5]\d/60")
             terminal.save("render")
-            other = Terminal(columns + 1, 18, folder)
-            other.columns = columns
+            other = Terminal(columns, 18, folder, "second")
             other.type("clear; lynx-render status")
             other.wait_for(r"^\$ *$")
             other.wait_for(r"shots done")

@@ -95,9 +95,9 @@ def fit(part: Part, sidecars: Iterable[Mapping[str, Any]]) -> Rates | None:
     return Rates(statistics.median(flops), statistics.median(decode), statistics.median(overhead), source)
 
 
-def sidecars_of(part: Part, output: Output, done: Sequence[Item]) -> list[Mapping[str, Any]]:
-    """Returns the sidecars of some finished shots, spread over all of them."""
-    mine = part.of(done)
+def sidecars_of(part: Part, output: Output, made: Sequence[Item]) -> list[Mapping[str, Any]]:
+    """Returns the sidecars of some shots that were made, spread over all of them."""
+    mine = part.of(made)
     step = max(len(mine) // MOST_READ, 1)
     found = (output.sidecar(item.shot.name) for item in mine[::step][:MOST_READ])
     return [sidecar for sidecar in found if sidecar is not None]

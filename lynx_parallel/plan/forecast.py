@@ -184,7 +184,8 @@ def _without_base(
 
 def _rates(part: Part, plan: Plan, machine: Machine) -> Rates | None:
     """Returns the rates of this folder's shots on such a device, else of this machine, else of the card."""
-    sidecars = sidecars_of(part, Output(part.campaign.output), plan.of("done"))
+    made = [item for item in plan.items if item.action == "done" or item.stale]
+    sidecars = sidecars_of(part, Output(part.campaign.output), made)
     if rates := fit(part, (sidecar for sidecar in sidecars if _made_on(sidecar, machine))):
         return rates
     if not machine.assumed and (rates := remembered(part, machine.name)):
