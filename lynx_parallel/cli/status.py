@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,7 +35,7 @@ def status(
     It reads files alone, also those of a run on another machine.
     """
     found = find_target(target)
-    names = [shot.name for shot in found.campaign.shots] if found.manifest and found.campaign else None
+    names = found.names
     if as_json:
         typer.echo(json.dumps(_as_json(found, names)))
         return
@@ -51,8 +53,7 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
     from lynx_parallel.output.shot_states import shot_states
 
     found = find_target(target)
-    names = [shot.name for shot in found.campaign.shots] if found.manifest and found.campaign else None
-    shots = [shot for shot in shot_states(found.output, names, read=False) if shot.state in ("failed", "blocked")]
+    shots = _failed(shot_states(found.output, found.names, read=False))
     if as_json:
         rows = [
             {"name": shot.name, "state": shot.state, "reason": shot.reason, "logs": shot.logs, "remedy": _remedy(shot)}
@@ -67,6 +68,10 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
     raise typer.Exit(int(bool(shots)))
 
 
+def _failed(shots: list[ShotState]) -> list[ShotState]:
+    return [shot for shot in shots if shot.state in ("failed", "blocked")]
+
+
 def _remedy(shot: ShotState) -> str:
     """Returns what to do about a shot that failed, in a sentence or two."""
     from lynx_parallel.failures import FREE_UNKNOWN, known_remedy
@@ -79,7 +84,7 @@ def _remedy(shot: ShotState) -> str:
     return remedy if remedy.endswith("run again.") else f"{remedy} Then run again."
 
 
-def _states(found: Target, names: list[str] | None) -> tuple[list[ShotState], RunStatus | None, bool | None, str]:
+def _states(found: Target, names: list[str] | None) -> tuple[list[ShotState], RunStatus | None, bool, str]:
     """Returns the shots, the status of the last run, whether its driver is alive, and who that is."""
     from lynx_parallel.output.lock import holder
     from lynx_parallel.output.run_status import read_status
@@ -96,9 +101,7 @@ def _as_json(found: Target, names: list[str] | None) -> dict[str, Any]:
     from lynx_parallel.output.shot_states import count_states
 
     shots, run, alive, who = _states(found, names)
-    failed = [vars(shot) | {"sidecar": None} for shot in shots if shot.state in ("failed", "blocked")]
-    for row in failed:
-        del row["sidecar"]
+    failed = [{"name": one.name, "state": one.state, "reason": one.reason, "logs": one.logs} for one in _failed(shots)]
     return {
         "output": str(found.output.folder), "counts": _with_unknown(count_states(shots), run, names), "alive": alive,
         "driver": who, "run": run.as_json() if run else None, "failures": failed,
@@ -138,8 +141,7 @@ def _lines(found: Target, names: list[str] | None) -> tuple[list[str], RunStatus
             f"no run is at work; the last one ended {ago(run.updated)} ago with exit code {run.exit_code}, "
             f"after {rough_duration(run.seconds)}"
         )
-    failed = [shot for shot in shots if shot.state in ("failed", "blocked")]
-    return lines, run if alive and run is not None and run.exit_code is None else None, failed, bool(alive)
+    return lines, run if alive and run is not None and run.exit_code is None else None, _failed(shots), alive
 
 
 def _show(found: Target, names: list[str] | None) -> None:
@@ -189,18 +191,14 @@ def _watch(found: Target, names: list[str] | None) -> None:
     from lynx_parallel.view.live import can_be_live
 
     console = Console(highlight=False, soft_wrap=True)
-    if not can_be_live(sys.stdout):
+    with contextlib.ExitStack() as stack:
+        show: Callable[[Any], None] = console.print
+        if can_be_live(sys.stdout):
+            show = partial(stack.enter_context(Live(console=console, auto_refresh=False)).update, refresh=True)
+            console.show_cursor(True)
         while True:
             view, alive = _view(found, names, console)
-            console.print(view)
-            if not alive:
-                return
-            time.sleep(WATCH_EVERY_S)
-    with Live(console=console, auto_refresh=False) as live:
-        console.show_cursor(True)
-        while True:
-            view, alive = _view(found, names, console)
-            live.update(view, refresh=True)
+            show(view)
             if not alive:
                 return
             time.sleep(WATCH_EVERY_S)

@@ -45,6 +45,11 @@ class Target:
     def shown(self) -> str:
         return shown_path(self.output.folder)
 
+    @property
+    def names(self) -> list[str] | None:
+        """Names of all shots of the manifest that the user named; None for an output folder."""
+        return [shot.name for shot in self.campaign.shots] if self.manifest and self.campaign else None
+
     @cached_property
     def campaign(self) -> Campaign | None:
         """The campaign: of the manifest, else of the folder's last run; None if that cannot be read any more.

@@ -1,4 +1,4 @@
-"""Who is told what a run does. Imports neither torch nor Ray."""
+"""The receivers of what a run reports. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 

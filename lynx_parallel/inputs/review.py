@@ -15,7 +15,7 @@ from lynx_parallel.inputs.problems import nearest, shown_value
 from lynx_parallel.inputs.text_files import Unreadable, read_text
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import now
-from lynx_parallel.output.takes import Take, TakeKey, changing, rerolled
+from lynx_parallel.output.takes import Take, TakeKey, Takes, changing, rerolled
 from lynx_parallel.text import shown_path
 
 MAX_REVIEW_BYTES = 64 * 2**20
@@ -76,9 +76,7 @@ def apply_review(output: Output, campaign: Campaign, path: Path) -> Reviewed:
 def _reroll(takes: dict[TakeKey, Take], campaign: Campaign, shot: Shot) -> Take:
     key = _key(shot)
     taken = {other.seed for other in campaign.shots if _key(other)[:3] == key[:3]}
-    for other, take in takes.items():
-        if other[:3] == key[:3]:
-            taken |= {take.seed, *(past.seed for past in take.history)}
+    taken |= Takes(takes.values()).seeds_of(*key[:3])
     takes[key] = rerolled(_take(takes, shot), taken)
     return takes[key]
 

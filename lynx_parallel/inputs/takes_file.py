@@ -17,7 +17,7 @@ from lynx_parallel.inputs.validate import read_model
 from lynx_parallel.inputs.weight_names import resolve_file
 from lynx_parallel.inputs.yaml_lines import Document, read_yaml
 from lynx_parallel.output.folder import Output
-from lynx_parallel.output.takes import Past, Take, Takes, read_takes
+from lynx_parallel.output.takes import Takes, read_takes, take_of
 
 State = Annotated[Literal["", "accepted", "rejected"], must("'accepted' or 'rejected'")]
 Number = Annotated[int, Field(ge=1), must("a whole number from 1")]
@@ -80,13 +80,7 @@ def _named(document: Document, problems: Problems) -> Takes:
     file = read_model(TakesFile, found, (), problems) if found else None
     if file is None:
         return Takes()
-    return Takes(
-        Take(
-            entry.subject, entry.prompt, entry.take, entry.seed, entry.variant, entry.state, entry.time,
-            entry.instead_of, tuple(Past(past.seed, past.state, past.time) for past in entry.history),
-        )
-        for entry in file.takes
-    )  # fmt: skip
+    return Takes(take_of(entry.model_dump()) for entry in file.takes)
 
 
 def takes_as_yaml(takes: Takes) -> str:

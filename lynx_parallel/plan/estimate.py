@@ -23,7 +23,7 @@ from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.parts import Part
 from lynx_parallel.plan.plan import Item
-from lynx_parallel.plan.work import WAN_14B, shot_flops
+from lynx_parallel.plan.work import WAN_14B, shot_flops, work_key
 from lynx_parallel.text import counted
 
 MOST_READ = 40
@@ -130,16 +130,16 @@ def estimate(part: Part, items: Sequence[Item], rates: Rates, *, ranks: int, gan
         gangs: that are at work at the same time.
     """
     config, has_reference = _config(part), part.weights.ref is not None
-    known: dict[Sampling, float] = {}
+    known: dict[tuple[Any, ...], float] = {}
     each = []
     for item in items:
         if item.action == "encode":
             continue
         sampling = item.shot.sampling
-        if sampling not in known:
+        if (key := work_key(sampling)) not in known:
             work = shot_flops(sampling, config, has_reference=has_reference) / rates.flops
-            known[sampling] = (work + rates.decode * _megapixels(sampling)) / ranks + rates.overhead
-        each.append(known[sampling])
+            known[key] = (work + rates.decode * _megapixels(sampling)) / ranks + rates.overhead
+        each.append(known[key])
     if not each:
         return Estimate(0.0, 0.0, 0.0, rates.source)
     whole = max(sum(each) / gangs, max(each))

@@ -58,6 +58,11 @@ def shot_flops(sampling: Sampling, config: Mapping[str, Any], *, has_reference: 
     return forwards(sampling, has_reference=has_reference) * forward_flops(config, tokens)
 
 
+def work_key(sampling: Sampling) -> tuple[Any, ...]:
+    """Returns the settings that decide the work of a shot. Many shots share them, whatever their seeds."""
+    return (*(getattr(sampling, name) for name in _DECISIVE),)
+
+
 def costs(parts: Iterable[Part], todo: Iterable[Item]) -> dict[str, float]:
     """Returns the work of each shot that is to be made, by name: operations of its denoising, less if it is encoded."""
     todo, found = list(todo), dict[str, float]()
@@ -68,8 +73,7 @@ def costs(parts: Iterable[Part], todo: Iterable[Item]) -> dict[str, float]:
         known: dict[tuple[Any, ...], float] = {}  # there are many shots of the same size
         for item in part.of(todo):
             sampling = item.shot.sampling
-            key = (*(getattr(sampling, name) for name in _DECISIVE),)
-            if key not in known:
+            if (key := work_key(sampling)) not in known:
                 known[key] = shot_flops(sampling, config, has_reference=has_reference)
             found[item.shot.name] = known[key] * (ENCODING if item.action == "encode" else 1)
     return found
