@@ -24,7 +24,8 @@ NOT_IMPORTED = {
     "hatchling": "builds the wheel in tests/integration/test_wheel.py",
     "mypy": "make check",
     "ruff": "make check",
-    "pytest-xdist": "make test runs on two workers",
+    "pytest-timeout": "the setting timeout of pytest in pyproject.toml",
+    "pytest-xdist": "make test runs on three workers",
     "types-psutil": "mypy",
     "types-pyyaml": "mypy",
 }
