@@ -6,9 +6,10 @@ neither torch nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
 
+Result = TypeVar("Result")
 Kind = Literal["subject", "died", "raised", "hung", "memory", "disk"]
 """Of a failed attempt: a subject that cannot be used; a rank that died, raised, hung, or ran out of memory; a full
 disk."""
@@ -39,6 +40,24 @@ class InputErrors(LynxError):
     def __init__(self, lines: Iterable[str]):
         self.lines = list(lines)
         super().__init__("\n".join(self.lines))
+
+
+def collect(calls: Iterable[Callable[[], Result]]) -> list[Result]:
+    """Calls each and returns the results.
+
+    Raises:
+        InputErrors: the lines of all calls that raised one, each line once.
+    """
+    results: list[Result] = []
+    lines: list[str] = []
+    for call in calls:
+        try:
+            results.append(call())
+        except InputErrors as error:
+            lines += error.lines
+    if lines:
+        raise InputErrors(dict.fromkeys(lines))
+    return results
 
 
 class ClusterError(LynxError):

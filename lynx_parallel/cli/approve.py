@@ -13,8 +13,11 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.text import counted
 
 if TYPE_CHECKING:
+    from lynx_parallel.cli.load import Loaded
+    from lynx_parallel.inputs.records import Request
     from lynx_parallel.output.approvals import Approvals
     from lynx_parallel.plan.changes import Change
+    from lynx_parallel.plan.plan import Plan
 
 YES = "LYNX_YES"
 """Environment variable that approves everything if it is 1."""
@@ -40,6 +43,20 @@ def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Cal
     if not by:
         raise InputErrors([_refusal(asked)])
     approvals.add((one for change in asked for one in change.transitions), by, map(str, asked))
+
+
+def approve_plan(loaded: Loaded, plan: Plan, request: Request, yes: bool, say: Callable[[str], None]) -> None:
+    """Does for a campaign's plan what ``approve`` does.
+
+    Raises:
+        InputErrors: it is not approved.
+    """
+    from lynx_parallel.output.approvals import Approvals
+    from lynx_parallel.output.folder import Output
+    from lynx_parallel.plan.parts import changes_of_parts
+
+    changes = changes_of_parts(loaded.parts, plan.of("render", "encode"), request.set)
+    approve(changes, Approvals(Output(loaded.campaign.output).approvals), yes, say)
 
 
 def _count(changes: Sequence[Change]) -> str:

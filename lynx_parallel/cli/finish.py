@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -17,35 +17,58 @@ if TYPE_CHECKING:
     from lynx_parallel.inputs.manifest import Campaign
 
 
-def exit_code_of(summary: Summary, *, allow_blocked: bool) -> int:
-    """Returns the exit code of a run. With ``--allow-blocked``, blocked shots alone are no failure."""
-    code = summary.exit_code
-    return 0 if allow_blocked and code == 1 and not summary.failed else code
+class Ended:
+    """The result of a campaign whose run has ended.
+
+    Args:
+        title: how lines call the campaign; empty if it is the only one.
+        allow_blocked: whether blocked shots alone are no failure.
+    """
+
+    def __init__(self, campaign: Campaign, summary: Summary, title: str, *, allow_blocked: bool):
+        self._title = title
+        self.campaign = campaign
+        self.summary = summary
+        code = summary.exit_code
+        self.exit_code = 0 if allow_blocked and code == 1 and not summary.failed else code
+
+    def say(self, say: Callable[[str], None], *, with_failures: bool) -> None:
+        """Prints the blocked shots and the counts.
+
+        Args:
+            with_failures: print the failed shots too.
+        """
+        summary, shown = self.summary, f"{self._title}: " if self._title else ""
+        for name, reason in summary.failed if with_failures else ():
+            say(f"{shown}{name}: failed: {reason}")
+        for name, reason in summary.blocked:
+            say(f"{shown}{name}: blocked: {reason}")
+        retried = f", {summary.retries} tried again" if summary.retries else ""
+        left = f", {summary.left} left" if summary.left else ""
+        again = "; run again to resume" if summary.left else ""
+        say(
+            f"{shown}{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, "
+            f"{len(summary.skipped)} already done, {len(summary.failed)} failed, "
+            f"{len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
+            f"{shown_path(self.campaign.output)}{again}"
+        )
+        if made := summary.conditioning:
+            kinds = ("subject", "reference", "identity", "text")
+            counts = ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds)
+            say(f"conditioning: {counts}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the summary for programs."""
+        from lynx_parallel.inputs.notices import notices_as_json
+
+        ended = {**vars(self.summary), "exit_code": self.exit_code, "warnings": notices_as_json(self.campaign.notices)}
+        return {"output": str(self.campaign.output), **ended}
 
 
-def say_summary(summary: Summary, campaign: Campaign, say: Callable[[str], None]) -> None:
-    """Prints the blocked shots and the counts."""
-    for name, reason in summary.blocked:
-        say(f"{name}: blocked: {reason}")
-    retried = f", {summary.retries} tried again" if summary.retries else ""
-    left = f", {summary.left} left" if summary.left else ""
-    again = "; run again to resume" if summary.left else ""
-    say(
-        f"{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, {len(summary.skipped)} already done, "
-        f"{len(summary.failed)} failed, {len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
-        f"{shown_path(campaign.output)}{again}"
-    )
-    if made := summary.conditioning:
-        kinds = ("subject", "reference", "identity", "text")
-        say("conditioning: " + ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds))
-
-
-def print_json(summary: Summary, campaign: Campaign, exit_code: int) -> None:
-    """Prints the summary for programs."""
-    from lynx_parallel.inputs.notices import notices_as_json
-
-    ended = {**vars(summary), "exit_code": exit_code, "warnings": notices_as_json(campaign.notices)}
-    typer.echo(json.dumps({"output": str(campaign.output), **ended}))
+def print_json(ended: Sequence[Ended], exit_code: int) -> None:
+    """Prints the summary of a run: that of its campaign, or those of several under ``campaigns``."""
+    each = [one.as_json() for one in ended]
+    typer.echo(json.dumps(each[0] if len(each) == 1 else {"campaigns": each, "exit_code": exit_code}))
 
 
 def run_command(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_parallel.errors import InputErrors
+from lynx_parallel.errors import InputErrors, collect
 from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
@@ -64,6 +66,40 @@ def load(
     replan = partial(plan_parts, campaign, parts, today=date.today(), verify=verify, whole=not only)
     missing = [(part, one.part) for one in found for part in one.missing]
     return Loaded(campaign, parts, tuple(missing), replan, [line for one in found for line in one.lora_lines])
+
+
+def load_all(
+    manifests: Sequence[str],
+    set_: list[str] | None,
+    only: list[str] | None,
+    verify: bool,
+    say: Lines,
+    *,
+    download: bool = True,
+) -> list[Loaded]:
+    """Loads several campaigns, as ``load`` does.
+
+    Raises:
+        InputErrors: the mistakes of all campaigns; or two of them have one output folder.
+    """
+
+    def load_one(manifest: str) -> Loaded:
+        with say.if_slow(f"reading {manifest} and the weights"):
+            return load(manifest, set_, only, verify, download=download)
+
+    found = collect(partial(load_one, manifest) for manifest in manifests)
+    lines: list[str] = []
+    by_output: dict[Path, Campaign] = {}
+    for campaign in (loaded.campaign for loaded in found):
+        other = by_output.setdefault(Path(os.path.realpath(campaign.output)), campaign)
+        if other is not campaign:
+            lines.append(
+                f"{campaign.path}: its output folder {campaign.output} is also that of {other.path}: "
+                "give each an output folder of its own"
+            )
+    if lines:
+        raise InputErrors(lines)
+    return found
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from lynx_parallel.inputs.cluster import ClusterSpec
 
 Manifest = Annotated[str, typer.Argument(help="Manifest file, or the bare name of a shipped one (demo).")]
+Manifests = Annotated[
+    list[str],
+    typer.Argument(metavar="MANIFEST", help="Manifest files, or bare names of shipped ones (demo)."),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: sampling.seed=7.")
 ]
@@ -51,6 +55,10 @@ HungAfter = Annotated[str, typer.Option(metavar="60s", help="Treat a rank as hun
 SaveEvery = Annotated[str, typer.Option(metavar="30s", help="Least time between two resume states of a shot.")]
 
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="K/N", help="Only the Kth of N shards, for machines without a common Ray cluster."),
+]
 CardName = Annotated[
     str | None, typer.Option("--card", metavar="H100", help="Plan for this card instead of this machine's.")
 ]

@@ -1,14 +1,17 @@
-"""lynx-render plan MANIFEST."""
+"""lynx-render plan MANIFEST..."""
 
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from lynx_parallel.cli.load import fetch_hint, load
+from lynx_parallel.cli.forecast import due, forecast_of
+from lynx_parallel.cli.load import load_all
 from lynx_parallel.cli.options import (
     Address,
     Attention,
@@ -20,7 +23,7 @@ from lynx_parallel.cli.options import (
     Guidance,
     HungAfter,
     Json,
-    Manifest,
+    Manifests,
     MaxFailures,
     MaxGpus,
     OneExpert,
@@ -28,6 +31,7 @@ from lynx_parallel.cli.options import (
     Ring,
     SaveEvery,
     Set,
+    ShardOption,
     ShardWeights,
     StopAfter,
     Strict,
@@ -37,20 +41,23 @@ from lynx_parallel.cli.options import (
     cluster_spec,
     show_notices,
 )
-from lynx_parallel.inputs.notices import notices_as_json
+from lynx_parallel.cli.plan_text import Page
+from lynx_parallel.errors import collect
+from lynx_parallel.inputs.shard_option import read_shard
+from lynx_parallel.view.lines import Lines
 
 WORK_TO_DO = 4
 """Exit code with ``--detailed-exitcode`` if there is work to do, or may be."""
 
 
 def plan(
-    manifest: Manifest, ulysses: Ulysses = None, ring: Ring = None, guidance: Guidance = None, gangs: Gangs = None,
+    manifest: Manifests, ulysses: Ulysses = None, ring: Ring = None, guidance: Guidance = None, gangs: Gangs = None,
     max_gpus: MaxGpus = None, shard_weights: ShardWeights = False, one_expert: OneExpert = False,
     attention: Attention = "auto",
     tiled_decode: TiledDecode = False, device: Device = "auto", address: Address = None, stop_after: StopAfter = None,
     max_failures: MaxFailures = 1_000_000, hung_after: HungAfter = "60s", save_every: SaveEvery = "30s",
     set_: Set = None, only: Only = None, verify: Verify = False, strict: Strict = False,
-    card: CardName = None, deadline: Deadline = None,
+    shard: ShardOption = None, card: CardName = None, deadline: Deadline = None,
     shots: Annotated[bool, typer.Option("--shots", help="Show each shot with its text.")] = False,
     as_json: Json = False,
     detailed_exitcode: Annotated[
@@ -62,10 +69,8 @@ def plan(
 
     It renders and downloads nothing. It takes render's options.
     """
-    from lynx_parallel.cli.forecast import due, forecast_of
-    from lynx_parallel.cli.plan_text import by_shot, by_subject
-    from lynx_parallel.inputs.licences import licences
-    from lynx_parallel.plan.parts import Part, changes_of_parts, check_parts
+    from lynx_parallel.plan.parts import check_parts
+    from lynx_parallel.plan.shards import part_of_plan
 
     cluster = cluster_spec(
         ulysses=ulysses, ring=ring, guidance=guidance, gangs=gangs, max_gpus=max_gpus, shard_weights=shard_weights,
@@ -73,52 +78,27 @@ def plan(
         attention=attention, tiled_decode=tiled_decode, device=device, address=address, stop_after=stop_after,
         max_failures=max_failures, hung_after=hung_after, save_every=save_every,
     )  # fmt: skip
-    loaded = load(manifest, set_, only, verify, download=False)
-    campaign = loaded.campaign
-    planned = loaded.replan()
-    todo = planned.of("render", "encode", "unknown")
-    check_parts(loaded.parts, todo, cluster)
-    show_notices(campaign.notices, strict)
-    changes = changes_of_parts(loaded.parts, planned.items, set_ or ())
-    missing: dict[str, Part] = {}
-    for weight, part in loaded.missing:
-        missing.setdefault(str(weight), part)  # several pipelines may need it
+    part = read_shard(shard)
+    each = load_all(manifest, set_, only, verify, Lines(sys.stderr), download=False)
+    plans = [loaded.replan() for loaded in each]
+    if part is not None:
+        plans = [part_of_plan(planned, loaded.parts, part) for loaded, planned in zip(each, plans, strict=True)]
+    left = [planned.of("render", "encode", "unknown") for planned in plans]
+    collect(partial(check_parts, loaded.parts, todo, cluster) for loaded, todo in zip(each, left, strict=True))
+    show_notices([notice for loaded in each for notice in loaded.campaign.notices], strict)
+    pages = [
+        Page(loaded, planned, forecast_of(loaded, planned, cluster, card), tuple(set_ or ()), shots=shots)
+        for loaded, planned in zip(each, plans, strict=True)
+    ]
     now = datetime.now().astimezone()
-    forecast = forecast_of(loaded, planned, cluster, card)
-    warning = due(forecast, deadline, now)
-    of_weights = {name: text for part in loaded.parts for name, text in licences(part.campaign.pipeline).items()}
-    exit_code = WORK_TO_DO if detailed_exitcode and todo else 0
+    warnings = [warning for page in pages if (warning := due(page.forecast, deadline, now))]
     if as_json:
-        rows = [
-            {"name": i.shot.name, "action": i.action, "reason": i.reason, "seed": i.shot.seed}
-            | ({"text": i.shot.text, "negative_prompt": i.shot.sampling.negative_prompt} if shots else {})
-            for i in planned.items
-        ]
-        found = {
-            "shots": rows, "orphans": list(planned.orphans), "warnings": notices_as_json(campaign.notices),
-            "missing": list(missing),
-            "changes": [change.as_json() for change in changes],
-            "forecast": forecast.as_json(),
-            "licences": of_weights,
-        }  # fmt: skip
-        typer.echo(json.dumps({"output": str(campaign.output), **found}))
-        raise typer.Exit(exit_code)
-    typer.echo(f"{campaign.path.name}: {planned}")
-    for line in loaded.lora_lines:
-        typer.echo(line)
-    for line in (by_shot if shots else by_subject)(planned.items):
-        typer.echo(line)
-    for name in planned.orphans:
-        typer.echo(f"orphan  {name}")
-    for change in changes:
-        typer.echo(f"{change}{'; render asks first' if change.causes else ''}")
-    for name, part in missing.items():
-        typer.echo(f"missing {name}: {fetch_hint(part.campaign)}")
-    for line in forecast.lines(now):
-        typer.echo(line)
-    for text in dict.fromkeys(of_weights.values()):
-        named = ", ".join(name for name, licence in of_weights.items() if licence == text)
-        typer.echo(f"licence: {text}: {named}")
-    if warning:
-        typer.echo(f"warning: {warning}", err=True)
-    raise typer.Exit(exit_code)
+        found = [page.as_json() for page in pages]
+        typer.echo(json.dumps(found[0] if len(found) == 1 else {"campaigns": found}))
+    else:
+        for page in pages:
+            for line in page.lines(now):
+                typer.echo(line)
+        for warning in warnings:
+            typer.echo(f"warning: {warning}", err=True)
+    raise typer.Exit(WORK_TO_DO if detailed_exitcode and any(left) else 0)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lynx_parallel.text import escaped
 
 if TYPE_CHECKING:
-    from lynx_parallel.plan.plan import Item
+    from datetime import datetime
+
+    from lynx_parallel.cli.load import Loaded
+    from lynx_parallel.plan.forecast import Forecast
+    from lynx_parallel.plan.parts import Part
+    from lynx_parallel.plan.plan import Item, Plan
 
 _ACTIONS = {"render": "to render", "encode": "to encode", "done": "done", "blocked": "blocked", "unknown": "unknown"}
 MOST_NAMED = 3
@@ -44,3 +49,61 @@ def by_shot(items: Sequence[Item]) -> Iterator[str]:
     for item in items:
         yield f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}"
         yield f"        {escaped(item.shot.text)}"
+
+
+class Page:
+    """What is shown of one campaign's plan.
+
+    Args:
+        set_: values of ``--set``.
+        shots: whether each shot is shown, with its text.
+    """
+
+    def __init__(self, loaded: Loaded, planned: Plan, forecast: Forecast, set_: Sequence[str], *, shots: bool):
+        from lynx_parallel.inputs.licences import licences
+        from lynx_parallel.plan.parts import changes_of_parts
+
+        self.forecast = forecast
+        self._loaded = loaded
+        self._planned = planned
+        self._shots = shots
+        self._changes = changes_of_parts(loaded.parts, planned.items, set_)
+        self._missing: dict[str, Part] = {}
+        for weight, part in loaded.missing:
+            self._missing.setdefault(str(weight), part)  # several pipelines may need it
+        self._licences = {
+            name: text for part in loaded.parts for name, text in licences(part.campaign.pipeline).items()
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the plan for programs."""
+        from lynx_parallel.inputs.notices import notices_as_json
+
+        rows = [
+            {"name": i.shot.name, "action": i.action, "reason": i.reason, "seed": i.shot.seed}
+            | ({"text": i.shot.text, "negative_prompt": i.shot.sampling.negative_prompt} if self._shots else {})
+            for i in self._planned.items
+        ]
+        campaign = self._loaded.campaign
+        return {
+            "output": str(campaign.output), "shots": rows, "orphans": list(self._planned.orphans),
+            "warnings": notices_as_json(campaign.notices), "missing": list(self._missing),
+            "changes": [change.as_json() for change in self._changes], "forecast": self.forecast.as_json(),
+            "licences": self._licences,
+        }  # fmt: skip
+
+    def lines(self, now: datetime) -> Iterator[str]:
+        """Yields the lines about the plan."""
+        from lynx_parallel.cli.load import fetch_hint
+
+        planned = self._planned
+        yield f"{self._loaded.campaign.path.name}: {planned}"
+        yield from self._loaded.lora_lines
+        yield from (by_shot if self._shots else by_subject)(planned.items)
+        yield from (f"orphan  {name}" for name in planned.orphans)
+        yield from (f"{change}{'; render asks first' if change.causes else ''}" for change in self._changes)
+        yield from (f"missing {name}: {fetch_hint(part.campaign)}" for name, part in self._missing.items())
+        yield from self.forecast.lines(now)
+        for text in dict.fromkeys(self._licences.values()):
+            named = ", ".join(name for name, licence in self._licences.items() if licence == text)
+            yield f"licence: {text}: {named}"

@@ -1,17 +1,19 @@
-"""lynx-render MANIFEST."""
+"""lynx-render MANIFEST..."""
 
 from __future__ import annotations
 
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lynx_parallel.cli.approve import approve
-from lynx_parallel.cli.finish import exit_code_of, print_json, run_command, say_summary
-from lynx_parallel.cli.load import load
+from lynx_parallel.cli.approve import approve_plan
+from lynx_parallel.cli.finish import Ended, print_json, run_command
+from lynx_parallel.cli.forecast import announce
+from lynx_parallel.cli.load import Loaded, load_all
 from lynx_parallel.cli.observe import observed
 from lynx_parallel.cli.options import (
     Address,
@@ -25,7 +27,7 @@ from lynx_parallel.cli.options import (
     Guidance,
     HungAfter,
     Json,
-    Manifest,
+    Manifests,
     MaxFailures,
     MaxGpus,
     OneExpert,
@@ -34,6 +36,7 @@ from lynx_parallel.cli.options import (
     Ring,
     SaveEvery,
     Set,
+    ShardOption,
     ShardWeights,
     StopAfter,
     Strict,
@@ -46,7 +49,9 @@ from lynx_parallel.cli.options import (
 from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.cli.report import end_with_report
 from lynx_parallel.cli.takes import review_takes
+from lynx_parallel.cli.usage import refuse_commands
 from lynx_parallel.errors import ClusterError, InputErrors, LynxError
+from lynx_parallel.inputs.shard_option import read_shard
 from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
@@ -55,7 +60,7 @@ if TYPE_CHECKING:
 
 def render(
     context: typer.Context,
-    manifest: Manifest, ulysses: Ulysses = None, ring: Ring = None, guidance: Guidance = None, gangs: Gangs = None,
+    manifest: Manifests, ulysses: Ulysses = None, ring: Ring = None, guidance: Guidance = None, gangs: Gangs = None,
     max_gpus: MaxGpus = None, shard_weights: ShardWeights = False, one_expert: OneExpert = False,
     attention: Attention = "auto",
     tiled_decode: TiledDecode = False, device: Device = "auto", address: Address = None, stop_after: StopAfter = None,
@@ -76,7 +81,7 @@ def render(
     sample_only: Annotated[
         int | None, typer.Option("--sample-only", metavar="N", min=1, help="Render N shots that differ, then stop.")
     ] = None,
-    deadline: Deadline = None, card: CardName = None,
+    shard: ShardOption = None, deadline: Deadline = None, card: CardName = None,
     on_finish: Annotated[
         str | None, typer.Option("--on-finish", metavar="COMMAND", help="Run this at the end, with LYNX_* variables.")
     ] = None,
@@ -85,13 +90,14 @@ def render(
     ] = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Render every shot of MANIFEST that is not done yet."""
-    from lynx_parallel.cli.forecast import announce, remember_rates
+    """Render every shot of the manifests that is not done yet.
+
+    Several manifests are one queue, and share ranks and weights.
+    """
+    from lynx_parallel.cli.forecast import remember_rates
+    from lynx_parallel.engine.campaign_run import CampaignRun
     from lynx_parallel.engine.driver import Driver
     from lynx_parallel.engine.sample import Sample
-    from lynx_parallel.output.approvals import Approvals
-    from lynx_parallel.output.folder import Output
-    from lynx_parallel.plan.parts import changes_of_parts
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
@@ -102,49 +108,57 @@ def render(
         attention=attention, tiled_decode=tiled_decode, device=device, address=address, stop_after=stop_after,
         max_failures=max_failures, hung_after=hung_after, save_every=save_every,
     )  # fmt: skip
+    refuse_commands(manifest, context)
+    part = read_shard(shard)
     if sample is not None and sample_only is not None:
         raise InputErrors(["--sample: not together with --sample-only; choose one"])
     sample = sample or sample_only
     if review is not None:
-        review_takes(manifest, set_, review, say)
-    with say.if_slow(f"reading {manifest} and the weights"):
-        loaded = load(manifest, set_, only, verify)
-    campaign = loaded.campaign
-    for line in loaded.lora_lines:
-        say(line)
-    show_notices(campaign.notices, strict)
+        if len(manifest) > 1:
+            raise InputErrors(["--review: is about one campaign; name one manifest"])
+        review_takes(manifest[0], set_, review, say)
+    each = load_all(manifest, set_, only, verify, say)
+    for loaded in each:
+        for line in loaded.lora_lines:
+            say(line)
+    show_notices([notice for loaded in each for notice in loaded.campaign.notices], strict)
     request = request_of(context, ["lynx-render", *sys.argv[1:]])
 
-    def check(plan: Plan) -> None:
-        todo = plan.of("render", "encode")
-        approvals = Approvals(Output(campaign.output).approvals)
-        approve(changes_of_parts(loaded.parts, todo, request.set), approvals, yes, say)
+    def check(loaded: Loaded, plan: Plan) -> None:
+        approve_plan(loaded, plan, request, yes, say)
         announce(loaded, plan, cluster, card, deadline, say)
 
-    def write_report(say: Callable[[str], None]) -> None:
-        end_with_report(manifest, campaign, set_, only, say)
+    def write_reports(say: Callable[[str], None]) -> None:
+        for name, loaded in zip(manifest, each, strict=True):
+            end_with_report(name, loaded.campaign, set_, only, say)
 
+    campaigns = [
+        CampaignRun(loaded.campaign, loaded.parts, loaded.replan, request, partial(check, loaded), part)
+        for loaded in each
+    ]
     chosen = None
     try:
         with observed(say, quiet=quiet, events=events) as observer:
             if sample is not None:
-                chosen = Sample(sample, sample_only is not None, lambda: write_report(observer.say))
-            summary = Driver(campaign, loaded.parts, loaded.replan, cluster, observer, request, check, chosen).run()
+                chosen = Sample(sample, sample_only is not None, lambda: write_reports(observer.say))
+            Driver(campaigns, cluster, observer, chosen).run()
     except LynxError as error:
         if on_finish is not None:
-            run_command(on_finish, campaign, None, error.exit_code, str(error), output=say.stream)
+            for loaded in each:
+                run_command(on_finish, loaded.campaign, None, error.exit_code, str(error), output=say.stream)
         raise
-    for name, reason in summary.failed if quiet else ():
-        say(f"{name}: failed: {reason}")
-    say_summary(summary, campaign, say)
-    remember_rates(loaded, summary)
-    if not no_report and summary.stopped_by is None:
-        write_report(say)
-    if summary.fault:
-        print(summary.fault, file=sys.stderr)
-    exit_code = exit_code_of(summary, allow_blocked=allow_blocked)
+    ended = [Ended(one.campaign, one.summary, one.title, allow_blocked=allow_blocked) for one in campaigns]
+    for loaded, one in zip(each, ended, strict=True):
+        one.say(say, with_failures=quiet)
+        remember_rates(loaded, one.summary)
+    if not no_report and ended[0].summary.stopped_by is None:
+        write_reports(say)
+    if ended[0].summary.fault:
+        print(ended[0].summary.fault, file=sys.stderr)
     if on_finish is not None:
-        run_command(on_finish, campaign, summary, exit_code, output=say.stream)
+        for one in ended:
+            run_command(on_finish, one.campaign, one.summary, one.exit_code, output=say.stream)
+    exit_code = max(one.exit_code for one in ended)
     if as_json:
-        print_json(summary, campaign, exit_code)
+        print_json(ended, exit_code)
     raise typer.Exit(exit_code)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 _NOT_REPEATED = {
     "manifest", "set_", "only", "yes", "verify", "strict", "as_json", "quiet", "events", "no_report", "review",
-    "sample", "sample_only", "deadline", "card", "on_finish", "allow_blocked", "debug", "stop_after", "address", "help",
+    "sample", "sample_only", "deadline", "card", "on_finish", "allow_blocked", "shard",
+    "debug", "stop_after", "address", "help",
 }  # fmt: skip
 """Parameters that do not change how shots are rendered, or that have a field of their own in the record."""
 

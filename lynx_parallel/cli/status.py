@@ -6,7 +6,8 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from lynx_parallel.cli.options import Debug, Json
 from lynx_parallel.cli.target import Target, TargetArgument, find_target
 
 if TYPE_CHECKING:
+    from lynx_parallel.output.found_drivers import FoundDriver
     from lynx_parallel.output.run_status import RunStatus
     from lynx_parallel.output.shot_states import ShotState
 
@@ -84,64 +86,96 @@ def _remedy(shot: ShotState) -> str:
     return remedy if remedy.endswith("run again.") else f"{remedy} Then run again."
 
 
-def _states(found: Target, names: list[str] | None) -> tuple[list[ShotState], RunStatus | None, bool, str]:
-    """Returns the shots, the status of the last run, whether its driver is alive, and who that is."""
-    from lynx_parallel.output.lock import holder
-    from lynx_parallel.output.run_status import read_status
-    from lynx_parallel.output.shot_states import shot_states
+@dataclass(frozen=True)
+class Drivers:
+    """The drivers that are at work in an output folder, or else the last one.
 
-    # The run's status is read first: a shot that it counts as done then has its sidecar.
-    run = read_status(found.output.status)
-    held = holder(found.output.private / "lock")
-    who, alive = held if held is not None else ("", False)
-    return shot_states(found.output, names, read=False), run, alive, who
+    Attributes:
+        each: one for the whole folder, or one for each shard.
+        total: shots of the manifest, or of all its shards; None if unknown.
+    """
+
+    each: Sequence[FoundDriver]
+    total: int | None
+
+    @property
+    def alive(self) -> bool:
+        return any(driver.alive for driver in self.each)
+
+    @property
+    def run(self) -> RunStatus | None:
+        """The status of the only driver; None if there are several."""
+        return self.each[0].status if len(self.each) == 1 else None
+
+
+def _drivers(found: Target) -> Drivers:
+    from lynx_parallel.output.found_drivers import find_drivers
+
+    every = find_drivers(found.output)
+    chosen = [driver for driver in every if driver.alive]
+    if not chosen:
+        chosen = [max(every, key=lambda driver: driver.status.updated if driver.status else "")]
+    division = chosen[0].shard.count if chosen[0].shard else None
+    statuses = [driver.status for driver in every if (driver.shard.count if driver.shard else None) == division]
+    known = [status.total for status in statuses if status is not None]
+    return Drivers(chosen, sum(known) if known else None)
 
 
 def _as_json(found: Target, names: list[str] | None) -> dict[str, Any]:
-    from lynx_parallel.output.shot_states import count_states
+    from lynx_parallel.output.shot_states import count_states, shot_states
 
-    shots, run, alive, who = _states(found, names)
+    drivers = _drivers(found)  # read first: a shot that a status counts as done then has its sidecar
+    shots, first = shot_states(found.output, names, read=False), drivers.each[0]
     failed = [{"name": one.name, "state": one.state, "reason": one.reason, "logs": one.logs} for one in _failed(shots)]
     return {
-        "output": str(found.output.folder), "counts": _with_unknown(count_states(shots), run, names), "alive": alive,
-        "driver": who, "run": run.as_json() if run else None, "failures": failed,
+        "output": str(found.output.folder), "counts": _with_unknown(count_states(shots), drivers.total, names),
+        "alive": drivers.alive, "driver": first.who, "run": first.status.as_json() if first.status else None,
+        "shards": [driver.as_json() for driver in drivers.each if driver.shard], "failures": failed,
     }  # fmt: skip
 
 
-def _with_unknown(counts: dict[Any, int], run: RunStatus | None, names: list[str] | None) -> dict[str, int]:
+def _with_unknown(counts: dict[Any, int], total: int | None, names: list[str] | None) -> dict[str, int]:
     """Adds the shots that only the run's manifest knows, because nothing was tried for them yet."""
-    if names is None and run is not None:
-        known = sum(counts.values())
-        return {**counts, "left": counts["left"] + max(run.total - known, 0)}
+    if names is None and total is not None:
+        return {**counts, "left": counts["left"] + max(total - sum(counts.values()), 0)}
     return dict(counts)
 
 
 def _lines(found: Target, names: list[str] | None) -> tuple[list[str], RunStatus | None, list[ShotState], bool]:
-    """Returns the lines about all shots, the run to show, the failed shots, and whether the run is alive."""
-    from lynx_parallel.output.shot_states import count_states
+    """Returns the lines about all shots, the run to show, the failed shots, and whether a run is alive."""
+    from lynx_parallel.output.shot_states import count_states, shot_states
+
+    drivers = _drivers(found)
+    shots = shot_states(found.output, names, read=False)
+    counts = _with_unknown(count_states(shots), drivers.total, names)
+    parts = [f"{counts['done']} of {sum(counts.values())} shots done"]
+    parts += [f"{counts[state]} {state}" for state in ("failed", "blocked", "left") if counts[state]]
+    lines = [f"{found.shown}: {', '.join(parts)}", *map(_line, drivers.each)]
+    run = drivers.run if drivers.alive else None
+    return lines, run if run is not None and run.exit_code is None else None, _failed(shots), drivers.alive
+
+
+def _line(driver: FoundDriver) -> str:
+    """Returns a line about a driver."""
     from lynx_parallel.text import rough_duration
     from lynx_parallel.view.run_text import ago
 
-    shots, run, alive, who = _states(found, names)
-    counts = _with_unknown(count_states(shots), run, names)
-    parts = [f"{counts['done']} of {sum(counts.values())} shots done"]
-    parts += [f"{counts[state]} {state}" for state in ("failed", "blocked", "left") if counts[state]]
-    lines = [f"{found.shown}: {', '.join(parts)}"]
+    run, shard = driver.status, f"shard {driver.shard}: " if driver.shard else ""
     if run is None:
-        lines.append(f"{who} is at work here" if alive else "no run is at work")
-    elif alive:
-        lines.append(f"{run.state}: {who}, for {rough_duration(run.seconds)}, updated {ago(run.updated)} ago")
-    elif run.exit_code is None:
-        lines.append(
-            f"the driver (process {run.pid} on {run.host}) was killed or cannot be reached; "
+        return f"{shard}{driver.who} is at work here" if driver.alive else "no run is at work"
+    if driver.alive:
+        of_shard = f", {run.done + run.finished} of {run.total} shots" if shard else ""
+        at_work = f"{run.state}: {driver.who}, for {rough_duration(run.seconds)}"
+        return f"{shard}{at_work}{of_shard}, updated {ago(run.updated)} ago"
+    if run.exit_code is None:
+        return (
+            f"{shard}the driver (process {run.pid} on {run.host}) was killed or cannot be reached; "
             f"its last update was {ago(run.updated)} ago; run again to resume"
         )
-    else:
-        lines.append(
-            f"no run is at work; the last one ended {ago(run.updated)} ago with exit code {run.exit_code}, "
-            f"after {rough_duration(run.seconds)}"
-        )
-    return lines, run if alive and run is not None and run.exit_code is None else None, _failed(shots), alive
+    return (
+        f"no run is at work; the last one{f' ({shard[:-2]})' if shard else ''} ended {ago(run.updated)} ago "
+        f"with exit code {run.exit_code}, after {rough_duration(run.seconds)}"
+    )
 
 
 def _show(found: Target, names: list[str] | None) -> None:

@@ -102,7 +102,10 @@ def _latest(folder: Path) -> Output:
     """Returns the output folder that was written last, in a folder or up to two levels below it."""
     from lynx_parallel.output.folder import Output
 
-    journals = [path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}.lynx/journal.jsonl")]
-    if not journals:
+    outputs = [Output(path.parent) for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}.lynx")]
+    written = {
+        path.stat().st_mtime: output for output in outputs for path in output.journals if path.is_file()
+    }  # fmt: skip
+    if not written:
         raise InputErrors(["no output folder here: name a manifest or an output folder"])
-    return Output(max(journals, key=lambda path: path.stat().st_mtime).parent.parent)
+    return written[max(written)]

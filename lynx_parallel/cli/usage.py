@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from lynx_parallel.errors import InputErrors
 
@@ -32,6 +33,22 @@ def completed(arguments: Sequence[str], commands: Collection[str]) -> list[str]:
     return ["render", *given]
 
 
+def refuse_commands(manifests: Sequence[str], context: Any) -> None:
+    """Refuses a command in the place of a manifest, as in ``lynx-render campaign.yaml plan``.
+
+    Args:
+        context: typer's, of the command that got the manifests.
+
+    Raises:
+        InputErrors: with the right order.
+    """
+    commands = context.parent.command.commands if context.parent else ()
+    for word in manifests:
+        if word in commands and not os.path.lexists(word):
+            others = [other for other in manifests if other != word]
+            raise InputErrors([f"{word}: put the command first: lynx-render {' '.join([word, *others])}"])
+
+
 def _is_name(word: str) -> bool:
     """Returns whether a word is no file or path: a command, or the name of a shipped manifest."""
     return not ("/" in word or word.endswith((".yaml", ".yml")) or os.path.lexists(word))
@@ -49,12 +66,7 @@ def meant(error: Exception, arguments: Sequence[str], commands: Collection[str])
         return _setting(str(getattr(error, "option_name", "")), rest)
     if not str(getattr(error, "message", "")).startswith("Got unexpected extra argument"):
         return ""
-    if command == "render" and rest and _is_name(rest[0]) and not {*rest} & {*commands}:
-        return f"; {rest[0]!r} is neither a command ({', '.join(commands)}) nor a manifest"
-    if command == "render" and (later := [word for word in rest if word in commands]):
-        others = [word for word in rest if word != later[0]]
-        return f"; put the command first: lynx-render {' '.join([later[0], *others])}"
-    return "; one manifest or pipeline at a time" if command in ("render", "plan", "fetch", "doctor") else ""
+    return "; one manifest or pipeline at a time" if command in ("plan", "fetch", "doctor") else ""
 
 
 def _setting(option: str, rest: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
     from lynx_parallel.inputs.load import load_campaign
     from lynx_parallel.inputs.records import find_record
     from lynx_parallel.output.folder import Output
+    from lynx_parallel.output.found_drivers import find_drivers
     from lynx_parallel.output.verify import Kind, by_kind
     from lynx_parallel.output.verify import verify as verify_output
     from lynx_parallel.text import shown_size
@@ -47,7 +48,7 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
     output = Output(folder)
     if not as_json:
         typer.echo(f"reading {shown_path(folder)}")
-        if (output.private / "lock").exists():
+        if any(driver.who for driver in find_drivers(output)):
             typer.echo("a run seems to be at work here: what it writes meanwhile may be listed as damaged")
     report = verify_output(output, shots, expected)
     findings = list(by_kind(report.findings))

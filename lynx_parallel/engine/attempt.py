@@ -265,4 +265,4 @@ class Attempt:
         self.run.say(self._line(news))
 
     def _line(self, news: str) -> str:
-        return f"{self._count()} {self.item.shot.name}: {news}"
+        return f"{self._count()} {self.run.shown(self.item.shot.name)}: {news}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from lynx_parallel.engine.gang_sizes import GangSizes
 from lynx_parallel.engine.machines import HoldGpu, Machines
@@ -23,10 +24,13 @@ class Board:
     """State that the supervisor, the starter of gangs and the outcomes share.
 
     Attributes:
+        run: of the first campaign. It stands for all where they agree, such as for the weights.
+        runs: one for each campaign.
         denoise: whether new gangs load the transformer. A shot whose latents are damaged needs it after all.
         running: shots that gangs make now.
 
     Args:
+        todo: the runs, each with its shots.
         options: for starting gangs.
         hold: as ``placement.hold_gpu``.
 
@@ -34,19 +38,21 @@ class Board:
         InputErrors, ClusterError: the options ask for more than the cluster can hold.
     """
 
-    def __init__(self, run: Run, todo: Sequence[Item], options: StartOptions, hold: HoldGpu):
-        self.run = run
-        self.state = RunState(run.summary)
+    def __init__(self, todo: Sequence[tuple[Run, Sequence[Item]]], options: StartOptions, hold: HoldGpu):
+        self.runs = [run for run, _ in todo]
+        self.run = run = self.runs[0]
+        works = [Work(item, of, first=item.shot.name in of.first) for of, items in todo for item in items]
+        self.state = RunState(run.summaries)
         self.machines = Machines(options, hold)
-        self.shots: list[Shot] = [item.shot for item in todo]
+        self.shots: list[Shot] = [work.item.shot for work in works]
         self.sizes = GangSizes(run.layout_choice, run.cluster, self.shots, options.device, self.machines.ranks)
         self.slots = [Slot() for _ in range(self.sizes.gangs)]
-        self.denoise = any(item.action == "render" for item in todo)  # any gang may take a retry
-        self.queue = Queue(Work(item, first=item.shot.name in run.first) for item in todo)
+        self.denoise = any(work.item.action == "render" for work in works)  # any gang may take a retry
+        self.queue = Queue(works)
         self.running: set[Work] = set()
         prompts = run.output.prompts(prompt_salt(run.weight_digests, run.campaign.pipeline.model.dtype, options.device))
         self.texts = SharedTexts(prompts, self.shots if self.denoise else ())
-        self._total = run.total or len(todo)
+        self._total = run.total or len(works)
         self._warned: set[str] = set()
 
     @property
@@ -75,7 +81,7 @@ class Board:
 
     def count(self) -> str:
         """Returns the number of finished shots and of all shots, as lines of progress begin: ``[3/8]``."""
-        return f"[{self.run.summary.finished}/{self._total}]"
+        return f"[{sum(summary.finished for summary in self.run.summaries)}/{self._total}]"
 
     def warn(self, lines: Iterable[str]) -> None:
         """Prints each warning once, also if several gangs or shots report it."""
@@ -84,27 +90,43 @@ class Board:
                 self.run.say(f"warning: {line}")
             self._warned.add(line)
 
-    def fail(self, item: Item, reason: str) -> None:
+    def fail(self, work: Work, reason: str) -> None:
         """Records a failed shot. After ``--max-failures`` of them the run is given up."""
-        run = self.run
-        run.summary.failed.append((item.shot.name, reason))
-        run.journal.append("failed", name=item.shot.name, reason=reason)
-        run.say(f"{item.shot.name}: failed: {reason}")
-        if len(run.summary.failed) >= run.cluster.max_failures:
-            self.state.give_up(f"not tried: {counted(len(run.summary.failed), 'shot')} failed")
+        run, name = work.run, work.item.shot.name
+        run.summary.failed.append((name, reason))
+        run.journal.append("failed", name=name, reason=reason)
+        run.say(f"{run.shown(name)}: failed: {reason}")
+        if self.failed >= run.cluster.max_failures:
+            self.state.give_up(self.too_many_failed)
+
+    @property
+    def failed(self) -> int:
+        """Number of failed shots of all campaigns."""
+        return sum(len(summary.failed) for summary in self.run.summaries)
+
+    @property
+    def too_many_failed(self) -> str:
+        """Why the other shots are not tried after ``--max-failures``."""
+        return f"not tried: {counted(self.failed, 'shot')} failed"
+
+    def record(self, event: str, **record: Any) -> None:
+        """Adds a record to the journal of each campaign."""
+        for run in self.runs:
+            run.journal.append(event, **record)
 
     def end(self, fault: str) -> None:
         """Ends the run for a fault that every shot shares."""
         self.state.fault(fault)
-        self.run.journal.append("fault", reason=fault)
+        self.record("fault", reason=fault)
 
     def report_left_out(self, reason: str) -> None:
         """Reports machines and GPUs that were left out since the last call. Ends the run if no gang can form."""
         run = self.run
         new = self.machines.left_out[len(run.summary.left_out) :]
-        run.summary.left_out += new
+        for summary in run.summaries:
+            summary.left_out += new
         for line in new:
-            run.journal.append("left out", reason=line)
+            self.record("left out", reason=line)
             run.say(f"left out of this run: {line}")
         self.sizes.shrink(self.machines.ranks)
         if self.sizes.gangs < 1:

@@ -1,6 +1,6 @@
-"""The driver: locks the output folder, starts Ray, runs the supervisor, and stops on signals.
+"""The driver: locks the output folders, starts Ray, runs the supervisor, and stops on signals.
 
-It is the only process that publishes files and writes the journal.
+It is the only process that publishes files and writes the journals.
 """
 
 from __future__ import annotations
@@ -9,33 +9,22 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-import lynx_parallel
-from lynx_parallel.engine.monitor import Monitor, first_status
+from lynx_parallel.engine.campaign_run import CampaignRun
+from lynx_parallel.engine.monitor import Chosen, Watcher
 from lynx_parallel.engine.observer import Observer
 from lynx_parallel.engine.process import give_up
-from lynx_parallel.engine.record import write_record
 from lynx_parallel.engine.sample import Sample, turns
-from lynx_parallel.engine.settle import settle, unsettled
 from lynx_parallel.engine.signals import Interrupted, deferred_signals, hold, interruptible, signals
-from lynx_parallel.engine.summary import Summary
-from lynx_parallel.errors import ClusterError
-from lynx_parallel.failures import disk_is_full
+from lynx_parallel.engine.summary import Summary, exit_code_of_all
+from lynx_parallel.errors import ClusterError, collect
 from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
-from lynx_parallel.inputs.manifest import Campaign
-from lynx_parallel.inputs.records import Request
-from lynx_parallel.output.atomic import try_publishing
-from lynx_parallel.output.crops import faces_folder, make_faces_folder
-from lynx_parallel.output.folder import Output
-from lynx_parallel.output.journal import History, Journal, now
-from lynx_parallel.output.lock import Lock
+from lynx_parallel.output.journal import now
 from lynx_parallel.plan.layout_choice import LayoutChoice
-from lynx_parallel.plan.parts import Part, check_parts
-from lynx_parallel.plan.plan import Item, Plan
-from lynx_parallel.plan.work import costs
+from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import shown_duration, shown_path
 
 if TYPE_CHECKING:
@@ -44,185 +33,113 @@ if TYPE_CHECKING:
 
 
 class Driver:
-    """Carries out one plan.
+    """Makes the shots of campaigns, out of one queue if they share their weights.
 
     Args:
-        parts: of the campaign, one for each pipeline.
-        replan: compares the campaign with the current output folder.
+        campaigns: with different output folders.
         observer: takes lines, events and the status.
-        request: options of the command line.
-        check: raises if the remaining work cannot be done.
-        sample: shots to make first; None for no such sample.
+        sample: shots of each campaign to make first; None for no such sample.
     """
 
     def __init__(
         self,
-        campaign: Campaign,
-        parts: Sequence[Part],
-        replan: Callable[[], Plan],
+        campaigns: Sequence[CampaignRun],
         cluster: ClusterSpec,
         observer: Observer,
-        request: Request | None = None,
-        check: Callable[[Plan], object] = str,
         sample: Sample | None = None,
     ):
-        self.campaign = campaign
-        self.parts = parts
-        self.replan = replan
+        self.campaigns = campaigns
+        if len(campaigns) > 1:
+            names = [campaign.campaign.path.name for campaign in campaigns]
+            for campaign, name in zip(campaigns, names, strict=True):
+                campaign.title = name if names.count(name) == 1 else shown_path(campaign.campaign.path)
         self.cluster = cluster
         self.observer = observer
         self.say = observer.say
-        self.request = request or Request()
-        self.check = check
         self.sample = sample
-        self._first: list[Item] = []
-        self._name = ""
-        self.output = Output(campaign.output)
-        self.summary = Summary()
         self._stopping: asyncio.Task[None] | None = None
-        self._plan = Plan((), ())
-        self._monitor: Monitor | None = None
+        self._watcher: Watcher | None = None
 
-    def run(self) -> Summary:
-        """Renders the plan. SIGINT and SIGTERM end it early, with every process that it has started.
+    @property
+    def summaries(self) -> list[Summary]:
+        return [campaign.summary for campaign in self.campaigns]
+
+    def run(self) -> None:
+        """Renders the plans. SIGINT and SIGTERM end it early, with every process that it has started.
+
+        The results are in the campaigns' summaries.
 
         Raises:
-            ClusterError: no Ray, no room, or another driver in this output folder.
+            InputErrors: the work cannot be done, or is not approved.
+            ClusterError: no Ray, no room, or another driver in an output folder.
         """
         began = time.monotonic()
-        plan = self.replan()
-        self.say(f"{self.campaign.path.name}: {plan}")
-        for name in plan.orphans:
-            self.say(f"{name}: not in the manifest any more; left as it is")
-        todo = plan.of("render", "encode")
-        if todo:
-            check_parts(self.parts, todo, self.cluster)
-            self._lock.refuse()  # before asking about shots that another driver may be rendering
-            self.check(plan)
-        shows_faces = self.campaign.faces == "private" and (todo or faces_folder(self.output.folder).exists())
-        if shows_faces and (warning := make_faces_folder(self.output.folder, private=True)):
-            self.say(f"warning: {warning}")
-        if todo:
-            plan = self._start(plan)
-        elif self.output.journal.exists() and any(unsettled(self.output, plan.of("done"), self._history())):
-            with self._locked() as (journal, history):
-                plan = self._settled(history, journal)
-        self.summary.skipped = [item.shot.name for item in plan.of("done")]
-        self.summary.blocked = [(item.shot.name, item.reason) for item in plan.of("blocked")]
-        self.summary.seconds = time.monotonic() - began
-        return self.summary
+        for campaign in self.campaigns:
+            campaign.look(self.observer)
+        self._check()
+        for campaign in self.campaigns:
+            campaign.close_faces(self.observer)
+        if busy := [campaign for campaign in self.campaigns if campaign.todo]:
+            self._start(busy)
+        for campaign in self.campaigns:
+            if campaign not in busy and campaign.unsettled:
+                with campaign.locked(self.observer):
+                    campaign.settle()
+            campaign.close(time.monotonic() - began)
 
-    def _start(self, plan: Plan) -> Plan:
-        """Starts Ray, takes the output folder and runs. Returns the plan as it was when the folder was taken."""
+    def _check(self) -> None:
+        """Refuses the work of all campaigns if that of one cannot be done."""
+        collect(partial(campaign.check, self.cluster) for campaign in self.campaigns if campaign.todo)
+
+    def _start(self, busy: Sequence[CampaignRun]) -> None:
+        """Starts Ray, takes the output folders and makes what is then left to do."""
         from lynx_parallel.engine.address import Address
         from lynx_parallel.engine.cluster import ray_cluster
 
         address = Address.chosen(self.cluster.address)
-        self._check_output()
-        self.summary.left = len(plan.of("render", "encode"))  # in case a signal comes first
-        log = self.output.private / "logs" / "ray" / f"{now().replace(':', '')}.log"
+        for campaign in busy:
+            campaign.try_output()
+            campaign.summary.left = len(campaign.todo)  # in case a signal comes first
+        private = busy[0].output.private
+        log = private / "logs" / "ray" / f"{now().replace(':', '')}.log"
         try:
             with (
                 deferred_signals() as pending,
-                ray_cluster(address, self.output.private, log, pending, self.say) as cluster,
-                self._locked() as (journal, history),
+                ray_cluster(address, private, log, pending, self.say) as cluster,
+                self._locked(busy),
             ):
                 with interruptible(pending):
-                    plan = self._settled(history, journal)
-                todo = plan.of("render", "encode")
-                self.summary.left = len(todo)
-                if self.sample is not None:
-                    self._first = self.sample.of(todo)
-                    todo = self._first if self.sample.only else todo
-                if todo:
-                    self._run(todo, journal, cluster, pending)
-                    self.summary.left -= self.summary.finished
-                    if not (self.summary.failed or self.summary.stopped_by):
-                        self.output.forget_prompts()
+                    for campaign in busy:
+                        campaign.settle()
+                chosen = [(campaign, todo) for campaign in busy if (todo := campaign.choose(self.sample))]
+                if chosen:
+                    self._run(chosen, cluster, pending)
+                    for campaign, _ in chosen:
+                        campaign.finish()
         except Interrupted as stop:
-            if self.summary.stopped_by is None:
-                self._stopped_by(stop.number)
-        return plan
-
-    def _settled(self, history: History, journal: Journal) -> Plan:
-        # Another driver may have rendered shots before this one had the lock.
-        self._plan = plan = self.replan()
-        settle(self.output, plan.of("done"), history, journal)
-        journal.extend(
-            {"event": "blocked", "name": item.shot.name, "reason": item.reason} for item in plan.of("blocked")
-        )
-        return plan
-
-    @cached_property
-    def _lock(self) -> Lock:
-        return Lock(self.output.private / "lock")
+            self._stopped_by(stop.number)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[tuple[Journal, History]]:
-        with self._lock:
-            history = self._history()
-            self.output.sweep(history.attempted)
-            self._record()
-            journal = Journal(self.output.journal, self.observer.event)
-            journal.append(
-                "run_started", run=self._name, manifest=str(self.campaign.path), version=lynx_parallel.__version__
-            )
+    def _locked(self, busy: Sequence[CampaignRun]) -> Iterator[None]:
+        """Takes the output folders. Always in the same order, so that two drivers do not each get some of them."""
+        with contextlib.ExitStack() as stack:
+            for campaign in sorted(busy, key=lambda campaign: campaign.output.folder):
+                stack.enter_context(campaign.locked(self.observer))
             try:
-                yield journal, history
+                yield
             except Interrupted as stop:
                 self._stopped_by(stop.number)
                 raise
             finally:
-                summary = self.summary
-                if self._monitor is not None:
-                    self._monitor.show(exit_code=summary.exit_code)
-                journal.append(
-                    "run_ended", rendered=len(summary.rendered), encoded=len(summary.encoded),
-                    failed=len(summary.failed), signal=summary.stopped_by,
-                )  # fmt: skip
-                journal.close()
-                if journal.unwritten:
-                    self.say(f"warning: {shown_path(self.output.journal)}: its last records could not be written")
+                if self._watcher is not None:
+                    self._watcher.show(exit_code=exit_code_of_all(self.summaries))
 
-    def _monitor_of(self, todo: list[Item]) -> Monitor:
-        first = first_status(self._name, self.campaign.path, self._plan, len(todo))
-        monitor = Monitor(self.output, first, self.summary, costs(self.parts, todo), self.observer)
-        if self.sample is not None:
-            monitor.tell_when({item.shot.name for item in self._first}, self.sample.ready)
-        monitor.show()
-        return monitor
-
-    def _record(self) -> None:
-        """Writes the record of this run. On a full disk there is no record, and the run continues."""
-        started = now()
-        self._name = started.replace(":", "")
-        try:
-            write_record(self.output.record(self._name), self.campaign, self.parts, self.request, started)
-        except OSError as error:
-            if not disk_is_full(error):
-                raise
-            self.say(
-                f"warning: {shown_path(self.output.record(self._name))}: this run cannot be recorded: the disk is full"
-            )
-
-    def _history(self) -> History:
-        return History.read(self.output.journal)
-
-    def _check_output(self) -> None:
-        """Tries the steps of publishing in the output folder before any work. A full disk is no error here."""
-        self.output.private.mkdir(parents=True, exist_ok=True)
-        try:
-            try_publishing(self.output.private)
-        except OSError as error:
-            if not disk_is_full(error):
-                raise
-
-    def _run(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:
+    def _run(self, chosen: Chosen, cluster: Cluster, pending: list[int]) -> None:
         from lynx_parallel.engine.cluster import RayFailed
 
         runner = asyncio.Runner()
         try:
-            runner.run(self._until_stopped(todo, journal, cluster, pending))
+            runner.run(self._until_stopped(chosen, cluster, pending))
         except RayFailed:
             give_up("event loop")  # its tasks would call Ray to kill the ranks
             raise
@@ -234,26 +151,30 @@ class Driver:
         finally:
             hold(pending)  # the loop has restored the default handlers, and Ray has not ended yet
 
-    def _runs(self, todo: list[Item], journal: Journal) -> list[tuple[Run, list[Item]]]:
-        """Returns the run of each part with something to do, and its shots."""
+    def _runs(self, chosen: Chosen) -> list[tuple[Run, list[Item]]]:
+        """Returns the run of each campaign's pipeline with something to do, and its shots."""
         from lynx_parallel.engine.run import Run
 
+        total = sum(len(todo) for _, todo in chosen)
         return [
             (
                 Run(
                     part.campaign, part.weights, part.face, part.digests, self.cluster,
-                    LayoutChoice(self.cluster, part.weights), self.output, journal, self.summary, self.say, self._name,
-                    total=len(todo), progress=self.observer.progress,
-                    first=frozenset(item.shot.name for item in self._first),
+                    LayoutChoice(self.cluster, part.weights), campaign.output, campaign.journal, campaign.summary,
+                    self.say, campaign.name, total=total, progress=self.observer.progress,
+                    first=frozenset(item.shot.name for item in campaign.first),
+                    others=tuple(other for other in self.summaries if other is not campaign.summary),
+                    title=campaign.title,
                 ),
                 items,
             )
-            for part, items in turns(self.parts, todo, self._first)
+            for campaign, todo in chosen
+            for part, items in turns(campaign.parts, todo, campaign.first)
         ]  # fmt: skip
 
-    async def _until_stopped(self, todo: list[Item], journal: Journal, cluster: Cluster, pending: list[int]) -> None:
+    async def _until_stopped(self, chosen: Chosen, cluster: Cluster, pending: list[int]) -> None:
         """Runs the shots. A signal, or a failure of Ray itself, cancels them."""
-        from lynx_parallel.engine.parts import InTurn
+        from lynx_parallel.engine.parts import InTurn, together
         from lynx_parallel.engine.placement import StartOptions, available
         from lynx_parallel.engine.supervisor import STOP_WITHIN_S
 
@@ -261,13 +182,13 @@ class Driver:
         if device == "cpu" and self.cluster.attention in CUDA_ONLY:
             raise ClusterError(f"--attention {self.cluster.attention}: runs on CUDA only. The ranks run on the CPU.")
         options = StartOptions(device, cluster.local, machines, hung_after=self.cluster.hung_after)
-        supervisor = InTurn(self._runs(todo, journal), options)
+        supervisor = InTurn(together(self._runs(chosen)), options)
         work = asyncio.ensure_future(supervisor.make_all())
         loop = asyncio.get_running_loop()
 
         def stop(number: int, why: str = "") -> None:
             pending.append(number)
-            if self.summary.stopped_by is not None:
+            if self.summaries[0].stopped_by is not None:
                 work.cancel()  # a second signal: at once
                 return
             self._stopped_by(number, why)
@@ -283,8 +204,11 @@ class Driver:
         for number in list(pending):
             stop(number)
         watch = asyncio.ensure_future(cluster.watch())
-        self._monitor = self._monitor_of(todo)
-        monitor = asyncio.ensure_future(self._monitor.follow(supervisor))
+        self._watcher = Watcher(chosen, self.observer)
+        if self.sample is not None:
+            self._watcher.tell_when(self.sample.ready)
+        self._watcher.show()
+        watcher = asyncio.ensure_future(self._watcher.follow(supervisor))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -293,8 +217,12 @@ class Driver:
                 await work
         finally:
             watch.cancel()
-            monitor.cancel()
+            watcher.cancel()
 
     def _stopped_by(self, number: int, why: str = "") -> None:
-        self.summary.stopped_by = number
+        """Records in each summary what ended the run. Only the first signal is reported."""
+        if self.summaries[0].stopped_by is not None:
+            return
+        for summary in self.summaries:
+            summary.stopped_by = number
         self.say(f"{why or signal.Signals(number).name}: stopping; finished shots stay, run again to resume")

@@ -1,4 +1,4 @@
-"""Makes the status of a run from the board of its supervisor, shows it, and writes it to the output folder."""
+"""Makes the status of a run from the boards of its supervisors, shows it, and writes it to the output folders."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lynx_parallel.engine.observer import Observer
-from lynx_parallel.engine.queue import Slot
-from lynx_parallel.engine.summary import Summary
-from lynx_parallel.output.folder import Output
+from lynx_parallel.engine.queue import ShotKey, Slot
 from lynx_parallel.output.journal import now
 from lynx_parallel.output.run_status import MOST_FAILURES, FailedShot, GangStatus, RunStatus, State, write_status
-from lynx_parallel.plan.plan import Plan
+from lynx_parallel.plan.plan import Item
+from lynx_parallel.plan.work import costs
 from lynx_parallel.rank.messages import Progress
 
 if TYPE_CHECKING:
+    from lynx_parallel.engine.campaign_run import CampaignRun
     from lynx_parallel.engine.parts import InTurn
 
 LOOK_EVERY_S = 1.0
@@ -30,106 +29,139 @@ WRITE_EVERY_S = 2.0
 ENOUGH = 0.002
 """Part of the work after which the rest is estimated from it."""
 
-
-def first_status(run: str, manifest: Path, plan: Plan, to_make: int) -> RunStatus:
-    """Returns the status of a run that begins.
-
-    Args:
-        run: name of its record.
-        to_make: number of shots to make.
-    """
-    return RunStatus(
-        run, str(manifest), socket.gethostname(), os.getpid(), now(), total=len(plan.items), to_make=to_make,
-        done=len(plan.of("done")), blocked=len(plan.of("blocked")),
-    )  # fmt: skip
+Chosen = Sequence[tuple["CampaignRun", Sequence[Item]]]
+"""Campaigns, each with its shots to make."""
 
 
-class Monitor:
-    """The status of one run.
+class Watcher:
+    """Shows the status of a run, and writes that of each campaign to its output folder.
 
     Args:
-        output: where the status is written.
-        first: status with everything that does not change.
-        cost: work of each shot, by name, in any unit.
-        observer: takes each status; as an event, each that is written.
+        chosen: the campaigns of the run.
+        observer: takes each status of the whole run; as an event, each that is written.
         clock: seconds.
     """
 
-    def __init__(
-        self,
-        output: Output,
-        first: RunStatus,
-        summary: Summary,
-        cost: Mapping[str, float],
-        observer: Observer,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._output = output
-        self._first = first
-        self._summary = summary
-        self._cost = cost
+    def __init__(self, chosen: Chosen, observer: Observer, clock: Callable[[], float] = time.monotonic):
         self._observer = observer
         self._clock = clock
-        self._began = self._looked = clock()
+        alone = len(chosen) == 1
+        self._each = [(campaign, Monitor([(campaign, todo)], clock, alone=alone)) for campaign, todo in chosen]
+        self._whole = self._each[0][1] if alone else Monitor(chosen, clock)
+        self._summary = chosen[0][0].summary
+        self._first = {_key(campaign, item) for campaign, _ in chosen for item in campaign.first}
+        self._ready: Callable[[], None] | None = None
         self._written = -WRITE_EVERY_S
-        self._gpu_seconds = 0.0
-        self._device = ""
         self._runs: InTurn | None = None
-        self._awaited: set[str] = set()
-        self._ready: Callable[[], None] = lambda: None
-        self._working: tuple[float, float] | None = None  # time and fraction when the first shot began
 
-    def tell_when(self, names: Set[str], ready: Callable[[], None]) -> None:
-        """Calls ``ready`` once in a thread of its own, when these shots are finished and others are left."""
-        self._awaited, self._ready = set(names), ready
+    def tell_when(self, ready: Callable[[], None]) -> None:
+        """Calls ``ready`` once in a thread of its own, when the sample is finished and other shots are left."""
+        self._ready = ready
 
     def show(self, state: State = "starting", exit_code: int | None = None) -> None:
-        """Shows and writes the status now."""
-        status = self._status(state, exit_code)
-        self._observer.watch(status)
-        if self._clock() - self._written >= WRITE_EVERY_S or exit_code is not None:
+        """Shows the status now, and writes it if the last one was written some time ago."""
+        slots = [] if self._runs is None else self._runs.current.board.slots
+        left = None if self._runs is None else set(unfinished(self._runs))
+        writes = self._clock() - self._written >= WRITE_EVERY_S or exit_code is not None
+        if writes:
             self._written = self._clock()
-            write_status(self._output.status, status)
-            self._observer.event({"event": "status", "time": status.updated, "status": status.as_json()})
+        for campaign, monitor in self._each:
+            status = monitor.status(slots, left, state, exit_code)
+            if monitor is self._whole:
+                self._observer.watch(status)
+            if writes:
+                write_status(campaign.output.status, status)
+                self._observer.event(
+                    {"event": "status", "time": status.updated, "status": status.as_json(),
+                     "output": str(campaign.output.folder)}
+                )  # fmt: skip
+        if len(self._each) > 1:
+            self._observer.watch(self._whole.status(slots, left, state, exit_code))
 
     async def follow(self, runs: InTurn) -> None:
         """Shows the status of these runs until it is cancelled."""
         self._runs = runs
         while True:
             self.show("running" if self._summary.stopped_by is None else "stopping")
-            if self._awaited and not self._awaited & set(left := list(self._unfinished())) and left:
-                self._awaited.clear()
-                await asyncio.to_thread(self._ready)
+            if self._ready is not None and self._first.isdisjoint(left := set(unfinished(runs))) and left:
+                ready, self._ready = self._ready, None
+                await asyncio.to_thread(ready)
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _status(self, state: State, exit_code: int | None) -> RunStatus:
-        summary, at = self._summary, self._clock()
-        slots = self._slots() if exit_code is None else []
-        self._gpu_seconds += (at - self._looked) * sum(slot.ranks for slot in slots)
+
+class Monitor:
+    """Makes the status of one campaign of a run, or of all campaigns together.
+
+    Args:
+        chosen: the campaigns.
+        clock: seconds.
+        alone: whether the run has no other campaigns. The time of a gang between two shots then counts for these.
+    """
+
+    def __init__(self, chosen: Chosen, clock: Callable[[], float], *, alone: bool = True):
+        self._campaigns = [campaign for campaign, _ in chosen]
+        self._clock = clock
+        self._alone = alone
+        self._cost: Mapping[ShotKey, float] = {
+            (str(campaign.output.folder), name): cost
+            for campaign, todo in chosen
+            for name, cost in costs(campaign.parts, todo).items()
+        }
+        plans = [campaign.plan for campaign in self._campaigns]
+        self._first = RunStatus(
+            self._campaigns[0].name, ", ".join(str(campaign.campaign.path) for campaign in self._campaigns),
+            socket.gethostname(), os.getpid(), now(), total=sum(len(plan.items) for plan in plans),
+            to_make=sum(len(todo) for _, todo in chosen), done=sum(len(plan.of("done")) for plan in plans),
+            blocked=sum(len(plan.of("blocked")) for plan in plans),
+        )  # fmt: skip
+        self._began = self._looked = clock()
+        self._gpu_seconds = 0.0
+        self._device = ""
+        self._working: tuple[float, float] | None = None  # time and fraction when the first shot began
+
+    def status(
+        self, slots: Sequence[Slot], left: set[ShotKey] | None, state: State, exit_code: int | None
+    ) -> RunStatus:
+        """Returns the status now.
+
+        Args:
+            slots: of the supervisor that is at work.
+            left: shots that are not finished; None before the first supervisor.
+        """
+        at = self._clock()
+        # Slots with a gang, or that start one, unless it makes another campaign's shot.
+        mine = [slot for slot in slots if slot.ranks and not slot.closed and self._may_be_mine(slot)]
+        if exit_code is not None:
+            mine = []
+        counted = [slot for slot in mine if self._alone or slot.attempt is not None]
+        self._gpu_seconds += (at - self._looked) * sum(slot.ranks for slot in counted)
         self._looked = at
-        gangs = tuple(map(_gang, slots))
+        gangs = tuple(map(_gang, mine))
         self._device = next((gang.device for gang in gangs if gang.device), self._device)
-        fraction = self._fraction(slots)
+        fraction = self._fraction(mine, self._cost.keys() if left is None else left)
         if self._working is None and any(gang.stage == "denoising" for gang in gangs):
             self._working = at, fraction
-        failures = tuple(
-            FailedShot(name, reason, str(self._output.logs(name, 0).parent.relative_to(self._output.folder)))
-            for name, reason in summary.failed[-MOST_FAILURES:]
-        )
+        summaries = [campaign.summary for campaign in self._campaigns]
         return replace(
             self._first, updated=now(), state=state if exit_code is None else "ended",
-            rendered=len(summary.rendered), encoded=len(summary.encoded), failed=len(summary.failed),
-            retries=summary.retries, fraction=round(fraction, 4), seconds=round(at - self._began, 1),
+            rendered=sum(len(one.rendered) for one in summaries), encoded=sum(len(one.encoded) for one in summaries),
+            failed=sum(len(one.failed) for one in summaries), retries=sum(one.retries for one in summaries),
+            fraction=round(fraction, 4), seconds=round(at - self._began, 1),
             left_seconds=None if exit_code is not None else self._left(at, fraction),
-            gpu_seconds=round(self._gpu_seconds, 1), device=self._device, gangs=gangs, failures=failures,
-            exit_code=exit_code,
+            gpu_seconds=round(self._gpu_seconds, 1), device=self._device, gangs=gangs,
+            failures=tuple(self._failures())[-MOST_FAILURES:], exit_code=exit_code,
         )  # fmt: skip
 
-    def _slots(self) -> list[Slot]:
-        """Returns the slots that have a gang or start one."""
-        if self._runs is None:
-            return []
-        return [slot for slot in self._runs.current.board.slots if slot.ranks and not slot.closed]
+    def _may_be_mine(self, slot: Slot) -> bool:
+        return slot.attempt is None or any(slot.attempt.run.output is one.output for one in self._campaigns)
+
+    def _failures(self) -> Iterator[FailedShot]:
+        for campaign in self._campaigns:
+            output = campaign.output
+            shown = f"{campaign.title}: " if len(self._campaigns) > 1 else ""
+            for name, reason in campaign.summary.failed[-MOST_FAILURES:]:
+                logs = str(output.logs(name, 0).parent.relative_to(output.folder))
+                yield FailedShot(f"{shown}{name}", reason, logs)
 
     def _left(self, at: float, fraction: float) -> float | None:
         """Returns the seconds to the end, from the rate since the first shot began; None before anything is known."""
@@ -140,27 +172,30 @@ class Monitor:
             return None
         return round((at - since) * (1 - fraction) / (fraction - before))
 
-    def _fraction(self, slots: Sequence[Slot]) -> float:
+    def _fraction(self, slots: Sequence[Slot], unfinished: Iterable[ShotKey]) -> float:
         whole = sum(self._cost.values())
         if not whole:
             return 1.0
-        left = sum(self._cost.get(name, 0.0) for name in self._unfinished())
+        left = sum(self._cost.get(key, 0.0) for key in unfinished)
         begun = sum(
-            self._cost.get(slot.attempt.item.shot.name, 0.0) * slot.seen.step / slot.seen.total
+            self._cost.get((str(slot.attempt.run.output.folder), slot.attempt.item.shot.name), 0.0)
+            * slot.seen.step / slot.seen.total
             for slot in slots
             if slot.attempt is not None and slot.seen is not None and slot.seen.total
             and slot.attempt.stage == "denoising"
         )  # fmt: skip
         return min(max(1 - (left - begun) / whole, 0.0), 1.0)
 
-    def _unfinished(self) -> Iterator[str]:
-        if self._runs is None:
-            finished = {*self._summary.rendered, *self._summary.encoded, *(name for name, _ in self._summary.failed)}
-            yield from (name for name in self._cost if name not in finished)
-            return
-        for supervisor in self._runs.supervisors:
-            for work in (*supervisor.board.queue.left(), *supervisor.board.running):
-                yield work.item.shot.name
+
+def unfinished(runs: InTurn) -> Iterator[ShotKey]:
+    """Yields the shots of all supervisors that are not finished."""
+    for supervisor in runs.supervisors:
+        for work in (*supervisor.board.queue.left(), *supervisor.board.running):
+            yield work.key
+
+
+def _key(campaign: CampaignRun, item: Item) -> ShotKey:
+    return str(campaign.output.folder), item.shot.name
 
 
 def _gang(slot: Slot) -> GangStatus:

@@ -24,7 +24,7 @@ class Outcomes:
     """Settles shots after their attempts.
 
     Attributes:
-        quarantined: why a subject's shots are not tried, by the subject's id.
+        quarantined: why a subject's shots are not tried, by ``Work.subject``.
     """
 
     def __init__(self, board: Board):
@@ -38,7 +38,7 @@ class Outcomes:
         Args:
             seconds: of the attempt.
         """
-        board, run = self._board, self._board.run
+        board, run = self._board, work.run
         item, name = work.item, work.item.shot.name
         run.journal.append("done", name=name, attempt=attempt, video=item.digests.video, seconds=round(seconds, 3))
         with contextlib.suppress(OSError):  # the next run removes them
@@ -56,7 +56,7 @@ class Outcomes:
 
         A gang that has loaded only the VAE is then replaced.
         """
-        board, run = self._board, self._board.run
+        board, run = self._board, work.run
         line, name = str(error), work.item.shot.name
         try:
             line += f"; moved to {shown_path(attempt.set_latents_aside())}"
@@ -67,7 +67,7 @@ class Outcomes:
         board.texts.add([work.item.shot])
         board.queue.retry(work)
         run.journal.append("damaged", name=name, attempt=attempt.number, reason=line)
-        run.say(f"{board.count()} {name}: {line}; to be rendered again")
+        run.say(f"{board.count()} {run.shown(name)}: {line}; to be rendered again")
 
     async def failed(
         self, slot: Slot, work: Work, error: LynxError | OSError, attempt: Attempt, *, decoded: bool = False
@@ -77,7 +77,7 @@ class Outcomes:
         Args:
             decoded: the shot was decoded before, and its gang may be rendering another one.
         """
-        board, run, name = self._board, self._board.run, work.item.shot.name
+        board, run, name = self._board, work.run, work.item.shot.name
         failure = Failure.of(error, attempt.logs)
         _log.debug("%s, attempt %d: %s", name, attempt.number, failure, exc_info=error)
         self._use_finished_latents(work)
@@ -96,7 +96,7 @@ class Outcomes:
                 self.quarantined[work.subject] = str(failure)
             if decision.stop:
                 board.state.give_up(f"not tried: {failure}")
-            board.fail(work.item, str(failure))
+            board.fail(work, str(failure))
             return
         if slot.footprint == board.sizes.footprint:  # otherwise another gang has changed it already
             board.change_footprint(decision.footprint)
@@ -104,11 +104,11 @@ class Outcomes:
         board.queue.retry(work)
         run.summary.retries += 1
         run.journal.append("retry", name=name, attempt=attempt.number, kind=failure.kind, reason=str(failure))
-        run.say(f"{board.count()} {name}: {failure.kind}, to be tried again: {failure}")
+        run.say(f"{board.count()} {run.shown(name)}: {failure.kind}, to be tried again: {failure}")
 
     def _use_finished_latents(self, work: Work) -> None:
         """Makes the next attempt an encoding if the failed one has finished the latents."""
-        output, name = self._board.run.output, work.item.shot.name
+        output, name = work.run.output, work.item.shot.name
         # Without a sidecar, old files are missing or moved aside, and the attempt may have published its latents.
         published = output.sidecar(name) is None
         latents = find_latents(output, name, work.item.digests.latents_digests, published=published)

@@ -1,4 +1,4 @@
-"""Renders the parts of a campaign one after another: the gangs of one pipeline end before those of the next start."""
+"""Renders the parts of campaigns one after another: the gangs of one pipeline end before those of the next start."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lynx_parallel.plan.plan import Item
 
 
 class InTurn:
-    """Makes the shots of several runs, one run after another. Each run has the weights of one pipeline.
+    """Makes the shots of several pipelines, one pipeline after another.
 
     Args:
-        runs: each with its shots to render or encode. They share one summary.
+        turns: for each pipeline, the runs of the campaigns that use it, each with its shots to render or encode.
         options: for starting gangs.
 
     Attributes:
@@ -25,8 +25,8 @@ class InTurn:
         InputErrors, ClusterError: the options ask for more than the cluster can hold.
     """
 
-    def __init__(self, runs: Sequence[tuple[Run, Sequence[Item]]], options: StartOptions):
-        self.supervisors = [Supervisor(run, todo, options) for run, todo in runs]
+    def __init__(self, turns: Sequence[Sequence[tuple[Run, Sequence[Item]]]], options: StartOptions):
+        self.supervisors = [Supervisor(todo, options) for todo in turns]
         self.current = self.supervisors[0]
 
     async def make_all(self) -> None:
@@ -42,5 +42,26 @@ class InTurn:
                 return
 
     async def save_and_stop(self, work: asyncio.Future[None], within: float | None = STOP_WITHIN_S) -> None:
-        """As ``Supervisor.save_and_stop``, for the run that is at work."""
+        """As ``Supervisor.save_and_stop``, for the pipeline that is at work."""
         await self.current.save_and_stop(work, within)
+
+
+def together(runs: Sequence[tuple[Run, Sequence[Item]]]) -> list[list[tuple[Run, Sequence[Item]]]]:
+    """Returns the runs in turns. Runs of different campaigns with the same weights share a turn, and one queue."""
+    found: list[list[tuple[Run, Sequence[Item]]]] = []
+    for run, todo in runs:
+        turn = next((turn for turn in found if all(_can_share(run, other) for other, _ in turn)), None)
+        if turn is None:
+            found.append([(run, todo)])
+        else:
+            turn.append((run, todo))
+    return found
+
+
+def _can_share(one: Run, other: Run) -> bool:
+    """Returns whether two runs are of different campaigns, and their ranks load the same files in the same way."""
+    return one.output is not other.output and _loaded(one) == _loaded(other)
+
+
+def _loaded(run: Run) -> tuple[object, ...]:
+    return run.campaign.pipeline.model, run.weights, run.face, run.weight_digests

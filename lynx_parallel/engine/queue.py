@@ -17,7 +17,12 @@ from lynx_parallel.plan.plan import Item
 if TYPE_CHECKING:
     from lynx_parallel.engine.attempt import Attempt
     from lynx_parallel.engine.gang import Gang
+    from lynx_parallel.engine.run import Run
     from lynx_parallel.rank.messages import Progress
+
+
+ShotKey = tuple[str, str]
+"""Output folder and name of a shot. Shots of several campaigns may share a name."""
 
 
 @dataclass(eq=False)
@@ -25,6 +30,7 @@ class Work:
     """A shot to make.
 
     Attributes:
+        run: of its campaign and pipeline.
         history: how its attempts failed so far.
         not_before: earliest time of a retry, in seconds of the loop's clock.
         avoid: slot in which it failed. Another free slot takes the retry first.
@@ -34,6 +40,7 @@ class Work:
     """
 
     item: Item
+    run: Run
     history: list[Kind] = field(default_factory=list)
     not_before: float = 0.0
     avoid: Slot | None = None
@@ -48,7 +55,12 @@ class Work:
 
     @property
     def subject(self) -> str:
-        return self.item.shot.subject.id
+        """Identifies the subject. Subjects of several campaigns may share an id."""
+        return self.run.shown(self.item.shot.subject.id)
+
+    @property
+    def key(self) -> ShotKey:
+        return str(self.run.output.folder), self.item.shot.name
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""The inputs and outputs of one run."""
+"""The inputs and outputs of one campaign's shots in a run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """The inputs and outputs of one run, which all its parts share.
+    """The inputs and outputs of the shots that one pipeline makes for one campaign.
 
     Attributes:
         weight_digests: by ``plan.hashing.weight_digests``.
+        summary: of the campaign.
         say: takes each line for the user.
-        name: of the run's record.
-        total: number of shots to make with all pipelines of the campaign.
+        name: of the campaign's record of this run.
+        total: number of shots to make with all pipelines, for all campaigns.
         first: names of the shots of the sample, which are made before the others.
         progress: takes lines that are repeated with other numbers; None for ``say``.
+        others: summaries of the run's other campaigns.
+        title: how lines call the campaign, different for each; empty if it is the only one.
     """
 
     campaign: Campaign
@@ -48,6 +51,17 @@ class Run:
     total: int = 0
     progress: Callable[[str], None] | None = None
     first: frozenset[str] = frozenset()
+    others: tuple[Summary, ...] = ()
+    title: str = ""
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """Those of all campaigns of the run, its own first."""
+        return [self.summary, *self.others]
+
+    def shown(self, name: str) -> str:
+        """Returns how lines call a shot or a subject. Those of several campaigns may share a name."""
+        return f"{self.title}: {name}" if self.title else name
 
     def show_progress(self, line: str) -> None:
         """Prints a line that is repeated with other numbers. A live view shows the same all the time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 from lynx_parallel.engine.summary import Summary
@@ -18,24 +19,27 @@ class Phase(Enum):
 
 
 class RunState:
-    """Derives the phase from the summary, which the driver also reads, and from two facts of its own.
+    """Derives the phase from the summaries, which the driver also reads, and from two facts of its own.
+
+    Args:
+        summaries: of all campaigns. A stop or a fault is in each of them.
 
     Attributes:
         began: whether a gang has ever started.
         reason: why the other shots are not tried, once the run is given up.
     """
 
-    def __init__(self, summary: Summary):
+    def __init__(self, summaries: Sequence[Summary]):
         self.began = False
         self.reason = ""
-        self._summary = summary
+        self._summaries = summaries
 
     @property
     def phase(self) -> Phase:
         """The current phase. A stop by the user comes before a fault, and a fault before giving up."""
-        if self._summary.stopped_by is not None:
+        if self._summaries[0].stopped_by is not None:
             return Phase.STOPPED
-        if self._summary.fault:
+        if self._summaries[0].fault:
             return Phase.FAULTY
         if self.reason:
             return Phase.GIVEN_UP
@@ -59,4 +63,5 @@ class RunState:
 
     def fault(self, reason: str) -> None:
         """Ends the run for a fault that every shot shares. Only the first reason is kept."""
-        self._summary.fault = self._summary.fault or reason
+        for summary in self._summaries:
+            summary.fault = summary.fault or reason

@@ -73,7 +73,7 @@ class GangStarter:
         slot.failed_starts = 0
         board.state.gang_started()
         board.machines.met(slot.gang.hellos)
-        board.run.journal.append(
+        board.record(
             "gang_started", ranks=len(slot.gang.hellos), hosts=sorted({hello.host for hello in slot.gang.hellos}),
             device=slot.gang.hellos[0].device,
         )  # fmt: skip
@@ -157,6 +157,7 @@ class GangStarter:
         files += [*(lora.path for lora in weights.loras), shot.subject.image, shot.subject.embedding, shot.start_image]
         if run.face is not None:
             files += [run.face.detector, run.face.recognizer]
+        files += [other.output.private for other in self._board.runs]
         return [path for path in files if path is not None and path.exists()]
 
 

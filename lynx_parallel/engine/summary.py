@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lynx_parallel.errors import ClusterError, Stopped
@@ -50,3 +51,8 @@ class Summary:
         if self.fault:
             return ClusterError.exit_code
         return 1 if self.failed or self.blocked else 0
+
+
+def exit_code_of_all(summaries: Iterable[Summary]) -> int:
+    """Returns the exit code of a run. A stop and a fault are in every summary; else one failed shot is enough."""
+    return max(summary.exit_code for summary in summaries)

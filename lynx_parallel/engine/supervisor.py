@@ -31,10 +31,10 @@ STOP_WITHIN_S = 11.0
 
 
 class Supervisor:
-    """Makes the shots of one run.
+    """Makes the shots of campaigns that share their weights, out of one queue.
 
     Args:
-        todo: shots to render or encode.
+        todo: the run of each campaign, with its shots to render or encode.
         options: for starting gangs.
         start: as ``start_gang``.
         hold: as ``placement.hold_gpu``.
@@ -45,13 +45,12 @@ class Supervisor:
 
     def __init__(
         self,
-        run: Run,
-        todo: Sequence[Item],
+        todo: Sequence[tuple[Run, Sequence[Item]]],
         options: StartOptions,
         start: StartGang = start_gang,
         hold: HoldGpu = hold_gpu,
     ):
-        self._board = Board(run, todo, options, hold)
+        self._board = Board(todo, options, hold)
         self._starter = GangStarter(self._board, start)
         self._outcomes = Outcomes(self._board)
         self._turns = Turns(self._board)
@@ -85,7 +84,7 @@ class Supervisor:
             return
         reason = board.state.reason or next((f"no ranks could be started: {error}" for error in errors), "not tried")
         for work in board.queue.left():
-            board.fail(work.item, reason)
+            board.fail(work, reason)
 
     @property
     def board(self) -> Board:
@@ -107,14 +106,15 @@ class Supervisor:
         if board.run.summary.fault:
             self._record_untried(board.queue.left())
         elif not board.state.stopped:
-            reason = f"not tried: {counted(len(board.run.summary.failed), 'shot')} failed"
+            reason = board.too_many_failed
             for work in board.queue.left():
-                board.fail(work.item, reason)
+                board.fail(work, reason)
 
     def _record_untried(self, works: Sequence[Work]) -> None:
         """Records the shots that were not tried. The fault is printed once, not for each of them."""
-        summary = self._board.run.summary
-        summary.failed += [(work.item.shot.name, f"not tried: {summary.fault}") for work in works]
+        for work in works:
+            summary = work.run.summary
+            summary.failed.append((work.item.shot.name, f"not tried: {summary.fault}"))
         if works:
             self._board.run.say(f"{counted(len(works), 'shot')} not tried")
 
@@ -151,7 +151,7 @@ class Supervisor:
                     await asyncio.sleep(IDLE_S)
                 elif reason := self._outcomes.quarantined.get(work.subject):
                     board.running.discard(work)
-                    board.fail(work.item, reason)
+                    board.fail(work, reason)
                 else:
                     await self._make(slot, work, attempt)
             await slot.finished()
@@ -173,7 +173,7 @@ class Supervisor:
     def _strand(self, work: Work) -> None:
         """Fails a shot whose retries are spent. Any other shot is tried again where it failed."""
         if work.reason:
-            self._board.fail(work.item, work.reason)
+            self._board.fail(work, work.reason)
         else:
             work.not_at = ""
             self._board.queue.retry(work)
@@ -209,7 +209,7 @@ class Supervisor:
         """
         gang = slot.gang
         assert gang is not None
-        board, run, item = self._board, self._board.run, work.item
+        board, run, item = self._board, work.run, work.item
         name = item.shot.name
         again = attempt is not None
         if attempt is None:
@@ -230,7 +230,7 @@ class Supervisor:
                 gang, layout, slot.footprint, partial(self._prepared, slot, attempt), first_expert=not again
             )
         except Stopped as error:
-            run.say(f"{board.count()} {name}: {error}")
+            run.say(f"{board.count()} {run.shown(name)}: {error}")
             run.journal.append("stopped", name=name, attempt=number, reason=str(error))
             await slot.finished()
             slot.end()

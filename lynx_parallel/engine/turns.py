@@ -50,7 +50,7 @@ class Turns:
         """Has the face of the next shot's subject found while the current shot is denoised.
 
         Args:
-            quarantined: subjects whose shots are not tried.
+            quarantined: subjects whose shots are not tried, as ``Work.subject``.
         """
         following = self._board.queue.peek(slot, self._taken(slot), clock())
         if following is None or following.item.action != "render" or following.subject in (slot.subject, *quarantined):
@@ -58,7 +58,7 @@ class Turns:
         if slot.gang is not None:
             shot = following.item.shot
             with contextlib.suppress(LynxError):  # unreadable files are reported when the shot is rendered
-                slot.gang.prepare_ahead(shot, self._board.run.subject_key(shot, slot.gang))
+                slot.gang.prepare_ahead(shot, following.run.subject_key(shot, slot.gang))
 
     def _taken(self, slot: Slot) -> set[str | None]:
         return {other.subject for other in self._board.slots if other is not slot}

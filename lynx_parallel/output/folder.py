@@ -20,6 +20,7 @@ from lynx_parallel.output.atomic import atomic_write, move, naming, part_path, p
 from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.output.posters import POSTER_SUFFIX, POSTERS
 from lynx_parallel.output.prompt_files import PromptFiles
+from lynx_parallel.output.shard import Shard, shard_folders
 from lynx_parallel.output.sidecar import SIDECAR_VERSION, SUFFIXES, encode_text, read_sidecar
 
 _POSTER_PART = re.compile(rf"(.+){re.escape(POSTER_SUFFIX)}\.[0-9]+\.part")
@@ -31,16 +32,26 @@ class Output:
 
     Attributes:
         folder: ``<output>``; ours is ``<output>/.lynx/``.
+        journal, status: of the whole folder, or of the shard.
+
+    Args:
+        shard: whose driver uses it; None for that of the whole campaign.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, shard: Shard | None = None):
         self.folder = folder
         self._root = str(folder)
         self.private = folder / ".lynx"
-        self.journal = self.private / "journal.jsonl"
+        own = self.private / "shards" / shard.folder if shard else self.private
+        self.journal = own / "journal.jsonl"
         self.approvals = self.private / "approvals.jsonl"
         self.takes = self.private / "takes.json"
-        self.status = self.private / "status.json"
+        self.status = own / "status.json"
+
+    @property
+    def journals(self) -> list[Path]:
+        """The journals of the whole folder and of all shards. They may be missing."""
+        return [self.private / "journal.jsonl", *(path / "journal.jsonl" for _, path in shard_folders(self.private))]
 
     def path(self, name: str, kind: str) -> Path:
         """Returns the path of a shot's ``latents``, ``video`` or ``sidecar``."""
@@ -121,20 +132,22 @@ class Output:
         """Returns whether this is an output folder: it holds ``.lynx``, or a sidecar at the place that it names."""
         return self.private.is_dir() or any(sidecar.get("name") == name for name, sidecar in self.sidecars())
 
-    def sweep(self, ours: Set[str]) -> int:
+    def sweep(self, ours: Set[str], *, alone: bool = True) -> int:
         """Removes what a killed run left half-written; returns how many files.
 
         Args:
             ours: shots the journal knows; only their temporaries go: a user's own ``.part`` (a download, say) stays.
+            alone: whether no other driver is at work. If one is, temporaries that may be its own stay.
         """
         parts = [path for path, name in self.parts(ours) if name in ours]
         posters = self.folder / POSTERS
         for path in posters.rglob(f"*{POSTER_SUFFIX}.*.part"):
             match = _POSTER_PART.fullmatch(str(path.relative_to(posters)))
             parts += [path] if match and match[1] in ours else []
-        for folder in ("superseded", "partial", "faces", "prompts", "latents"):
-            parts += (self.private / folder).rglob("*.part")
-        parts += self.private.glob("probe-*")
+        if alone:
+            for folder in ("superseded", "partial", "faces", "prompts", "latents"):
+                parts += (self.private / folder).rglob("*.part")
+            parts += self.private.glob("probe-*")
         for path in parts:
             path.unlink(missing_ok=True)
         return len(parts)

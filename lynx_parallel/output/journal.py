@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +56,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class History:
-    """The content of a journal. Lines that cannot be read are skipped.
+    """The content of journals. Lines that cannot be read are skipped.
 
     Attributes:
         attempted: names of all shots it knows of.
@@ -69,17 +69,25 @@ class History:
     done: set[str]
 
     @classmethod
-    def read(cls, journal: Path) -> History:
+    def read(cls, *journals: Path) -> History:
         history = cls(set(), set(), set())
+        for record in read_journals(*journals):
+            with contextlib.suppress(KeyError, TypeError):
+                history.attempted.add(str(record["name"]))
+                if record["event"] == "done":
+                    history.finished.add(str(record["name"]))
+                    history.done.add(str(record["video"]))
+        return history
+
+
+def read_journals(*journals: Path) -> Iterator[dict[str, Any]]:
+    """Yields the records of journals, one journal after another. Skips missing files and lines that cannot be read."""
+    for journal in journals:
         with contextlib.suppress(OSError), journal.open("rb") as lines:
             for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                    record = json.loads(line)
-                    history.attempted.add(str(record["name"]))
-                    if record["event"] == "done":
-                        history.finished.add(str(record["name"]))
-                        history.done.add(str(record["video"]))
-        return history
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(record := json.loads(line), dict):
+                        yield record
 
 
 def now() -> str:

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -27,12 +28,16 @@ class Lock:
 
     A driver that was frozen for longer, and finds its lock taken or gone, gets a SIGTERM.
 
+    Args:
+        facts: what the file also says of this driver.
+
     Raises:
         ClusterError: another driver holds the folder, or it cannot be written; at the end: its lock was lost meanwhile.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, facts: Mapping[str, str] = {}):
         self.path = path
+        self._facts = facts
         self._file = -1
         self._mine = b""
         self._lost = False
@@ -74,7 +79,13 @@ class Lock:
         except FileExistsError:
             return False
         pid = os.getpid()
-        mine = {"host": socket.gethostname(), "namespace": _namespace(), "pid": pid, "started": _started(pid)}
+        mine = {
+            "host": socket.gethostname(),
+            "namespace": _namespace(),
+            "pid": pid,
+            "started": _started(pid),
+            **self._facts,
+        }
         self._mine = json.dumps(mine).encode()
         try:
             os.write(self._file, self._mine)

@@ -6,12 +6,12 @@ Imports neither torch nor Ray.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import read_journals
 from lynx_parallel.output.posters import POSTER_SUFFIX
 from lynx_parallel.output.sidecar import SUFFIXES
 
@@ -98,12 +98,10 @@ class Owners:
         self._hosts.setdefault(subject, set()).update(host for host in hosts if isinstance(host, str))
 
     def _read_journal(self) -> None:
-        with contextlib.suppress(OSError), self._output.journal.open("rb") as lines:
-            for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    record = json.loads(line)
-                    name, subject, digest = str(record["name"]), record.get("subject"), record.get("latents")
-                    subject = subject if isinstance(subject, str) else self._attempted.get(name)
-                    self._attempted[name] = subject
-                    if isinstance(digest, str):
-                        self._states[digest] = name, subject
+        for record in read_journals(*self._output.journals):
+            with contextlib.suppress(KeyError):
+                name, subject, digest = str(record["name"]), record.get("subject"), record.get("latents")
+                subject = subject if isinstance(subject, str) else self._attempted.get(name)
+                self._attempted[name] = subject
+                if isinstance(digest, str):
+                    self._states[digest] = name, subject

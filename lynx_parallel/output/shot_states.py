@@ -6,15 +6,14 @@ Imports neither torch nor Ray.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import read_journals
 from lynx_parallel.output.sidecar import SUFFIXES, looks_like_sidecar
 
 State = Literal["done", "failed", "blocked", "left"]
@@ -46,7 +45,7 @@ def shot_states(output: Output, names: Iterable[str] | None = None, *, read: boo
         names: of all shots of a manifest, in order; None for those that the folder knows, by name.
         read: whether sidecars are read. Otherwise their beginnings are looked at, and states have no sidecar.
     """
-    last = _last_results(output.journal)
+    last = _last_results(output)
     if names is None:
         suffix = SUFFIXES["sidecar"]
         found = {file.removesuffix(suffix) for file in output.files(last.keys()) if file.endswith(suffix)}
@@ -76,12 +75,12 @@ def _state(output: Output, name: str, last: tuple[str, str] | None, read: bool) 
     return ShotState(name, "left", logs=logs)
 
 
-def _last_results(journal: Path) -> dict[str, tuple[str, str]]:
-    """Returns the last event of each shot that the journal knows, and its reason."""
-    last: dict[str, tuple[str, str]] = {}
-    with contextlib.suppress(OSError), journal.open("rb") as lines:
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                record = json.loads(line)
-                last[str(record["name"])] = str(record["event"]), str(record.get("reason", ""))
-    return last
+def _last_results(output: Output) -> dict[str, tuple[str, str]]:
+    """Returns the last event of each shot that the journals know, and its reason."""
+    last: dict[str, tuple[str, str, str]] = {}
+    for record in read_journals(*output.journals):
+        with contextlib.suppress(KeyError):
+            name, time = str(record["name"]), str(record.get("time", ""))
+            if name not in last or time >= last[name][0]:  # a shot may have been tried with and without shards
+                last[name] = time, str(record["event"]), str(record.get("reason", ""))
+    return {name: (event, reason) for name, (_, event, reason) in last.items()}

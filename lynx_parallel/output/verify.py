@@ -75,7 +75,7 @@ class _Verification:
         self.output = output
         self.shots = shots
         self.expected = expected
-        history = History.read(output.journal)
+        history = History.read(*output.journals)
         self.known = history.attempted | set(shots or ())
         self.finished = history.finished if shots is None else history.finished & shots
         self.report = Report()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 
-from lynx_parallel.errors import InputErrors
+from lynx_parallel.errors import collect
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
@@ -60,14 +60,7 @@ def plan_parts(
 
 def check_parts(parts: Sequence[Part], todo: Sequence[Item], cluster: ClusterSpec) -> None:
     """Refuses what would fail in every shot that is to be made, as ``check_work``, for all parts at once."""
-    lines: list[str] = []
-    for part in parts:
-        try:
-            check_work(part.campaign, part.of(todo), part.weights, cluster)
-        except InputErrors as error:
-            lines += error.lines
-    if lines:
-        raise InputErrors(dict.fromkeys(lines))
+    collect(partial(check_work, part.campaign, part.of(todo), part.weights, cluster) for part in parts)
 
 
 def changes_of_parts(parts: Sequence[Part], items: Sequence[Item], set_: Sequence[str]) -> list[Change]:

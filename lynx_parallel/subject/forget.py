@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lynx_parallel.output.folder import Output
-from lynx_parallel.output.lock import Lock
 from lynx_parallel.output.modes import reason
 from lynx_parallel.output.owners import Owners
+from lynx_parallel.output.shard import FolderLock
 from lynx_parallel.subject.cache import SubjectCache, check_ids, faces, remove
 
 KINDS = {
@@ -169,7 +169,7 @@ def forget(search: Search, warn: Callable[[str], None]) -> None:
     with contextlib.ExitStack() as locks:
         for output in search.outputs:
             if os.access(private := Output(output).private, os.W_OK):
-                locks.enter_context(Lock(private / "lock"))
+                locks.enter_context(FolderLock(private))
         cache = SubjectCache(warn=warn)
         by_cache = {faces(output, name) for name, used in cache.uses(search.subjects).items() for output in used}
         cache.forget(search.wanted)

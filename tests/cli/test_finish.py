@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lynx_parallel.cli.finish import exit_code_of, run_command
+from lynx_parallel.cli.finish import Ended, run_command
 from lynx_parallel.engine.summary import Summary
 from tests.helpers.campaigns import draw, load, write
 from tests.helpers.light_command import light
@@ -26,8 +26,8 @@ from tests.helpers.light_command import light
     ],
 )
 def test_blocked_shots_alone_can_be_allowed(summary: dict[str, Any], plain: int, allowed: int) -> None:
-    assert exit_code_of(Summary(**summary), allow_blocked=False) == plain
-    assert exit_code_of(Summary(**summary), allow_blocked=True) == allowed
+    codes = [Ended(None, Summary(**summary), "", allow_blocked=allow).exit_code for allow in (False, True)]
+    assert codes == [plain, allowed]
 
 
 def test_a_command_gets_counts_and_paths(tmp_path: Path) -> None:

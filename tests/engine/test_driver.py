@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lynx_parallel.engine.campaign_run import CampaignRun
 from lynx_parallel.engine.driver import Driver
 from lynx_parallel.engine.observer import Observer
 from lynx_parallel.errors import ClusterError
@@ -53,12 +54,14 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec,
     write(folder)
     lines: list[str] = []
     campaign = load(folder)
-    driver = Driver(campaign, parts_of(campaign), lambda: pytest.fail("not planned"), cluster, Observer(lines.append))
+    driver = Driver(
+        [CampaignRun(campaign, parts_of(campaign), lambda: pytest.fail("not planned"))], cluster, Observer(lines.append)
+    )
 
     async def run() -> None:
         if sent:
             asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), sent)
-        await driver._until_stopped([], None, Healthy(), [])  # type: ignore[arg-type]
+        await driver._until_stopped([(driver.campaigns[0], [])], Healthy(), [])  # type: ignore[arg-type]
 
     asyncio.run(run())
     return driver, lines
@@ -68,28 +71,28 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSpec,
 def test_stop_after_reports_itself(folder: Path, monkeypatch: pytest.MonkeyPatch, after: float, shown: str) -> None:
     driver, lines = stopped(folder, monkeypatch, ClusterSpec(stop_after=after))
     assert lines == [f"--stop-after {shown}: stopping; finished shots stay, run again to resume"]
-    assert driver.summary.exit_code == 75
+    assert driver.summaries[0].exit_code == 75
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int) -> None:
     driver, lines = stopped(folder, monkeypatch, ClusterSpec(stop_after=3600.0), number)
     assert lines == [f"{number.name}: stopping; finished shots stay, run again to resume"]
-    assert driver.summary.exit_code == code
+    assert driver.summaries[0].exit_code == code
 
 
 def test_a_folder_in_use_is_reported_before_anything_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other driver may be making the very shots that the question is about."""
     write(folder)
     campaign = load(folder)
-    monkeypatch.setattr("lynx_parallel.engine.driver.check_parts", lambda *_: None)
+    monkeypatch.setattr("lynx_parallel.engine.campaign_run.check_parts", lambda *_: None)
 
     def driver() -> Driver:
-        return Driver(
-            campaign, parts_of(campaign),
-            lambda: make_plan(campaign, WEIGHTS, today=date(2026, 1, 1)), ClusterSpec(), Observer(lambda line: None),
+        one = CampaignRun(
+            campaign, parts_of(campaign), lambda: make_plan(campaign, WEIGHTS, today=date(2026, 1, 1)),
             check=lambda todo: pytest.fail("asked"),
         )  # fmt: skip
+        return Driver([one], ClusterSpec(), Observer(lambda line: None))
 
     with Lock(folder / "out" / ".lynx" / "lock"), pytest.raises(ClusterError, match="another driver is at work"):
         driver().run()
@@ -104,7 +107,6 @@ def test_what_is_left_is_counted_once_the_folder_is_ours(
     """Another driver finishes shots while this one starts Ray."""
     write(folder)
     campaign = load(folder)
-    before = make_plan(campaign, WEIGHTS, today=date(2026, 1, 1))
 
     def replan() -> Plan:
         return make_plan(campaign, WEIGHTS, today=date(2026, 1, 1))
@@ -117,9 +119,10 @@ def test_what_is_left_is_counted_once_the_folder_is_ours(
 
     monkeypatch.setattr("lynx_parallel.engine.cluster.ray_cluster", ray)
     monkeypatch.setattr(Driver, "_run", lambda *_: None)
-    driver = Driver(campaign, parts_of(campaign), replan, ClusterSpec(), Observer(lambda line: None))  # type: ignore[arg-type]
-    driver._start(before)
-    assert driver.summary.left == left
+    one = CampaignRun(campaign, parts_of(campaign), replan)
+    driver = Driver([one], ClusterSpec(), Observer(lambda line: None))
+    driver._start([one])
+    assert driver.summaries[0].left == left
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from lynx_parallel.engine import parts
-from lynx_parallel.engine.monitor import Monitor, first_status
+from lynx_parallel.engine.campaign_run import CampaignRun
+from lynx_parallel.engine.monitor import Watcher
 from lynx_parallel.engine.observer import Observer
 from lynx_parallel.engine.placement import Machine, StartOptions
 from lynx_parallel.engine.queue import Slot
@@ -40,32 +42,31 @@ def watched(
     """Runs all shots with one gang. Returns every status, every event, the result, and the output folder."""
     statuses: list[RunStatus] = []
     events: list[Mapping[str, Any]] = []
-    output, summary, weights = Output(campaign.output), Summary(), find_weights(campaign.pipeline.model)
+    weights = find_weights(campaign.pipeline.model)
     observer = Observer(lambda line: None, watch=statuses.append, event=events.append)
+    each = [replace(part, weights=weights) for part in parts_of(campaign, {})]
+    one = CampaignRun(campaign, each, partial(plan_parts, campaign, each, today=TODAY))
+    one.look(observer)
+    output, summary, todo = one.output, one.summary, one.todo
+    one.first = [item for item in todo if item.shot.name in first]
     journal = Journal(output.journal, observer.event)
-    [part] = parts_of(campaign, {})
-    plan = plan_parts(campaign, [part], today=TODAY)
-    todo = plan.of("render")
     cluster = ClusterSpec()
     run = Run(
         campaign, weights, None, {}, cluster, LayoutChoice(cluster, weights), output, journal, summary,
         lambda line: None, total=len(todo), first=first,
     )  # fmt: skip
     monkeypatch.setattr(parts, "Supervisor", partial(Supervisor, start=world.start, hold=world.hold))
-    work = {item.shot.name: 1.0 for item in todo}
 
     async def go() -> None:
         loop = asyncio.get_running_loop()
-        monitor = Monitor(
-            output, first_status("r", Path("m.yaml"), plan, len(todo)), summary, work, observer, loop.time
-        )
+        watcher = Watcher([(one, todo)], observer, loop.time)
         if ready is not None:
-            monitor.tell_when(first, ready)
-        runs = parts.InTurn([(run, todo)], StartOptions("cpu", True, (Machine("here", "127.0.0.1", RANKS),)))
-        following = asyncio.ensure_future(monitor.follow(runs))
+            watcher.tell_when(ready)
+        runs = parts.InTurn([[(run, todo)]], StartOptions("cpu", True, (Machine("here", "127.0.0.1", RANKS),)))
+        following = asyncio.ensure_future(watcher.follow(runs))
         await runs.make_all()
         following.cancel()
-        monitor.show(exit_code=summary.exit_code)
+        watcher.show(exit_code=summary.exit_code)
 
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
         runner.run(go())

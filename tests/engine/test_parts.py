@@ -54,7 +54,7 @@ def in_turn(
     monkeypatch.setattr(parts, "Supervisor", partial(Supervisor, start=world.start, hold=world.hold))
 
     async def go() -> None:
-        made = parts.InTurn(runs, StartOptions("cpu", True, (Machine("here", "127.0.0.1", RANKS),)))
+        made = parts.InTurn(parts.together(runs), StartOptions("cpu", True, (Machine("here", "127.0.0.1", RANKS),)))
         work = asyncio.ensure_future(made.make_all())
         if stop_after is not None:
             await asyncio.sleep(stop_after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,8 @@ from lynx_parallel.plan.plan import Item
 def queue(campaign: Path, shots: str) -> Queue:
     campaign.write_text(campaign.read_text() + f"shots:\n{shots}")
     identity = ShotDigests.of({}, {})
-    return Queue(Work(Item(shot, identity, "render")) for shot in load_campaign(campaign).shots)
+    run = SimpleNamespace(shown=str)
+    return Queue(Work(Item(shot, identity, "render"), run) for shot in load_campaign(campaign).shots)  # type: ignore[arg-type]
 
 
 def name(work: Work | None) -> str | None:

@@ -12,7 +12,7 @@ from lynx_parallel.engine.summary import Summary
 
 @pytest.fixture
 def state() -> RunState:
-    return RunState(Summary())
+    return RunState([Summary()])
 
 
 def test_a_run_begins_with_its_first_gang(state: RunState) -> None:
@@ -30,7 +30,7 @@ def test_the_first_reason_is_kept(state: RunState) -> None:
 
 def test_a_fault_comes_before_giving_up_and_a_stop_before_both() -> None:
     summary = Summary()
-    state = RunState(summary)
+    state = RunState([summary])
     state.give_up("not tried")
     state.fault("no gang can form")
     state.fault("another fault")

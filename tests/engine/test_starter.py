@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from lynx_parallel.engine.starter import GangStarter
 from lynx_parallel.inputs.manifest import Subject
 from lynx_parallel.inputs.weight_files import LoraFile, WeightFiles
+from lynx_parallel.output.folder import Output
 
 
 def test_every_weights_file_and_the_first_picture_must_be_visible(tmp_path: Path) -> None:
@@ -35,7 +36,8 @@ def test_every_weights_file_and_the_first_picture_must_be_visible(tmp_path: Path
         transformer_2=low,
         loras=(LoraFile(first, 1.0), LoraFile(second, 0.5)),
     )
-    run = SimpleNamespace(weights=weights, face=None)
+    run = SimpleNamespace(weights=weights, face=None, output=Output(tmp_path / "out"))
     shot = SimpleNamespace(subject=Subject("ada", image=picture, embedding=tmp_path / "missing.npy"), start_image=start)
-    starter = GangStarter(SimpleNamespace(run=run, shots=[shot]), None)  # type: ignore[arg-type]
-    assert {path.name for path in starter._needed_files()} == set(names)
+    starter = GangStarter(SimpleNamespace(run=run, runs=[run], shots=[shot]), None)  # type: ignore[arg-type]
+    run.output.private.mkdir(parents=True)
+    assert {path.name for path in starter._needed_files()} == {*names, ".lynx"}

@@ -211,12 +211,13 @@ class FakeGang:
 
     async def render(self, order: RenderOrder, prepared: Callable[[int], None]) -> bool:
         world, shot, parts = self.world, order.shot, order.parts
+        place = f"{order.crops.output}/{shot.name}"
         prepared(world.partial.get(shot.name, 0))
-        assert shot.name not in world.at_work, "two gangs at one shot"
+        assert place not in world.at_work, "two gangs at one shot"
         files = self.load.prompts
         assert files is not None
         assert not files.missing([shot.text, shot.sampling.negative_prompt]), "a prompt that was not encoded"
-        world.at_work.add(shot.name)
+        world.at_work.add(place)
         world.attempts[shot.name] += 1
         order.logs.mkdir(parents=True, exist_ok=self.one_expert)
         try:
@@ -236,7 +237,7 @@ class FakeGang:
                         part.write_text("half")
                     raise self._failure(outcome, outcome)
         finally:
-            world.at_work.remove(shot.name)
+            world.at_work.remove(place)
         world.phases.append((shot.name, "first" if order.first_expert else "rest"))
         if order.first_expert:
             return False
@@ -256,8 +257,9 @@ class FakeGang:
 
     async def _finish(self, order: RenderOrder) -> Rendered:
         world, shot, parts = self.world, order.shot, order.parts
-        assert shot.name not in world.at_work, "a shot is rendered again while it is encoded"
-        world.at_work.add(shot.name)
+        place = f"{order.crops.output}/{shot.name}"
+        assert place not in world.at_work, "a shot is rendered again while it is encoded"
+        world.at_work.add(place)
         try:
             await asyncio.sleep(world.encode_s)
             if self.dead:
@@ -267,7 +269,7 @@ class FakeGang:
                     parts["video"].write_text("half")
                     raise self._failure(outcome, outcome)
         finally:
-            world.at_work.remove(shot.name)
+            world.at_work.remove(place)
         parts["video"].write_text("whole")
         world.made[order.digest] += 1
         return Rendered({kind: {"size": 5, "sha256": "0" * 64} for kind in parts}, {}, {})
@@ -299,7 +301,7 @@ def supervise(
     async def go() -> None:
         machines = tuple(Machine(name, "127.0.0.1", RANKS // len(world.machines)) for name in world.machines)
         options = StartOptions(device, True, machines)
-        supervisor = Supervisor(run, todo, options, partial(world.start), world.hold)  # type: ignore[arg-type]
+        supervisor = Supervisor([(run, todo)], options, partial(world.start), world.hold)  # type: ignore[arg-type]
         work = asyncio.ensure_future(supervisor.make_all())
         if stop_after is not None:
             await asyncio.sleep(stop_after)

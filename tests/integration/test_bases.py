@@ -40,7 +40,8 @@ def test_render(head: Head, campaign: Path, tmp_path: Path, demo: Path, kind: Ki
         made.append(load_file(output / f"{NAME}.latents.safetensors")["latents"])
         again = head.render(campaign, *options, cwd=tmp_path)
         assert f"0 to render, 0 to encode, {shots} done" in again.stdout
-    assert (made[0] - made[1]).norm() / made[0].norm() <= 1e-6
+    # Two ranks add in another order. How far that moves the result depends on the CPU: I2V has reached 1.02e-6.
+    assert (made[0] - made[1]).norm() / made[0].norm() <= (2e-6 if kind == "I2V" else 1e-6)
     sidecar = json.loads((output / f"{NAME}.json").read_text())
     if kind == "I2V":
         assert sidecar["settings"]["shot.start_image"]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lynx_parallel.engine.campaign_run import CampaignRun
 from lynx_parallel.engine.driver import Driver
 from lynx_parallel.engine.observer import Observer
 from lynx_parallel.inputs.cluster import ClusterSpec
@@ -222,7 +223,7 @@ def test_a_manifest_that_becomes_private(tmp_path: Path, monkeypatch: pytest.Mon
     lines: list[str] = []
 
     def run() -> None:
-        Driver(campaign, parts_of(campaign), replan, ClusterSpec(), Observer(lines.append)).run()  # type: ignore[arg-type]
+        Driver([CampaignRun(campaign, parts_of(campaign), replan)], ClusterSpec(), Observer(lines.append)).run()  # type: ignore[arg-type]
 
     run()
     assert not faces_folder(campaign.output).exists()

@@ -25,10 +25,12 @@ CPU = Machine("cpu", "cpu", 2)
 
 
 @pytest.fixture
-def part(tmp_path: Path, demo: Path) -> Part:
+def part(tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> Part:
     write(tmp_path)
     campaign = load(tmp_path)
-    return Part(campaign, find_weights(campaign.pipeline.model), None, WEIGHTS, Known(WEIGHTS))
+    weights = find_weights(campaign.pipeline.model)
+    monkeypatch.setenv("LYNX_CACHE", str(tmp_path / "cache"))  # other tests leave rates of this machine in theirs
+    return Part(campaign, weights, None, WEIGHTS, Known(WEIGHTS))
 
 
 def plan_of(part: Part) -> Plan:

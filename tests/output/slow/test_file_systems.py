@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lynx_parallel.output.atomic
-from lynx_parallel.engine.driver import Driver
+from lynx_parallel.engine.campaign_run import CampaignRun
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.atomic import atomic_write, move, part_path, publish, try_publishing
 from lynx_parallel.output.folder import Output
@@ -279,12 +279,12 @@ def test_the_driver_tries_before_any_work(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    driver = Driver.__new__(Driver)
-    driver.output = Output(tmp_path)
+    run = CampaignRun.__new__(CampaignRun)
+    run.output = Output(tmp_path)
     if number in (errno.ENOSPC, errno.EDQUOT):
-        driver._check_output()
+        run.try_output()
     else:
         with pytest.raises(OSError, match=os.strerror(number)) as caught:
-            driver._check_output()
-        assert Path(caught.value.filename).parent == driver.output.private
-    assert list(driver.output.private.iterdir()) == []
+            run.try_output()
+        assert Path(caught.value.filename).parent == run.output.private
+    assert list(run.output.private.iterdir()) == []

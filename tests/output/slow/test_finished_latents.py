@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from lynx_parallel.engine.campaign_run import CampaignRun
 from lynx_parallel.engine.driver import Driver
 from lynx_parallel.engine.observer import Observer
 from lynx_parallel.errors import DamagedError, RenderError
@@ -292,7 +293,7 @@ def test_a_killed_driver_had_no_time_to_tidy_up(folder: Path) -> None:
         write_record(output, shot.name, {"layout": {}})
     journal = Journal(output.journal)
     replan = lambda: make_plan(campaign, WEIGHTS, today=TODAY)  # noqa: E731
-    driver = Driver(campaign, parts_of(campaign, {}), replan, ClusterSpec(), Observer(lambda line: None))  # type: ignore[arg-type]
+    driver = Driver([CampaignRun(campaign, parts_of(campaign, {}), replan)], ClusterSpec(), Observer(lambda line: None))  # type: ignore[arg-type]
     driver.run()
     journal.close()
     assert not [path for path in (output.private / "latents").rglob("*") if path.is_file()]
