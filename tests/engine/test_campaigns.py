@@ -27,7 +27,9 @@ from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.journal import History
 from lynx_parallel.output.run_status import RunStatus, read_status
+from lynx_parallel.output.shard import FolderLock, Shard
 from lynx_parallel.plan.parts import plan_parts
+from lynx_parallel.plan.shards import shots_digest
 from lynx_parallel.plan.weights import find_weights
 from lynx_parallel.view.lines import Lines
 from tests.helpers.campaigns import draw, write
@@ -44,7 +46,9 @@ class Run:
         monkeypatch: pytest.MonkeyPatch,
         outcomes: Iterable[str] = (),
         stop_after: float | None = None,
+        shard: Shard | None = None,
     ):
+        self.shard = shard
         self.world = World(iter(outcomes))
         self.lines: list[str] = []
         self.seen: list[RunStatus] = []
@@ -60,13 +64,16 @@ class Run:
         chosen = [(campaign, campaign.todo) for campaign in self.campaigns if campaign.todo]
         with asyncio.Runner(loop_factory=VirtualTime) as runner, self.driver._locked([one for one, _ in chosen]):
             self.turns = parts.together(self.driver._runs(chosen))
-            runner.run(self._go(chosen, stop_after))
+            if chosen:
+                runner.run(self._go(chosen, stop_after))
+            for campaign, _ in chosen:
+                campaign.finish()
         for campaign in self.campaigns:
             campaign.close(0.0)
 
     def _of(self, campaign: Campaign) -> CampaignRun:
         each = [replace(part, weights=find_weights(part.campaign.pipeline.model)) for part in parts_of(campaign, {})]
-        return CampaignRun(campaign, each, partial(plan_parts, campaign, each, today=TODAY))
+        return CampaignRun(campaign, each, partial(plan_parts, campaign, each, today=TODAY), shard=self.shard)
 
     async def _go(self, chosen: Any, stop_after: float | None) -> None:
         runs = parts.InTurn(self.turns, StartOptions("cpu", True, (Machine("here", "127.0.0.1", RANKS),)))
@@ -163,3 +170,36 @@ def test_the_mistakes_of_all_manifests_are_reported(tmp_path: Path, demo: Path) 
         load_all([str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")], None, None, False, Lines(sys.stdout))
     for name in ("a.yaml", "b.yaml"):
         assert any(name in line for line in error.value.lines)
+
+
+def test_shards_make_every_shot_once(tmp_path: Path, campaign_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = campaign_of(tmp_path / "out")
+    made: list[str] = []
+    for number in (1, 2, 3):
+        run = Run([campaign], monkeypatch, shard=Shard(number, 3))
+        [one] = run.campaigns
+        assert one.summary.exit_code == 0
+        made += one.summary.rendered
+        status = read_status(tmp_path / "out" / ".lynx" / "shards" / f"{number}-of-3" / "status.json")
+        assert status is not None
+        assert status.total == len(one.summary.rendered)
+        assert run.lines[0].startswith(f"{campaign.path.name}, shard {number}/3: ")
+    assert sorted(made) == sorted(shot.name for shot in campaign.shots)
+    whole = Run([campaign], monkeypatch)
+    assert len(whole.campaigns[0].summary.skipped) == 13
+    records = sorted(path.name for path in (tmp_path / "out" / ".lynx" / "manifests").iterdir())
+    assert len([name for name in records if name.endswith("-of-3")]) == 3
+
+
+def test_a_shard_keeps_the_prompts_of_another_at_work(
+    tmp_path: Path, campaign_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = campaign_of(tmp_path / "out")
+    private = tmp_path / "out" / ".lynx"
+    found = parts_of(campaign, {})
+    digest = shots_digest(plan_parts(campaign, found, today=TODAY).items)
+    with FolderLock(private, Shard(2, 2), digest):
+        Run([campaign], monkeypatch, shard=Shard(1, 2))
+        assert list((private / "prompts").iterdir())
+    Run([campaign], monkeypatch, shard=Shard(2, 2))
+    assert not (private / "prompts").exists()
