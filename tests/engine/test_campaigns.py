@@ -100,6 +100,7 @@ def test_one_queue_and_results_of_their_own(two: list[Campaign], monkeypatch: py
     run = Run(two, monkeypatch)
     assert run.world.starts == 1, "one gang for both: the weights are loaded once"
     assert len(run.turns) == 1
+    apart = 0.0
     for campaign in run.campaigns:
         assert len(campaign.summary.rendered) == 13
         assert {name for name, _ in campaign.output.sidecars()} == {shot.name for shot in campaign.campaign.shots}
@@ -107,6 +108,7 @@ def test_one_queue_and_results_of_their_own(two: list[Campaign], monkeypatch: py
         status = read_status(campaign.output.status)
         assert status is not None
         assert (status.rendered, status.to_make, status.fraction, status.exit_code) == (13, 13, 1.0, 0)
+        apart += status.gpu_seconds
     # Shots of the highest priority come first, whichever campaign they are of.
     made = [event["name"] for event in run.events if event["event"] == "done"]
     assert made[:2] == ["b/walk-t03", "b/walk-t03"]
@@ -114,6 +116,8 @@ def test_one_queue_and_results_of_their_own(two: list[Campaign], monkeypatch: py
     last = run.seen[-1]
     assert (last.rendered, last.to_make, last.exit_code, last.fraction) == (26, 26, 0, 1.0)
     assert last.gpu_seconds == pytest.approx(2 * last.seconds, rel=0.1)
+    assert apart == pytest.approx(last.gpu_seconds, rel=0.1)
+    assert apart < last.gpu_seconds - 5, "the start of the gang counts for neither campaign alone"
     outputs = {event["output"] for event in run.events if event["event"] == "done"}
     assert outputs == {str(campaign.output) for campaign in two}
 

@@ -55,16 +55,21 @@ def test_finished_shots_do_not_move_the_others(tmp_path: Path, demo: Path) -> No
 
     def names() -> list[list[str]]:
         plan = make_plan(campaign, WEIGHTS, today=TODAY)
+        actions.append({item.action for item in plan.items})
         each = [part_of_plan(plan, parts, Shard(number, 2)) for number in (1, 2)]
         assert [one.orphans for one in each] == [plan.orphans, []]
         return [[item.shot.name for item in one.items] for one in each]
 
+    actions: list[set[str]] = []
     before = names()
     assert sorted(before[0] + before[1]) == sorted(shot.name for shot in campaign.shots)
     assert all(before)
     finish(campaign, campaign.shots[0])
     (tmp_path / "out" / "gone.json").write_bytes((tmp_path / "out" / f"{campaign.shots[0].name}.json").read_bytes())
     assert names() == before
+    campaign = load(tmp_path, f"{MANIFEST}video: {{crf: 30}}\n")
+    assert names() == before
+    assert actions == [{"render"}, {"render", "done"}, {"render", "encode"}]
 
 
 def test_the_digest_is_that_of_the_shots(items: list[Item]) -> None:
