@@ -30,13 +30,15 @@ class Lock:
 
     Args:
         facts: what the file also says of this driver.
+        folder: the output folder, for messages; by default two levels above.
 
     Raises:
         ClusterError: another driver holds the folder, or it cannot be written; at the end: its lock was lost meanwhile.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, str] = {}):
+    def __init__(self, path: Path, facts: Mapping[str, str] = {}, folder: Path | None = None):
         self.path = path
+        self._folder = folder or path.parent.parent
         self._facts = facts
         self._file = -1
         self._mine = b""
@@ -122,8 +124,7 @@ class Lock:
             dead = _clock(self.path.parent) - seen.st_mtime > STALE_LOCK_S
         if not dead:
             raise ClusterError(
-                f"{self.path.parent.parent}: another driver is at work here: {who}; "
-                f"if it is gone for good, remove {self.path}"
+                f"{self._folder}: another driver is at work here: {who}; if it is gone for good, remove {self.path}"
             )
         self._remove(seen)
 

@@ -62,7 +62,8 @@ class FolderLock(Lock):
     """
 
     def __init__(self, private: Path, shard: Shard | None = None, shots: str = ""):
-        super().__init__((private / "shards" / shard.folder if shard else private) / "lock", {"shots": shots})
+        own = private / "shards" / shard.folder if shard else private
+        super().__init__(own / "lock", {"shots": shots}, private.parent)
         self._private = private
         self._shard = shard
         self._shots = shots

@@ -22,7 +22,7 @@ from lynx_parallel.output.shot_states import shot_states
 @pytest.mark.parametrize(
     ("held", "wanted", "words"),
     [
-        (Shard(1, 2), Shard(1, 2), "another driver is at work here: process"),
+        (Shard(1, 2), Shard(1, 2), "out: another driver is at work here: process"),
         (Shard(1, 2), None, "on shard 1/2: process"),
         (None, Shard(1, 2), "on the whole campaign: process"),
         (Shard(1, 4), Shard(1, 2), "on shard 1/4 of another division or manifest: process"),
@@ -31,14 +31,17 @@ from lynx_parallel.output.shot_states import shot_states
     ids=str,
 )
 def test_two_drivers_of_the_same_shots(tmp_path: Path, held: Shard | None, wanted: Shard | None, words: str) -> None:
-    with FolderLock(tmp_path / ".lynx", held, "shots"):
+    with FolderLock(tmp_path / "out" / ".lynx", held, "shots"):
         with pytest.raises(ClusterError, match=re.escape(words)):
-            FolderLock(tmp_path / ".lynx", wanted, "shots").refuse()
-        with pytest.raises(ClusterError, match=re.escape(words)), FolderLock(tmp_path / ".lynx", wanted, "shots"):
+            FolderLock(tmp_path / "out" / ".lynx", wanted, "shots").refuse()
+        with (
+            pytest.raises(ClusterError, match=re.escape(words)),
+            FolderLock(tmp_path / "out" / ".lynx", wanted, "shots"),
+        ):
             pass
-    with FolderLock(tmp_path / ".lynx", wanted, "shots") as lock:
+    with FolderLock(tmp_path / "out" / ".lynx", wanted, "shots") as lock:
         assert lock.alone
-    assert not list((tmp_path / ".lynx").rglob("lock"))
+    assert not list((tmp_path / "out" / ".lynx").rglob("lock"))
 
 
 def test_shards_of_one_division_side_by_side(tmp_path: Path) -> None:
