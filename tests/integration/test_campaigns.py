@@ -31,7 +31,7 @@ def test_two_manifests_and_two_shards(head: Head, campaign: Path, tmp_path: Path
     name = "drawn/beach-t01"
     records = [json.loads((folder / f"{name}.json").read_text()) for folder in folders]
     assert records[0]["digests"]["latents"] == records[1]["digests"]["latents"]
-    assert [record["encoding"]["video.crf"] for record in records] == ["18", "30"]
+    assert [record["encoding"]["video.crf"] for record in records] == [18, 30]
 
     output = tmp_path / "shards"
     options = [(campaign, *FAST, "--set", f"output={output}", "--shard", shard) for shard in ("1/2", "2/2")]
