@@ -21,7 +21,7 @@ def test_two_manifests_and_two_shards(head: Head, campaign: Path, tmp_path: Path
     other.write_text(text.replace("save_latents: true", "video: {crf: 30}\nsave_latents: true"))
     run = head.render(campaign, other, *FAST, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("loading the weights") == 1
+    assert run.stdout.splitlines().count("loading the weights") == 1
     assert run.stdout.count("report: ") == 2
     assert "other.yaml: 4 rendered, 0 encoded, 0 already done" in run.stdout
     assert "subject 0 made, 4 reused" in run.stdout, "the same people: the first campaign has made them"
