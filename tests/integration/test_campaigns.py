@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from tests.helpers.command import sidecars
+from tests.helpers.light_command import lynx_render
 from tests.helpers.ray_head import Head
 
 FAST = ("--ulysses", "1", "--set", "sampling.num_inference_steps=2")
@@ -39,7 +40,7 @@ def test_two_manifests_and_two_shards(head: Head, campaign: Path, tmp_path: Path
         runs = list(pool.map(lambda arguments: head.render(*arguments, cwd=tmp_path), options))
     assert [run.returncode for run in runs] == [0, 0], runs
     assert ["2 rendered" in run.stdout for run in runs] == [True, True]
-    status = head.render("status", output, "--json", cwd=tmp_path)
+    status = lynx_render("status", output, "--json", cwd=tmp_path)
     assert json.loads(status.stdout)["counts"]["done"] == 4
     made = [load_file(folder / f"{name}.latents.safetensors")["latents"] for folder in (folders[0], output)]
     assert made[0].equal(made[1])
