@@ -35,9 +35,14 @@ def forget(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List what is kept of subjects; with --yes, remove cached face data, crops, resume states and superseded files.
+    """List the stored data of a person. With --yes, remove it.
 
-    Finished videos are listed and never removed.
+    That is cached face data, crops, resume states and superseded files. Finished videos are listed and never removed.
+
+    Examples:
+        lynx-render forget ada
+        lynx-render forget ada drawn --from campaign.yaml --yes
+        lynx-render forget ada --everywhere --yes
     """
     from lynx_parallel.subject import forget as kept
 

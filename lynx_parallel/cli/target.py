@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TargetArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MANIFEST_OR_OUTPUT_FOLDER]",
+        metavar="MANIFEST_OR_OUTPUT_FOLDER",
         help="Default: the output folder that was written last, in this folder or up to two levels below it.",
     ),
 ]

@@ -24,7 +24,14 @@ Target = Annotated[
 
 
 def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Read an output folder whole; list what is damaged (exit 1), missing (exit 1) or foreign. Renders nothing."""
+    """Read an output folder whole; list what is damaged or missing.
+
+    It also lists foreign files. It renders and changes nothing. Exits with 1 if something is damaged or missing.
+
+    Examples:
+        lynx-render verify campaign.yaml
+        lynx-render verify renders/spring --json
+    """
     from lynx_parallel.inputs.load import load_campaign
     from lynx_parallel.inputs.records import find_record
     from lynx_parallel.output.folder import Output
