@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,7 +27,7 @@ from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, usage_line
 from lynx_parallel.cli.verify import verify
 from lynx_parallel.engine.process import check_working_folder, discard_unwritten, ensure_home
-from lynx_parallel.errors import ClusterError, LynxError
+from lynx_parallel.errors import ClusterError, InputErrors, LynxError
 from lynx_parallel.text import in_words
 from lynx_parallel.view.lines import Lines, show_log
 
@@ -39,6 +41,9 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 """All commands by group, in the order in which help shows them. A new command needs a place here."""
 COMPLETION = "_LYNX_RENDER_COMPLETE"
 """Environment variable by which a shell asks for completions. The command line is then in others."""
+
+CLOSED_PIPE = 128 + signal.SIGPIPE
+"""Exit code where the reader of stdout has ended, as in ``lynx-render plan … | head``: that of other programs."""
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -92,18 +97,32 @@ def run(arguments: Sequence[str]) -> int:
             words = with_recorded_options(words, {name for one in command.params for name in one.opts})
         if words and words[0] != "render":
             gc.disable()  # a short process: a tenth of its time
-        return group.main(words, "lynx-render", standalone_mode=False) or 0
+        with group.make_context("lynx-render", words) as context:
+            return group.invoke(context) or 0
+    except typer.Exit as ended:
+        return ended.exit_code
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
-        else:
-            Lines(sys.stderr)(usage_line(error, words, group))
-        return int(error.exit_code)
+            return int(error.exit_code)
+        return _refuse([usage_line(error, words, group)], int(error.exit_code), arguments)
     except (LynxError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and discard_unwritten(sys.stdout):
+            if isinstance(error, BrokenPipeError):
+                return CLOSED_PIPE
             error.filename = "standard output"
-        if "--debug" in arguments:
-            traceback.print_exc()
-        else:
-            Lines(sys.stderr)(in_words(error))
-        return error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code
+        lines = error.lines if isinstance(error, InputErrors) else [in_words(error)]
+        code = error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code
+        return _refuse(lines, code, arguments)
+
+
+def _refuse(lines: Sequence[str], code: int, arguments: Sequence[str]) -> int:
+    """Prints why a command ends; with ``--json`` also as JSON on stdout, with ``--debug`` where. Returns the code."""
+    if "--debug" in arguments:
+        traceback.print_exc()
+    else:
+        for line in lines:
+            Lines(sys.stderr)(line)
+    if "--json" in arguments:
+        Lines(sys.stdout)(json.dumps({"errors": list(lines), "exit_code": code}))
+    return code

@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM....\0{4}|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(?:avi|hei|hev|mif)", re.DOTALL
 )
-_PATTERN = re.compile(r"[*?[]")
+PATTERN = re.compile(r"[*?[]")
 
 
 def find_pictures(folder: Path, pattern: str, problems: Problems) -> tuple[list[Path], list[str]]:
@@ -63,7 +63,7 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
     if part == "**":
         for inner in _folders(folder):
             yield from _matches(inner, rest)
-    elif not _PATTERN.search(part) or ("[" in part and os.path.lexists(literal)):
+    elif not PATTERN.search(part) or ("[" in part and os.path.lexists(literal)):
         if not rest and os.path.lexists(literal):
             yield literal
         elif rest and os.path.isdir(literal):
@@ -130,7 +130,7 @@ def _warn_of_other_suffixes(
 ) -> None:
     """Warns of pictures such as ``ada.jpeg`` beside ``*.jpg``, unless their subject has a picture anyway."""
     head, dot, tail = parts[-1].rpartition(".")
-    if not dot or f".{tail.lower()}" not in SUFFIXES or not _PATTERN.search(head):
+    if not dot or f".{tail.lower()}" not in SUFFIXES or not PATTERN.search(head):
         return
     taken = {path.stem.casefold() for path in pictures}
     beside = sorted(_matches(start, [*parts[:-1], f"{head}.*"]))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.inputs.near_files import file_mistake
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.sampling import Seed
 from lynx_parallel.inputs.sources import is_file
@@ -73,8 +74,7 @@ def _named(document: Document, problems: Problems) -> Takes:
         return Takes()  # missing, or read_model has said so
     path = resolve_file(document.file.parent, text)
     if not is_file(path):
-        wrong = "not a regular file" if path.exists() else "missing file"
-        document.blame(problems, ("takes",), f"{shown_value(text)}: {wrong}")
+        document.blame(problems, ("takes",), f"{shown_value(text)}: {file_mistake(path)}")
         return Takes()
     found = read_yaml(path, problems)
     file = read_model(TakesFile, found, (), problems) if found else None

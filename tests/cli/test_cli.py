@@ -98,7 +98,7 @@ WRONG = {
     "no version": ("version: 1\n", "", "m.yaml:1: version: missing"),
     "newer version": ("version: 1", "version: 2", "m.yaml:1: version: 2: must be 1"),
     "missing picture": ("image: ada.jpg", "image: eva.jpg", "m.yaml:6: subjects.ada.image: 'eva.jpg': missing file"),
-    "missing pipeline": ("./full.yaml", "./ful.yaml", "m.yaml:2: pipeline: './ful.yaml': missing file"),
+    "missing pipeline": ("./full.yaml", "./ful.yaml", "m.yaml:2: pipeline: './ful.yaml': missing file; did"),
     "unknown pipeline": ("./full.yaml", "lynx-ful", "m.yaml:2: pipeline: 'lynx-ful': no shipped pipeline of that"),
     "duplicate key": ("output: out", "output: out\noutput: b", "m.yaml:4: "),
     "duplicate id": ("  bob:\n", "  Ada:\n", "m.yaml:12: subjects.Ada: given twice, first as 'ada' on line 5"),
@@ -173,6 +173,16 @@ def test_wrong_options(folder: Path, arguments: list[str], expected: str) -> Non
         (["plan", "none.yaml"], "none.yaml: no such manifest"),
         (["demoo"], "demoo: no such file, and no shipped manifest of that name; did you mean 'demo'?"),
         (["./out/"], "out: no such manifest"),
+        (["./ful.yml"], "ful.yml: no such manifest; did you mean 'full.yaml'?"),
+        (["plan", "nm.yaml"], "nm.yaml: no such manifest; did you mean 'm.yaml'?"),
+        (["plan", "./"], ".: a folder, not a manifest"),
+        (["status", "./m.yml"], "./m.yml: no such manifest or output folder; did you mean 'm.yaml'?"),
+        (["report", "--out", "x", "--inline", "./nm.yaml"], "./nm.yaml: no such manifest or output folder; did you"),
+        (["verify", "./nm.yaml"], "./nm.yaml: no such manifest or output folder; did you mean 'm.yaml'?"),
+        (["forget", "ada", "--from", "./nm.yaml"], "--from ./nm.yaml: no such manifest or output folder; did you"),
+        (["fetch", "ful.yaml"], "ful.yaml: no such pipeline file; did you mean 'full.yaml'?"),
+        (["fetch", "lynx-ful"], "pipeline 'lynx-ful': no shipped pipeline of that name; did you mean 'lynx-full'?"),
+        (["doctor", "lynx-ful"], "pipeline 'lynx-ful': no shipped pipeline of that name; did you mean 'lynx-full'?"),
         ([""], ".: no such file"),
     ],
 )
@@ -203,7 +213,7 @@ def test_no_such_manifest(folder: Path, arguments: list[str], expected: str) -> 
             "--steps: no such option of render; settings are given as --set sampling.num_inference_steps=4",
         ),
         (
-            ["m.yaml", "--num-frames", "--json"],
+            ["m.yaml", "--num-frames", "--strict"],
             "--num-frames: no such option of render; settings are given as --set sampling.num_frames=VALUE",
         ),
         (["m.yaml", "n.yaml"], "n.yaml: unexpected argument; one manifest or pipeline at a time"),
@@ -315,7 +325,43 @@ def test_a_reader_that_goes_away(folder: Path, demo: Path) -> None:
     assert b"12000 shots" in process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE, "as other programs; 1 has a meaning of its own"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["verify", "out"], ["plan", "m.yaml", "--json"]])
+def test_a_reader_that_has_gone_before(folder: Path, demo: Path, arguments: list[str]) -> None:
+    (folder / "out" / ".lynx").mkdir(parents=True)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run([*COMMAND, *arguments], cwd=folder, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "errors"),
+    [
+        (["plan", "none.yaml"], ["none.yaml: no such manifest"]),
+        (["m.yaml", "--ulysses", "two"], ["--ulysses two: must be a whole number"]),
+        (["fetch", "none.yaml"], ["none.yaml: no such pipeline file"]),
+        (["doctor", "--device", "gpu"], ["--device gpu: must be 'auto', 'cuda' or 'cpu'"]),
+    ],
+)
+def test_json_of_a_refusal(folder: Path, arguments: list[str], errors: list[str]) -> None:
+    run = light(*arguments, "--json", cwd=folder)
+    assert (run.returncode, run.stderr.splitlines()) == (2, errors)
+    assert json.loads(run.stdout) == {"errors": errors, "exit_code": 2}
+
+
+def test_json_of_strict(folder: Path, demo: Path) -> None:
+    text = (folder / "m.yaml").read_text().partition("prompts:")[0] + "prompts:\n  run: A {person} on track #1 runs.\n"
+    (folder / "m.yaml").write_text(text)
+    run = light("plan", "m.yaml", "--strict", "--json", cwd=folder)
+    assert run.returncode == 2
+    [warning] = json.loads(run.stdout)["errors"]
+    assert warning.startswith("warning: YAML dropped a part of an unquoted text")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])

@@ -50,7 +50,7 @@ def test_demo_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("demmo", "demmo: no such file, and no shipped manifest of that name; did you mean 'demo'? (shipped: "),
         ("none.yaml", "none.yaml: no such manifest"),
-        ("faces/", "faces:1: is a folder, not a file"),
+        ("faces/", "faces: a folder, not a manifest"),
         ("a/\udcff\n", "a/\\udcff\\n: no such manifest"),
         ("", ": no such file, and no shipped manifest"),
     ],
@@ -281,7 +281,7 @@ SUBJECT_CASES = [
     ("{from: 3}", ['m.yaml:4: subjects.from: 3: must be text; quote it: "3"']),
     (
         "{from: faces/*, x: 1}",
-        ["m.yaml:4: subjects.x: unknown key; (allowed: from, face, vars, sampling, consent, labels)"],
+        ["m.yaml:4: subjects.x: unknown key; allowed: from, face, vars, sampling, consent, labels"],
     ),
     (
         "{from: 'faces/a*'}",
@@ -462,7 +462,7 @@ def test_a_line_stays_one_line(complain: Complain) -> None:
     text = HEAD + 'subjects: {ada: {embedding: faces/ada.npy, vars: {"a\\nb": x}}}\nprompts: {p: "{c}"}\n'
     assert (
         complain(text)[-1]
-        == "m.yaml:5: prompts.p: {c}: subject 'ada' has no such var; (its vars: a\\nb); or write {c|a default}"
+        == "m.yaml:5: prompts.p: {c}: subject 'ada' has no such var; its vars: a\\nb; or write {c|a default}"
     )
 
 

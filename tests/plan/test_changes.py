@@ -360,10 +360,12 @@ def test_without_a_terminal_one_line_says_what_to_do(asked: list[Change], tmp_pa
         "given when they were made. To keep the finished shots, give --set video.crf=24. To make them again, add --yes "
         "or set LYNX_YES=1."
     ]
+    assert lines == [], "the refusal alone gives the reason"
+    assert not (tmp_path / "approvals").exists()
+    approve(asked, Approvals(tmp_path / "approvals"), True, lines.append)
     assert lines == [
         "4 finished shots to encode again: video.crf 24 → 18 (--set video.crf=24 was given when they were made)"
     ]
-    assert not (tmp_path / "approvals").exists()
 
 
 @pytest.mark.parametrize("how", ["--yes", "LYNX_YES", "terminal"])
