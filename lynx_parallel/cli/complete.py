@@ -22,6 +22,11 @@ def shipped_manifests(incomplete: str) -> list[str]:
     return _shipped("manifests", incomplete)
 
 
+def schema_names(incomplete: str) -> list[str]:
+    """Returns the kinds of files that have a schema."""
+    return _starting(incomplete, ("manifest", "pipeline", "takes"))
+
+
 def attention_names(incomplete: str) -> list[str]:
     """Returns the attention kernels."""
     from lynx_parallel.inputs.cluster import ATTENTION

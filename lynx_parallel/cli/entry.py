@@ -22,6 +22,7 @@ from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.report import report
+from lynx_parallel.cli.schema import schema
 from lynx_parallel.cli.status import failures, status
 from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, usage_line
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Render": (render, plan),
     "Look": (status, failures, report),
     "Choose takes": (reroll, takes),
-    "Set up": (fetch, doctor),
+    "Set up": (schema, fetch, doctor),
     "Clean up": (verify, forget),
 }
 """All commands by group, in the order in which help shows them. A new command needs a place here."""

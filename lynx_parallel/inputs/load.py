@@ -9,17 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
-
-from lynx_parallel.inputs.entries import (
-    DEFAULT_NAME,
-    ManifestFile,
-    PromptEntry,
-    ShotEntry,
-    SubjectEntry,
-    SubjectsFrom,
-    VariantEntry,
-)
+from lynx_parallel.inputs.entries import DEFAULT_NAME, ManifestFile
 from lynx_parallel.inputs.expand import Expansion
 from lynx_parallel.inputs.groups import read_groups
 from lynx_parallel.inputs.lost_text import warn_of_lost_text
@@ -164,16 +154,6 @@ def find_output(manifest: Path | str) -> Path:
     place = _output(document, None, instead, problems)
     problems.raise_if_any()
     return place
-
-
-def schema() -> dict[str, Any]:
-    """Returns the JSON schema of a manifest, for editors. It lacks checks that need files or other entries."""
-    entries = (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, VariantEntry, ShotEntry)
-    models: list[Any] = [(entry, "validation") for entry in entries]
-    references, definitions = models_json_schema(models)
-    top = definitions["$defs"].pop("ManifestFile")
-    assert references
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, **definitions}
 
 
 def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | None, Path | None]:

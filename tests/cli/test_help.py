@@ -79,7 +79,7 @@ def test_examples_are_command_lines(name: str) -> None:
     command = GROUP.commands[name]
     assert command.examples
     for example in command.examples:
-        program, *arguments = shlex.split(re.split(r" {2,}", example)[0])
+        program, *arguments = shlex.split(re.split(r" {2,}| > ", example)[0])
         assert program == "lynx-render"
         words = completed(arguments, NAMES, ["--help"])
         assert words[0] == name
@@ -88,7 +88,7 @@ def test_examples_are_command_lines(name: str) -> None:
 
 def test_examples_of_the_whole_are_command_lines() -> None:
     for example in Group.examples:
-        _, *arguments = shlex.split(re.split(r" {2,}", example)[0])
+        _, *arguments = shlex.split(re.split(r" {2,}| > ", example)[0])
         assert completed(arguments, NAMES, ["--help"])[0] in NAMES
 
 

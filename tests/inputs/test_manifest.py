@@ -10,7 +10,7 @@ import pytest
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs import expand
-from lynx_parallel.inputs.load import load_campaign, schema
+from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from tests.helpers.manifests import ADA, BOTH, HEAD, PROMPTS, Complain, Load
@@ -483,27 +483,6 @@ def test_paths_are_shown_as_given_outside_the_folder(folder: Path, monkeypatch: 
     with pytest.raises(InputErrors) as caught:
         load_campaign(folder / "m.yaml")
     assert all(line.startswith("m.yaml:1: ") for line in caught.value.lines)
-
-
-def test_schema_matches_the_keys() -> None:
-    made = schema()
-    assert set(made["properties"]) == {
-        "version",
-        "pipeline",
-        "output",
-        "sampling",
-        "vars",
-        "video",
-        "subjects",
-        "prompts",
-        "variants",
-        "shots",
-        "faces",
-        "save_latents",
-        "takes",
-        "name",
-    }
-    assert {"SubjectEntry", "SubjectsFrom", "PromptEntry", "ShotEntry", "SamplingOverrides"} <= set(made["$defs"])
 
 
 @pytest.mark.parametrize(

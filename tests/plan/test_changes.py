@@ -243,6 +243,17 @@ def test_another_numerics_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert brief([change])[0][2:] == (("numerics 1 → 2",), ["lynx-parallel 0.1.0 made them, this is 9.0"])
 
 
+def test_a_comment_in_a_shipped_pipeline_is_no_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the line that names the schema, which a new version has added."""
+    made(folder, manifest=SHIPPED)
+    edit(folder / "installed" / "pipelines" / "full.yaml", "version: 1", "# $schema=pipeline.json\nversion: 1")
+    assert found(folder) == []
+    monkeypatch.setattr(identity, "NUMERICS", 2)
+    monkeypatch.setattr(lynx_parallel, "__version__", "9.0")
+    [change] = found(folder)
+    assert [cause.text for cause in change.causes] == ["lynx-parallel 0.1.0 made them, this is 9.0"]
+
+
 def test_another_default_of_the_package_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's files are the same, and give another value today."""
     made(folder)
