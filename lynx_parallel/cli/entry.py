@@ -18,6 +18,7 @@ from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
 from lynx_parallel.cli.help import Command, Group
+from lynx_parallel.cli.init import init
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
@@ -36,7 +37,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Render": (render, plan),
     "Look": (status, failures, report),
     "Choose takes": (reroll, takes),
-    "Set up": (schema, fetch, doctor),
+    "Set up": (init, schema, fetch, doctor),
     "Clean up": (verify, forget),
 }
 """All commands by group, in the order in which help shows them. A new command needs a place here."""

@@ -50,8 +50,8 @@ def find_pictures(folder: Path, pattern: str, problems: Problems) -> tuple[list[
         parts.append("*")
         paths = sorted(_matches(start, parts))
     found = dict.fromkeys(resolve_file(folder, path) for path in paths)
-    pictures = [path for path in found if _is_picture(path)]
-    others = [_shown_other(path) for path in found if not _is_picture(path) and not ("**" in parts and path.is_dir())]
+    pictures = [path for path in found if is_picture(path)]
+    others = [_shown_other(path) for path in found if not is_picture(path) and not ("**" in parts and path.is_dir())]
     _warn_of_other_suffixes(folder, start, parts, pictures, problems)
     return pictures, others
 
@@ -105,7 +105,7 @@ def _fits(name: str, pattern: str) -> bool:
     return suffix.lower() in SUFFIXES and fnmatchcase(stem + suffix.lower(), head + dot + tail.lower())
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     """Returns whether a file is a picture by its suffix, or by its first bytes if the suffix is unknown."""
     if path.name.startswith("._") or not os.path.isfile(path):  # ._x.jpg holds macOS' notes about x.jpg
         return False
@@ -135,6 +135,6 @@ def _warn_of_other_suffixes(
     taken = {path.stem.casefold() for path in pictures}
     beside = sorted(_matches(start, [*parts[:-1], f"{head}.*"]))
     for path in dict.fromkeys(resolve_file(folder, path) for path in beside):
-        if path.suffix.lower() in SUFFIXES and path.stem.casefold() not in taken and _is_picture(path):
+        if path.suffix.lower() in SUFFIXES and path.stem.casefold() not in taken and is_picture(path):
             message = "pictures with another suffix than the pattern's were left out; leave the suffix out to take all"
             problems.warn("picture-left-out", message, shown_path(path))
