@@ -11,8 +11,9 @@ import typer
 
 from lynx_parallel.cli.complete import pipeline_names
 from lynx_parallel.cli.interrupt import exit_code
-from lynx_parallel.cli.options import Debug, Json
+from lynx_parallel.cli.options import Debug, Json, Quiet
 from lynx_parallel.view.lines import Lines
+from lynx_parallel.view.lines import Quiet as QuietLines
 
 
 def fetch(
@@ -28,6 +29,7 @@ def fetch(
         bool, typer.Option("--convert", help="Also store a copy of an fp32 transformer in the pipeline's dtype.")
     ] = False,
     as_json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Download the weights and face models of PIPELINE.
@@ -45,7 +47,12 @@ def fetch(
     stream = sys.stderr if as_json else sys.stdout
     say = Lines(stream)
     try:
-        fetched = fetch_all(load_pipeline(pipeline), converting=convert, stream=stream, say=say)
+        fetched = fetch_all(
+            load_pipeline(pipeline),
+            converting=convert,
+            stream=None if quiet else stream,
+            say=QuietLines(stream) if quiet else say,
+        )
     except KeyboardInterrupt:
         say("stopped; what has arrived stays, run again to resume")
         stream.flush()
