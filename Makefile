@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: install demo quick test gpu chaos check format wheel clean
+.PHONY: install demo quick test gpu chaos check format schemas wheel clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -53,6 +53,10 @@ check: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The JSON schemas of manifests, pipeline files and files of takes, from the models that read them.
+schemas: install
+	for kind in manifest pipeline takes; do $(BIN)/lynx-render schema $$kind > schemas/$$kind.json || exit 1; done
 
 wheel: install
 	$(PIP) install -c constraints.txt build

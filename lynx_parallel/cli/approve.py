@@ -32,13 +32,15 @@ def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Cal
     Raises:
         InputErrors: it is not approved.
     """
-    for change in changes:
-        say(str(change))
     asked = [change for change in changes if change.causes and not approvals.cover(change.transitions)]
+    by = "--yes" if yes else f"{YES}=1" if os.environ.get(YES) == "1" else ""
+    terminal = _on_a_terminal()
+    for change in changes:
+        if change not in asked or by or terminal:  # the refusal says the same
+            say(str(change))
     if not asked:
         return
-    by = "--yes" if yes else f"{YES}=1" if os.environ.get(YES) == "1" else ""
-    if not by and _on_a_terminal() and _agreed(f"Make {_count(asked)} again?"):
+    if not by and terminal and _agreed(f"Make {_count(asked)} again?"):
         by = "terminal"
     if not by:
         raise InputErrors([_refusal(asked)])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,32 +17,50 @@ import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
+from lynx_parallel.cli.help import Command, Group
+from lynx_parallel.cli.init import init
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.report import report
+from lynx_parallel.cli.schema import schema
 from lynx_parallel.cli.status import failures, status
 from lynx_parallel.cli.takes import reroll, takes
-from lynx_parallel.cli.usage import completed, meant
+from lynx_parallel.cli.usage import completed, usage_line
 from lynx_parallel.cli.verify import verify
 from lynx_parallel.engine.process import check_working_folder, discard_unwritten, ensure_home
-from lynx_parallel.errors import ClusterError, LynxError
+from lynx_parallel.errors import ClusterError, InputErrors, LynxError
 from lynx_parallel.text import in_words
 from lynx_parallel.view.lines import Lines, show_log
+
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Render": (render, plan),
+    "Look": (status, failures, report),
+    "Choose takes": (reroll, takes),
+    "Set up": (init, schema, fetch, doctor),
+    "Clean up": (verify, forget),
+}
+"""All commands by group, in the order in which help shows them. A new command needs a place here."""
+COMPLETION = "_LYNX_RENDER_COMPLETE"
+"""Environment variable by which a shell asks for completions. The command line is then in others."""
+
+CLOSED_PIPE = 128 + signal.SIGPIPE
+"""Exit code where the reader of stdout has ended, as in ``lynx-render plan … | head``: that of other programs."""
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="lynx-render",
-    help="Renders a campaign of personalised videos: lynx-render MANIFEST is short for lynx-render render MANIFEST.",
+    cls=Group,
+    help="Renders a campaign of personalised videos. Run it again to resume, or after a change.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings=_HELP,
 )
-for command in (render, plan, status, failures, report, reroll, takes, verify, forget, doctor, fetch):
-    app.command(context_settings=_HELP)(command)
+for _group, _commands in COMMANDS.items():
+    for _command in _commands:
+        app.command(cls=Command, context_settings=_HELP, rich_help_panel=_group)(_command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """click's UsageError, or that of the copy of click in newer versions of typer."""
@@ -59,40 +80,51 @@ def _options(
 ) -> None: ...
 
 
-def _options_of(command: str) -> set[str]:
-    """Returns the options of a command: ``--set``, for example."""
-    group = typer.main.get_group(app)
-    found = group.get_command(typer.Context(group), command)
-    return {name for parameter in found.params for name in parameter.opts} if found else set()
-
-
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
-    commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
     words: list[str] = []
+    group: Any = typer.main.get_command(app)
     if "--debug" in arguments:
         show_log(sys.stderr)
     try:
+        if os.environ.get(COMPLETION):
+            return group.main([], "lynx-render", COMPLETION, standalone_mode=False)
         if not {"-h", "--help", "--version"} & set(arguments):
             check_working_folder()
             ensure_home()
-        words = completed(arguments, commands)
+        own = [*_HELP["help_option_names"], *(name for parameter in group.params for name in parameter.opts)]
+        words = completed(arguments, group.commands, own)
         if words and words[0] in ("render", "plan", "verify"):
-            words = with_recorded_options(words, _options_of(words[0]))
+            command = group.commands[words[0]]
+            words = with_recorded_options(words, {name for one in command.params for name in one.opts})
         if words and words[0] != "render":
             gc.disable()  # a short process: a tenth of its time
-        return app(words, prog_name="lynx-render", standalone_mode=False) or 0
+        with group.make_context("lynx-render", words) as context:
+            return group.invoke(context) or 0
+    except typer.Exit as ended:
+        return ended.exit_code
     except _UsageError as error:
-        if hint := meant(error, words, commands):
-            error.message += hint
-            error.possibilities = None  # options with similar names
-        error.show()
-        return int(error.exit_code)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return int(error.exit_code)
+        return _refuse([usage_line(error, words, group)], int(error.exit_code), arguments)
     except (LynxError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and discard_unwritten(sys.stdout):
+            if isinstance(error, BrokenPipeError):
+                return CLOSED_PIPE
             error.filename = "standard output"
-        if "--debug" in arguments:
-            traceback.print_exc()
-        else:
-            Lines(sys.stderr)(in_words(error))
-        return error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code
+        lines = error.lines if isinstance(error, InputErrors) else [in_words(error)]
+        code = error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code
+        return _refuse(lines, code, arguments)
+
+
+def _refuse(lines: Sequence[str], code: int, arguments: Sequence[str]) -> int:
+    """Prints why a command ends; with ``--json`` also as JSON on stdout, with ``--debug`` where. Returns the code."""
+    if "--debug" in arguments:
+        traceback.print_exc()
+    else:
+        for line in lines:
+            Lines(sys.stderr)(line)
+    if "--json" in arguments:
+        Lines(sys.stdout)(json.dumps({"errors": list(lines), "exit_code": code}))
+    return code

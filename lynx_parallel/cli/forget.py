@@ -35,9 +35,14 @@ def forget(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List what is kept of subjects; with --yes, remove cached face data, crops, resume states and superseded files.
+    """List the stored data of a person. With --yes, remove it.
 
-    Finished videos are listed and never removed.
+    That is cached face data, crops, resume states and superseded files. Finished videos are listed and never removed.
+
+    Examples:
+        lynx-render forget ada
+        lynx-render forget ada drawn --from campaign.yaml --yes
+        lynx-render forget ada --everywhere --yes
     """
     from lynx_parallel.subject import forget as kept
 
@@ -71,6 +76,7 @@ def _output(text: str, used: Mapping[str, set[Path]]) -> Path:
         InputErrors: it is neither an output folder nor a manifest, or the manifest's output folder is missing.
     """
     from lynx_parallel.inputs.load import find_output
+    from lynx_parallel.inputs.near_files import near_file
     from lynx_parallel.inputs.records import find_record
     from lynx_parallel.output.folder import Output
 
@@ -82,7 +88,7 @@ def _output(text: str, used: Mapping[str, set[Path]]) -> Path:
             raise InputErrors([f"--from {text}: not an output folder: it holds neither .lynx nor a sidecar"])
         return output
     if "/" in text and not os.path.lexists(text):
-        raise InputErrors([f"--from {text}: no such manifest or output folder"])
+        raise InputErrors([f"--from {text}: no such manifest or output folder{near_file(text)}"])
     output = find_output(text)
     if not output.is_dir() and not any(output in outputs for outputs in used.values()):
         message = "does not exist. If --set output named another folder, give that folder"

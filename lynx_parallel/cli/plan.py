@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lynx_parallel.cli.forecast import due, forecast_of
+from lynx_parallel.cli.help import OUTPUT
 from lynx_parallel.cli.load import load_all
 from lynx_parallel.cli.options import (
     Address,
@@ -58,16 +59,28 @@ def plan(
     max_failures: MaxFailures = 1_000_000, hung_after: HungAfter = "60s", save_every: SaveEvery = "30s",
     set_: Set = None, only: Only = None, verify: Verify = False, strict: Strict = False,
     shard: ShardOption = None, card: CardName = None, deadline: Deadline = None,
-    shots: Annotated[bool, typer.Option("--shots", help="Show each shot with its text.")] = False,
+    shots: Annotated[
+        bool, typer.Option("--shots", help="Show each shot with its text.", rich_help_panel=OUTPUT)
+    ] = False,
     as_json: Json = False,
     detailed_exitcode: Annotated[
-        bool, typer.Option("--detailed-exitcode", help="Exit 0: nothing to do, 2: bad input, 4: work to do.")
+        bool,
+        typer.Option(
+            "--detailed-exitcode",
+            help="Exit 0: nothing to do, 2: bad input, 4: work to do.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show what render would do, why, and how long it takes.
 
     It renders and downloads nothing. It takes render's options.
+
+    Examples:
+        lynx-render plan campaign.yaml
+        lynx-render plan campaign.yaml --shots --only 'ada/*'
+        lynx-render plan campaign.yaml --card H100 --max-gpus 8 --deadline 06:00
     """
     from lynx_parallel.plan.parts import check_parts
     from lynx_parallel.plan.shards import part_of_plan

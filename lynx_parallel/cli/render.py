@@ -13,6 +13,7 @@ import typer
 from lynx_parallel.cli.approve import approve_plan
 from lynx_parallel.cli.finish import Ended, print_json, run_command
 from lynx_parallel.cli.forecast import announce
+from lynx_parallel.cli.help import OUTPUT, SHOTS
 from lynx_parallel.cli.load import Loaded, load_all
 from lynx_parallel.cli.observe import observed
 from lynx_parallel.cli.options import (
@@ -67,32 +68,70 @@ def render(
     max_failures: MaxFailures = 1_000_000, hung_after: HungAfter = "60s", save_every: SaveEvery = "30s",
     set_: Set = None, only: Only = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Make finished shots again whatever the reason; also LYNX_YES=1.")
+        bool,
+        typer.Option(
+            "--yes", help="Make finished shots again whatever the reason; also LYNX_YES=1.", rich_help_panel=SHOTS
+        ),
     ] = False,
     verify: Verify = False, strict: Strict = False, as_json: Json = False, quiet: Quiet = False,
     events: Events = None,
-    no_report: Annotated[bool, typer.Option("--no-report", help="Do not write report.html at the end.")] = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Do not write report.html at the end.", rich_help_panel=OUTPUT)
+    ] = False,
     review: Annotated[
-        str | None, typer.Option("--review", metavar="FILE", help="Reroll what this review.csv of a report rejects.")
+        str | None,
+        typer.Option(
+            "--review",
+            metavar="FILE",
+            help="Reroll what this review.csv of a report rejects.",
+            rich_help_panel=SHOTS,
+        ),
     ] = None,
     sample: Annotated[
-        int | None, typer.Option("--sample", metavar="N", min=1, help="First render N shots that differ, and report.")
+        int | None,
+        typer.Option(
+            "--sample", metavar="N", help="First render N shots that differ, and report.", rich_help_panel=SHOTS
+        ),
     ] = None,
     sample_only: Annotated[
-        int | None, typer.Option("--sample-only", metavar="N", min=1, help="Render N shots that differ, then stop.")
+        int | None,
+        typer.Option(
+            "--sample-only", metavar="N", help="Render N shots that differ, then stop.", rich_help_panel=SHOTS
+        ),
     ] = None,
     shard: ShardOption = None, deadline: Deadline = None, card: CardName = None,
     on_finish: Annotated[
-        str | None, typer.Option("--on-finish", metavar="COMMAND", help="Run this at the end, with LYNX_* variables.")
+        str | None,
+        typer.Option(
+            "--on-finish",
+            metavar="COMMAND",
+            help="Run this at the end, with LYNX_* variables.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     allow_blocked: Annotated[
-        bool, typer.Option("--allow-blocked", help="Exit 0 if nothing but blocked shots is left.")
+        bool,
+        typer.Option(
+            "--allow-blocked", help="Exit 0 if nothing but blocked shots is left.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Render every shot of the manifests that is not done yet.
 
-    Several manifests are one queue, and share ranks and weights.
+    Several manifests are one queue. Those with the same weights share ranks.
+
+    Exits 0: all done, 1: some shots failed or are blocked, 2: bad input, 3: the machine or the cluster cannot be
+    used, 75: stopped on purpose, 130 or 143: stopped by Ctrl-C or SIGTERM. Run it again to resume.
+
+    Examples:
+        lynx-render campaign.yaml                      render, or resume
+        lynx-render campaign.yaml --sample 6           begin with shots that differ
+        lynx-render campaign.yaml --only 'ada/*' --set sampling.seed=7
+        lynx-render campaign.yaml --ulysses 4          four GPUs for each shot
+        lynx-render spring.yaml summer.yaml            two campaigns, one queue
+        lynx-render campaign.yaml --shard 2/8          the second of eight machines
+        lynx-render campaign.yaml --stop-after 3h50m   stop before a job's end
     """
     from lynx_parallel.cli.forecast import remember_rates
     from lynx_parallel.engine.campaign_run import CampaignRun
@@ -112,6 +151,9 @@ def render(
     part = read_shard(shard)
     if sample is not None and sample_only is not None:
         raise InputErrors(["--sample: not together with --sample-only; choose one"])
+    for option, count in (("--sample", sample), ("--sample-only", sample_only)):
+        if count is not None and count < 1:
+            raise InputErrors([f"{option} {count}: must be a whole number from 1"])
     sample = sample or sample_only
     if review is not None:
         if len(manifest) > 1:

@@ -38,6 +38,10 @@ def report(
     """Write report.html, a page with all shots of a campaign.
 
     Posters, settings, timings, failures, comparison, review. It is in the output folder, and each run ends with it.
+
+    Examples:
+        lynx-render report campaign.yaml
+        lynx-render report renders/spring --client --inline --out spring.html
     """
     from lynx_parallel.view.report import ReportOptions, write_report
 

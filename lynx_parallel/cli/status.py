@@ -35,6 +35,10 @@ def status(
     """Show how far a campaign is, and what its run does now.
 
     It reads files alone, also those of a run on another machine.
+
+    Examples:
+        lynx-render status                   the output folder that was written last
+        lynx-render status campaign.yaml --watch
     """
     found = find_target(target)
     names = found.names
@@ -51,6 +55,10 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
     """List the shots that failed or are blocked.
 
     One line each, with the reason and what to do. Exits with 1 if there are any.
+
+    Examples:
+        lynx-render failures campaign.yaml
+        lynx-render failures renders/spring --json
     """
     from lynx_parallel.output.shot_states import shot_states
 

@@ -27,6 +27,10 @@ def reroll(
     """Give takes another seed.
 
     The next render makes them again and moves the old files to .lynx/superseded/.
+
+    Examples:
+        lynx-render reroll ada/beach-t02
+        lynx-render reroll ada/beach-t02 drawn/beach-t01 --from campaign.yaml
     """
     from lynx_parallel.inputs.review import reroll_shots
 
@@ -39,14 +43,21 @@ def reroll(
 
 
 def takes(
-    action: Annotated[str, typer.Argument(metavar="export", help="export: write the takes as YAML.")],
-    file: Annotated[str | None, typer.Argument(help="File to write; default: standard output.")] = None,
+    action: Annotated[
+        str,
+        typer.Argument(metavar="export", help="export: write the takes as YAML.", autocompletion=lambda: ["export"]),
+    ],
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="File to write; default: standard output.")] = None,
     from_: From = None,
     debug: Debug = False,
 ) -> None:
     """Export the takes of an output folder to a file.
 
     Commit the file, and name it in a manifest: takes: FILE.
+
+    Examples:
+        lynx-render takes export
+        lynx-render takes export takes.yaml --from campaign.yaml
     """
     from lynx_parallel.inputs.takes_file import takes_as_yaml
     from lynx_parallel.output.atomic import atomic_write

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TargetArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MANIFEST_OR_OUTPUT_FOLDER]",
+        metavar="MANIFEST_OR_OUTPUT_FOLDER",
         help="Default: the output folder that was written last, in this folder or up to two levels below it.",
     ),
 ]
@@ -85,6 +85,7 @@ def find_target(text: str | None) -> Target:
     if (folder / ".lynx").is_dir():  # without the imports that a manifest needs
         return Target(Output(folder))
     from lynx_parallel.inputs.load import find_output
+    from lynx_parallel.inputs.near_files import near_file
     from lynx_parallel.inputs.records import find_record
 
     if folder.is_dir() and not find_record(text):
@@ -92,7 +93,7 @@ def find_target(text: str | None) -> Target:
             raise InputErrors([f"{text}: not an output folder: it holds neither .lynx nor a sidecar"])
         return Target(Output(folder))
     if "/" in text and not os.path.lexists(text):
-        raise InputErrors([f"{text}: no such manifest or output folder"])
+        raise InputErrors([f"{text}: no such manifest or output folder{near_file(text)}"])
     if record := find_record(text):
         return Target(Output(record.output))
     return Target(Output(find_output(text)), text)

@@ -24,8 +24,16 @@ Target = Annotated[
 
 
 def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Read an output folder whole; list what is damaged (exit 1), missing (exit 1) or foreign. Renders nothing."""
+    """Read an output folder whole; list what is damaged or missing.
+
+    It also lists foreign files. It renders and changes nothing. Exits with 1 if something is damaged or missing.
+
+    Examples:
+        lynx-render verify campaign.yaml
+        lynx-render verify renders/spring --json
+    """
     from lynx_parallel.inputs.load import load_campaign
+    from lynx_parallel.inputs.near_files import near_file
     from lynx_parallel.inputs.records import find_record
     from lynx_parallel.output.folder import Output
     from lynx_parallel.output.found_drivers import find_drivers
@@ -40,7 +48,7 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
         if not Output(folder).is_one():
             raise InputErrors([f"{target}: not an output folder: it holds neither .lynx nor a sidecar"])
     elif "/" in target and not os.path.lexists(target):
-        raise InputErrors([f"{target}: no such manifest or output folder"])
+        raise InputErrors([f"{target}: no such manifest or output folder{near_file(target)}"])
     else:
         campaign = load_campaign(target, set_ or ())
         folder, shots = campaign.output, {shot.name for shot in campaign.shots}

@@ -1,4 +1,4 @@
-"""The doctor's report, as values, text and JSON. Imports neither torch nor Ray."""
+"""The doctor's report, as values, lines and JSON. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lynx_parallel.rank.messages import Check
+from lynx_parallel.text import counted
 
 WIDTH = 80
 _LABEL = 15
@@ -99,12 +100,8 @@ class Report:
         return {"ok": not self.failures, "failures": self.failures, **asdict(self)}
 
 
-def text(report: Report) -> str:
-    """Returns the report for a terminal of 80 columns."""
-    return "\n".join(_lines(report))
-
-
-def _lines(report: Report) -> Iterator[str]:
+def machine_lines(report: Report) -> Iterator[str]:
+    """Yields the lines about the machine, for a terminal of 80 columns, as do the others."""
     yield f"Machine {report.host}"
     machine = report.machine
     yield from _entry("system", machine["os"])
@@ -113,27 +110,35 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _entry("/dev/shm", _space(machine["shm_free"], machine["shm_total"]))
     for disk in report.disks:
         yield from _entry(disk.what, f"{_space(disk.free, disk.total)}  {disk.path}")
+
+
+def version_lines(report: Report) -> Iterator[str]:
+    """Yields the lines about versions."""
     yield from ("", "Versions")
     for name, version in report.versions.items():
         yield from _entry(name, version or "none")
-    yield from _gpu_lines(report)
-    yield from _kernel_lines(report.kernels)
-    yield from ("", "Checks")
-    for place, checks in report.checks.items():
-        for check in checks:
-            name = check.name if place == check.name else f"{place} {check.name}"
-            yield from _mark(check.ok, f"{name}: {check.detail}", check.remedy)
-    if report.pipeline is not None:
-        yield from ("", f"Weights of {report.pipeline}")
-        for weight in report.weights:
-            size = f"{gigabytes(weight.bytes)}, " if weight.bytes else ""
-            line = f"{weight.name}: {weight.source}: {size}{weight.detail}; licence: {weight.licence}"
-            yield from _mark(weight.ok, line, weight.remedy)
-    failed = report.failures
-    yield from ("", f"{failed} check{'s' * (failed > 1)} failed." if failed else "All checks passed.")
 
 
-def _gpu_lines(report: Report) -> Iterator[str]:
+def check_lines(place: str, check: Check) -> Iterator[str]:
+    """Yields the lines about a check and its remedy."""
+    name = check.name if place == check.name else f"{place} {check.name}"
+    yield from _mark(check.ok, f"{name}: {check.detail}", check.remedy)
+
+
+def weight_lines(weight: Weight) -> Iterator[str]:
+    """Yields the lines about one part of a pipeline's weights."""
+    size = f"{gigabytes(weight.bytes)}, " if weight.bytes else ""
+    line = f"{weight.name}: {weight.source}: {size}{weight.detail}; licence: {weight.licence}"
+    yield from _mark(weight.ok, line, weight.remedy)
+
+
+def last_line(report: Report) -> str:
+    """Returns how many checks failed."""
+    return f"{counted(report.failures, 'check')} failed." if report.failures else "All checks passed."
+
+
+def gpu_lines(report: Report) -> Iterator[str]:
+    """Yields the lines about GPUs and their links."""
     yield from ("", "GPUs")
     if not report.gpus:
         yield "  none used"
@@ -147,7 +152,7 @@ def _gpu_lines(report: Report) -> Iterator[str]:
         yield from _entry("peer access", without)
 
 
-def _kernel_lines(kernels: list[Kernels]) -> Iterator[str]:
+def kernel_lines(kernels: list[Kernels]) -> Iterator[str]:
     """Yields one entry for all devices that have the same result."""
     by_result: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], list[str]] = {}
     for one in kernels:

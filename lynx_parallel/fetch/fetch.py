@@ -32,7 +32,7 @@ from lynx_parallel.plan.weights import (
     pack_folder,
     replaced_parts,
 )
-from lynx_parallel.text import first_line, one_line, shown_size
+from lynx_parallel.text import counted, first_line, one_line, shown_size
 from lynx_parallel.view.transfer import Transfer
 
 PACK_URL = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
@@ -60,12 +60,12 @@ class Fetched:
     license: str
 
 
-def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO, say: Callable[[str], None]) -> list[Fetched]:
+def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO | None, say: Callable[[str], None]) -> list[Fetched]:
     """Downloads the files of a pipeline that are missing on this machine.
 
     Args:
         converting: also stores a copy of the transformer in the pipeline's dtype, if its files have another one.
-        stream: where progress is shown.
+        stream: where a bar is shown if it is a terminal; None for no bar.
         say: prints a line for the user.
 
     Returns:
@@ -81,7 +81,7 @@ def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO, say: Callable
         # Files of equal content share a blob in the hub's cache, which must be downloaded only once.
         wanted = list({one.path: one for one in (*_hub_files(spec, licenses), *_face_files(spec))}.values())
         if here := sum(one.path.exists() for one in wanted):
-            say(f"checking {here} files that are already here")
+            say(f"checking {counted(here, 'file')} already here")
         lacking = with_sizes([one for one in wanted if not one.is_there(digest_cache)])
         digest_cache.save()
         if any(one.url == PACK_URL for one in lacking):
@@ -90,7 +90,7 @@ def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO, say: Callable
             check_room(lacking)
             total, arrived = sum(one.size or 0 for one in lacking), sum(one.arrived for one in lacking)
             resumed = f", {shown_size(arrived)} of them already here" if arrived else ""
-            say(f"downloading {len(lacking)} files, {shown_size(total)}{resumed}")
+            say(f"downloading {counted(len(lacking), 'file')}, {shown_size(total)}{resumed}")
             with Transfer(total, arrived, "downloaded", stream, say) as transfer:
                 download_all(lacking, transfer, digest_cache)
         _unpack()
@@ -202,7 +202,7 @@ def _unpack() -> None:
 
 
 def _converted(
-    weights: WeightFiles, digests: dict[str, str], dtype: str, stream: TextIO, say: Callable[[str], None]
+    weights: WeightFiles, digests: dict[str, str], dtype: str, stream: TextIO | None, say: Callable[[str], None]
 ) -> WeightFiles:
     transfer: Transfer | None = None
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-from lynx_parallel.inputs.problems import nearest
+from lynx_parallel.inputs.problems import listing, nearest
 
 
 class Alias(NamedTuple):
@@ -90,7 +90,7 @@ def suggest(name: str, known: Iterable[str], what: str = "allowed") -> str:
         known: the keys that are allowed in this place, with or without their section.
     """
     keys = list(known)
-    near, listed = nearest(name, keys, what), nearest("", keys, what)
+    near, listed = nearest(name, keys, what), listing(keys, what)
     leaf = name.casefold().replace("-", "_").rpartition(".")[2]
     alias = ALIASES.get(leaf)
     if alias is None and leaf in _homes():
@@ -101,12 +101,12 @@ def suggest(name: str, known: Iterable[str], what: str = "allowed") -> str:
         return near
     note = f"{alias.note} " if alias.note else ""
     if not alias.key:
-        return f"{note}{listed}"
+        return f"{note}({listed})"
     section, _, ours = alias.key.rpartition(".")
     meant = ours if ours in keys else alias.key
     elsewhere = meant not in keys and section.partition(".")[0] in {"model", "face", "video"} - {*keys}
     where = " in the pipeline file" if elsewhere else ""
-    return f"did you mean {meant!r}{where}? {note}{listed}"
+    return f"did you mean {meant!r}{where}? {note}({listed})"
 
 
 @cache

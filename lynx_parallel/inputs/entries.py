@@ -6,7 +6,7 @@ import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_parallel.inputs.pipeline import Video
@@ -70,44 +70,62 @@ Takes = Annotated[
 Priority = Annotated[int, Field(ge=-(10**9), le=10**9), must("a whole number; higher comes first")]
 Ids = Annotated[
     list[str],
-    BeforeValidator(_as_list),
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     Field(min_length=1),
     must('an id, a list of ids, or "*" for all'),
 ]
 
 
-StartImage = Annotated[Text | None, Field(description="picture with which the video begins, for I2V bases")]
+Vars = dict[str, str]
+Labels = dict[str, LabelValue]
+StartImage = Annotated[
+    Text | None, Field(description="Picture with which the video begins, for I2V bases; relative to this file.")
+]
+_OF_SAMPLING = "Settings that replace the pipeline's. Later ones win: campaign, subject, prompt, variant, shot."
+_VARS = "Texts that replace {name} in prompts."
+_LABELS = "Notes, which are passed through to the sidecar of each video."
+_FACE = "Which face of the picture: the largest, the only one, or the n-th from the left."
 
 
 class ConsentEntry(Strict):
-    """``consent:`` of a subject."""
+    """Consent to render a face. It is copied to the sidecar."""
 
     ref: Text = Field(description="text that says where the consent is filed")
-    scope: Text | None = None
-    expires: Expires | None = None
+    scope: Text | None = Field(default=None, description="What the consent is for.")
+    expires: Expires | None = Field(default=None, description="Day after which no shot of the subject is made.")
 
 
 class SubjectEntry(Strict):
-    """One entry of ``subjects``."""
+    """One person: an entry of ``subjects``."""
 
-    image: Text | None = None
-    embedding: Text | None = None
-    landmarks: Landmarks | None = None
-    face: Face = "largest"
-    vars: dict[str, str] = Field(default_factory=dict)
-    sampling: SamplingOverrides = SamplingOverrides()
-    consent: ConsentEntry | None = None
-    labels: dict[str, LabelValue] = Field(default_factory=dict)
+    image: Text | None = Field(default=None, description="Picture of the face, relative to this file.")
+    embedding: Text | None = Field(
+        default=None,
+        description="ArcFace vector [512] of the face: .safetensors (key face_embedding) or .npy. Found in the "
+        "picture if it is left out.",
+    )
+    landmarks: Landmarks | None = Field(
+        default=None,
+        description="Eyes (the left one in the picture first), nose and mouth corners. Found in the picture if they "
+        "are left out.",
+    )
+    face: Face = Field(default="largest", description=_FACE)
+    vars: Vars = Field(default_factory=dict, description=_VARS)
+    sampling: SamplingOverrides = Field(default=SamplingOverrides(), description=_OF_SAMPLING)
+    consent: ConsentEntry | None = Field(default=None, description="Consent to render this face.")
+    labels: Labels = Field(default_factory=dict, description=_LABELS)
     start_image: StartImage = None
 
 
 class PromptEntry(Strict):
     """One entry of ``prompts``: text, or ``{text: …}`` or ``{file: …}`` with settings of its own."""
 
-    text: str | None = None
-    file: Text | None = None
+    text: str | None = Field(
+        default=None, description="The prompt. {name} and {name|default} are replaced by vars of the subject."
+    )
+    file: Text | None = Field(default=None, description="Text file with the prompt, relative to this file.")
     start_image: StartImage = None
-    sampling: SamplingOverrides = SamplingOverrides()
+    sampling: SamplingOverrides = Field(default=SamplingOverrides(), description=_OF_SAMPLING)
 
     @model_validator(mode="before")
     @classmethod
@@ -122,22 +140,29 @@ class PromptEntry(Strict):
 
 
 class ShotEntry(Strict):
-    """One entry of ``shots``."""
+    """One entry of ``shots``: subjects, prompts and takes."""
 
     subject: Ids = Field(description='a subject\'s id, a list of ids, or "*" for all')
     prompt: Ids = Field(description='a prompt\'s id, a list of ids, or "*" for all')
-    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
-    takes: Takes | None = None
-    priority: Priority = 0
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
+        default=None, description="Seeds of the takes 1, 2, 3 and so on."
+    )
+    takes: Takes | None = Field(
+        default=None,
+        description="Number of takes, with the seeds sampling.seed, sampling.seed + 1 and so on; or seeds by take.",
+    )
+    priority: Priority = Field(default=0, description="Place in the order of rendering.")
     start_image: StartImage = None
-    sampling: SamplingOverrides = SamplingOverrides()
+    sampling: SamplingOverrides = Field(default=SamplingOverrides(), description=_OF_SAMPLING)
 
 
 class VariantEntry(Strict):
     """One entry of ``variants`` that is no sweep."""
 
-    pipeline: Text | None = None
-    sampling: SamplingOverrides = SamplingOverrides()
+    pipeline: Text | None = Field(
+        default=None, description="Name of a shipped pipeline, or path of a pipeline file, in place of the campaign's."
+    )
+    sampling: SamplingOverrides = Field(default=SamplingOverrides(), description=_OF_SAMPLING)
 
     @model_validator(mode="before")
     @classmethod
@@ -146,91 +171,50 @@ class VariantEntry(Strict):
 
 
 class TableEntry(Strict):
-    """``shots: {from: shots.csv}``."""
+    """A table of shots: ``shots: {from: shots.csv}``."""
 
     from_: Text = Field(alias="from", description="a file name")
 
 
 class SubjectsFrom(Strict):
-    """``subjects: {from: faces/*.jpg}`` or ``{from: people.csv}``. The other keys apply to all of its subjects."""
+    """Subjects of pictures or of a table. The other keys apply to all of them."""
 
     from_: Text = Field(alias="from", description="pictures such as faces/*.jpg, or a table such as people.csv")
-    face: Face = "largest"
-    vars: dict[str, str] = Field(default_factory=dict)
-    sampling: SamplingOverrides = SamplingOverrides()
-    consent: ConsentEntry | None = None
-    labels: dict[str, LabelValue] = Field(default_factory=dict)
-
-
-def _ref(model: str) -> dict[str, str]:
-    return {"$ref": f"#/$defs/{model}"}
-
-
-_FROM = {
-    "type": "object",
-    "properties": {"from": {"type": "string"}},
-    "required": ["from"],
-    "additionalProperties": False,
-}
-_IDS = {"pattern": f"^{ID.pattern}$"}
-# Sections are read entry by entry, so that one mistake hides no other: their types matter to the schema only.
-Subjects = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "object", "propertyNames": _IDS, "additionalProperties": _ref("SubjectEntry")},
-                _ref("SubjectsFrom"),
-            ]
-        }
-    ),
-]
-Prompts = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "type": "object",
-            "propertyNames": _IDS,
-            "additionalProperties": {"anyOf": [{"type": "string"}, _ref("PromptEntry")]},
-        }
-    ),
-]
-Variants = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "type": "object",
-            "propertyNames": _IDS,
-            "additionalProperties": {
-                "anyOf": [
-                    _ref("VariantEntry"),
-                    {
-                        "type": "object",
-                        "properties": {"pipeline": {"type": "string"}},
-                        "patternProperties": {"^sampling\\.": {"type": "array", "minItems": 1}},
-                    },
-                ]
-            },
-        }
-    ),
-]
-Shots = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": _ref("ShotEntry"), "minItems": 1}, _FROM]})]
+    face: Face = Field(default="largest", description=_FACE)
+    vars: Vars = Field(default_factory=dict, description=_VARS)
+    sampling: SamplingOverrides = Field(default=SamplingOverrides(), description=_OF_SAMPLING)
+    consent: ConsentEntry | None = Field(default=None, description="Consent to render these faces.")
+    labels: Labels = Field(default_factory=dict, description=_LABELS)
 
 
 class ManifestFile(Strict):
-    """The manifest's top level."""
+    """A manifest: subjects, prompts, and how they are rendered."""
 
     version: Version = Field(description="must be 1")
     pipeline: Text = Field(description="the name of a shipped pipeline, or the path of a pipeline file")
     output: Text = Field(description="the folder for the videos, relative to this file")
-    sampling: SamplingOverrides = SamplingOverrides()
-    video: Video = Video()
-    vars: dict[str, str] = Field(default_factory=dict)
-    subjects: Subjects = Field(description="a mapping id: {image: …}, or {from: faces/*.jpg}")
-    prompts: Prompts = None
-    variants: Variants = None
-    shots: Shots = None
-    save_latents: bool = True
+    sampling: SamplingOverrides = Field(default=SamplingOverrides(), description=_OF_SAMPLING)
+    video: Video = Field(default=Video(), description="Encoding of the video file, in place of the pipeline's.")
+    vars: Vars = Field(default_factory=dict, description=f"{_VARS} For subjects without a var of that name.")
+    # Sections are read entry by entry, so that one mistake hides no other. ``schema`` knows what is in them.
+    subjects: Any = Field(description="a mapping id: {image: …}, or {from: faces/*.jpg}")
+    prompts: Any = Field(default=None, description="A mapping id: text, or id: {text: …} or {file: …}.")
+    variants: Any = Field(
+        default=None,
+        description="Named changes of settings or pipeline: every shot is rendered once for each. A list of values "
+        "sweeps a setting: {ip: {sampling.ip_scale: [0.6, 0.8]}}.",
+    )
+    shots: Any = Field(
+        default=None,
+        description="Which subjects are rendered with which prompts. By default, every subject with every prompt, one "
+        "take.",
+    )
+    save_latents: bool = Field(
+        default=True, description="Keep the latents of each video, to encode it again without rendering."
+    )
     faces: Faces = Field(default="inherit", description="who can read the face crops in the output folder")
     takes: Text | None = Field(default=None, description="a file of takes, by lynx-render takes export")
-    name: Text = DEFAULT_NAME
+    name: Text = Field(
+        default=DEFAULT_NAME,
+        description="Name of the files of a shot, with {subject}, {prompt}, {variant}, {take} and {seed}.",
+    )

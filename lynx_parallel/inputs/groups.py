@@ -9,6 +9,7 @@ from typing import Any
 from lynx_parallel.inputs.entries import ShotEntry, TableEntry
 from lynx_parallel.inputs.ids import earlier_prompt_ids
 from lynx_parallel.inputs.manifest import Prompt, ShotGroup, Subject
+from lynx_parallel.inputs.near_files import file_mistake
 from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_key, shown_value
 from lynx_parallel.inputs.sources import is_file
 from lynx_parallel.inputs.subject_entry import named_file
@@ -39,8 +40,7 @@ def read_groups(
             return []
         table = resolve_file(document.file.parent, entry.from_)
         if not is_file(table):
-            wrong = "not a regular file" if table.exists() else "missing file"
-            document.blame(problems, ("shots", "from"), f"{shown_value(entry.from_)}: {wrong}")
+            document.blame(problems, ("shots", "from"), f"{shown_value(entry.from_)}: {file_mistake(table)}")
             return []
         return Table(table, subjects, prompts, problems, cache(partial(earlier_prompt_ids, output))).groups()
     if not isinstance(data, list) or not data:

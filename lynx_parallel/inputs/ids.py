@@ -51,17 +51,39 @@ def made_id(name: str) -> str:
     return slug
 
 
-def prompt_id(text: str) -> str:
-    """Returns the id of a prompt that has none: its first words, then eight hex digits of the text's sha256.
+def free_id(name: str, taken: set[str]) -> str:
+    """Returns an id made from a name that no other id has, and adds it to the others.
 
-    The same text always gives the same id, whatever other prompts there are.
+    Args:
+        taken: ids in lower case.
     """
+    made = made_id(name)
+    if made.casefold().endswith(".part"):  # marks unfinished files in an output folder
+        made = f"{made[:-5]}-part"
+    free, number = made, 2
+    while free.casefold() in taken:
+        suffix = f"-{number}"
+        free, number = made[: _MAX_ID - len(suffix)] + suffix, number + 1
+    taken.add(free.casefold())
+    return free
+
+
+def first_words(text: str) -> str:
+    """Returns the first words of a valid template, in lower case and joined by ``-``; empty without ASCII letters."""
     slug = ""
     for word in re.findall(r"[a-z0-9]+", _plain(template_words(text)[:_MAX_START]).lower()):
         if len(slug) + len(word) > _MAX_WORDS:
             break
         slug += word + "-"
-    return (slug or "p-") + digits(text)
+    return slug.rstrip("-")
+
+
+def prompt_id(text: str) -> str:
+    """Returns the id of a prompt that has none: its first words, then eight hex digits of the text's sha256.
+
+    The same text always gives the same id, whatever other prompts there are.
+    """
+    return f"{first_words(text) or 'p'}-{digits(text)}"
 
 
 def earlier_prompt_id(text: str) -> str:

@@ -9,24 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
-
-from lynx_parallel.inputs.entries import (
-    DEFAULT_NAME,
-    ManifestFile,
-    PromptEntry,
-    ShotEntry,
-    SubjectEntry,
-    SubjectsFrom,
-    VariantEntry,
-)
+from lynx_parallel.inputs.entries import DEFAULT_NAME, ManifestFile
 from lynx_parallel.inputs.expand import Expansion
 from lynx_parallel.inputs.groups import read_groups
 from lynx_parallel.inputs.lost_text import warn_of_lost_text
 from lynx_parallel.inputs.manifest import Campaign, Shot, ShotGroup, Subject, reference_sizes, split
 from lynx_parallel.inputs.names import pattern_mistake
+from lynx_parallel.inputs.near_files import near_file
 from lynx_parallel.inputs.overrides import read_overrides, select
-from lynx_parallel.inputs.pipeline import PipelineSpec
+from lynx_parallel.inputs.pipeline import PipelineSpec, Video
 from lynx_parallel.inputs.pipeline_files import is_bare, named_pipeline, video_of
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
 from lynx_parallel.inputs.prompts_section import read_prompts
@@ -128,13 +119,20 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
         notices=tuple(problems.notices),
         faces=top.faces,
         reference_sizes=sizes,
+        crf_place=_crf_place(document, top.video, forced.video, pipeline_path, pipeline.video),
     )
-    pipelines = {}
+    pipelines, places = {}, {pipeline_path: campaign.crf_place}
     for variant in variants:
         if variant.pipeline and variant.spec:
             video = video_of(variant.spec, top.video, forced.video, own=True)
             pipelines[variant.id] = variant.pipeline, variant.spec.model_copy(update={"video": video})
-    return replace(campaign, parts=split(campaign, pipelines)) if pipelines else campaign
+            own = "crf" in variant.spec.video.model_fields_set
+            given = Video() if own else top.video
+            places[variant.pipeline] = _crf_place(document, given, forced.video, variant.pipeline, variant.spec.video)
+    if not pipelines:
+        return campaign
+    parts = [replace(part, crf_place=places[part.pipeline_path]) for part in split(campaign, pipelines)]
+    return replace(campaign, parts=tuple(parts))
 
 
 def find_output(manifest: Path | str) -> Path:
@@ -158,22 +156,15 @@ def find_output(manifest: Path | str) -> Path:
     return place
 
 
-def schema() -> dict[str, Any]:
-    """Returns the JSON schema of a manifest, for editors. It lacks checks that need files or other entries."""
-    entries = (ManifestFile, SubjectEntry, SubjectsFrom, PromptEntry, VariantEntry, ShotEntry)
-    models: list[Any] = [(entry, "validation") for entry in entries]
-    references, definitions = models_json_schema(models)
-    top = definitions["$defs"].pop("ManifestFile")
-    assert references
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, **definitions}
-
-
 def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | None, Path | None]:
     """Returns the file, and the output folder that replaces the manifest's own. Records an unknown bare name."""
     name = str(manifest)
     if not is_bare(name) or os.path.isfile(name):
         if not os.path.lexists(name):
-            problems.option(f"{shown_path(name)}: no such manifest")
+            problems.option(f"{shown_path(name)}: no such manifest{near_file(name)}")
+            return None, None
+        if os.path.isdir(name):
+            problems.option(f"{shown_path(name)}: a folder, not a manifest")
             return None, None
         return Path(name), None
     names = shipped_names("manifests")
@@ -213,6 +204,15 @@ def _output(document: Document, forced: str | None, instead: Path | None, proble
         else:
             document.blame(problems, ("output",), f"{shown_value(text)}: not a folder")
     return Path(place)
+
+
+def _crf_place(document: Document, manifest: Video, forced: Mapping[str, Any], path: Path, pipeline: Video) -> str:
+    """Returns what sets ``video.crf``, in the order of ``video_of``."""
+    if "crf" in forced:
+        return f"--set video.crf={forced['crf']}"
+    if "crf" in manifest.model_fields_set:
+        return f"{shown_path(document.file)}:{document.line(('video', 'crf'))}: video.crf: {manifest.crf}"
+    return f"{shown_path(path)}: video.crf: {pipeline.crf}"
 
 
 def _check_faces(

@@ -138,6 +138,7 @@ class Campaign:
         faces: ``private`` closes the folder of crops to everyone but its owner; ``inherit`` gives it the mode of the
             output folder.
         reference_sizes: ``reference_size`` of each subject's shots, those left out by ``--only`` included.
+        crf_place: what sets ``video.crf``, for messages: the option, or the file with the key.
         parts: if variants have pipelines of their own, a campaign for each pipeline, with its shots; else empty.
     """
 
@@ -153,6 +154,7 @@ class Campaign:
     faces: str = "inherit"
     reference_sizes: dict[str, frozenset[int]] = field(default_factory=dict, hash=False)
     sources: Mapping[Path, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
+    crf_place: str = field(default="", compare=False)
     parts: tuple[Campaign, ...] = ()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from lynx_parallel.inputs.aliases import suggest
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.pipeline import Video
-from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.problems import Problems, listing, near_names, nearest, shown_value
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 from lynx_parallel.inputs.table import setting_value
 from lynx_parallel.inputs.yaml_lines import read_scalar
@@ -91,7 +92,22 @@ def select(shots: Sequence[Shot], only: Iterable[str], problems: Problems) -> tu
             for pair, shot in zip(pairs, shots, strict=True)
         ]
         if not any(fits):
-            hint = nearest(pattern, dict.fromkeys(pairs), "subject/prompt")
-            problems.option(f"--only {shown_value(pattern)}: fits no shot; {hint}")
+            problems.option(f"--only {shown_value(pattern)}: fits no shot; {_near_pattern(pattern, shots)}")
         keep = [a or b for a, b in zip(keep, fits, strict=True)]
     return tuple(shot for shot, kept in zip(shots, keep, strict=True) if kept)
+
+
+def _near_pattern(pattern: str, shots: Sequence[Shot]) -> str:
+    """Returns what a pattern without a shot may have meant: the nearest ids in place of unknown ones."""
+    pairs = dict.fromkeys(f"{shot.subject.id}/{shot.prompt.id}" for shot in shots)
+    subject, slash, prompt = pattern.partition("/")
+    near = "/".join(
+        one if re.search(r"[*?[]", one) else next(iter(near_names(one, known)), one)
+        for one, known in (
+            (subject, dict.fromkeys(shot.subject.id for shot in shots)),
+            (prompt, dict.fromkeys(shot.prompt.id for shot in shots)),
+        )
+    )
+    if slash and any(fnmatchcase(pair, near) for pair in pairs):
+        return f"did you mean {near!r}? ({listing(pairs, 'subject/prompt')})"
+    return nearest(pattern, pairs, "subject/prompt")

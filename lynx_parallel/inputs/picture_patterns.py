@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM....\0{4}|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(?:avi|hei|hev|mif)", re.DOTALL
 )
-_PATTERN = re.compile(r"[*?[]")
+PATTERN = re.compile(r"[*?[]")
 
 
 def find_pictures(folder: Path, pattern: str, problems: Problems) -> tuple[list[Path], list[str]]:
@@ -50,8 +50,8 @@ def find_pictures(folder: Path, pattern: str, problems: Problems) -> tuple[list[
         parts.append("*")
         paths = sorted(_matches(start, parts))
     found = dict.fromkeys(resolve_file(folder, path) for path in paths)
-    pictures = [path for path in found if _is_picture(path)]
-    others = [_shown_other(path) for path in found if not _is_picture(path) and not ("**" in parts and path.is_dir())]
+    pictures = [path for path in found if is_picture(path)]
+    others = [_shown_other(path) for path in found if not is_picture(path) and not ("**" in parts and path.is_dir())]
     _warn_of_other_suffixes(folder, start, parts, pictures, problems)
     return pictures, others
 
@@ -63,7 +63,7 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
     if part == "**":
         for inner in _folders(folder):
             yield from _matches(inner, rest)
-    elif not _PATTERN.search(part) or ("[" in part and os.path.lexists(literal)):
+    elif not PATTERN.search(part) or ("[" in part and os.path.lexists(literal)):
         if not rest and os.path.lexists(literal):
             yield literal
         elif rest and os.path.isdir(literal):
@@ -105,7 +105,7 @@ def _fits(name: str, pattern: str) -> bool:
     return suffix.lower() in SUFFIXES and fnmatchcase(stem + suffix.lower(), head + dot + tail.lower())
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     """Returns whether a file is a picture by its suffix, or by its first bytes if the suffix is unknown."""
     if path.name.startswith("._") or not os.path.isfile(path):  # ._x.jpg holds macOS' notes about x.jpg
         return False
@@ -130,11 +130,11 @@ def _warn_of_other_suffixes(
 ) -> None:
     """Warns of pictures such as ``ada.jpeg`` beside ``*.jpg``, unless their subject has a picture anyway."""
     head, dot, tail = parts[-1].rpartition(".")
-    if not dot or f".{tail.lower()}" not in SUFFIXES or not _PATTERN.search(head):
+    if not dot or f".{tail.lower()}" not in SUFFIXES or not PATTERN.search(head):
         return
     taken = {path.stem.casefold() for path in pictures}
     beside = sorted(_matches(start, [*parts[:-1], f"{head}.*"]))
     for path in dict.fromkeys(resolve_file(folder, path) for path in beside):
-        if path.suffix.lower() in SUFFIXES and path.stem.casefold() not in taken and _is_picture(path):
+        if path.suffix.lower() in SUFFIXES and path.stem.casefold() not in taken and is_picture(path):
             message = "pictures with another suffix than the pattern's were left out; leave the suffix out to take all"
             problems.warn("picture-left-out", message, shown_path(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.inputs.lost_text import warn_of_lost_text
+from lynx_parallel.inputs.near_files import file_mistake, near_file
 from lynx_parallel.inputs.pipeline import PipelineSpec, Video
 from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_value
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
@@ -14,22 +15,26 @@ from lynx_parallel.inputs.sources import is_file
 from lynx_parallel.inputs.validate import read_model
 from lynx_parallel.inputs.weight_names import resolve_file, resolve_weights
 from lynx_parallel.inputs.yaml_lines import Document, read_yaml
+from lynx_parallel.text import shown_path
 
 
 def find_pipeline(path: Path | str) -> Path:
     """Returns the file of a pipeline. A path is returned as it is; a bare name means a shipped pipeline.
 
     Raises:
-        InputErrors: no shipped pipeline has this name.
+        InputErrors: no shipped pipeline has this name, or there is no such file.
     """
-    if not is_bare(str(path)) or os.path.isfile(path):
-        return Path(path)
     problems = Problems()
-    if str(path) not in shipped_names("pipelines"):
+    if not is_bare(str(path)) or os.path.isfile(path):
+        if not os.path.lexists(path):
+            problems.option(f"{shown_path(path)}: no such pipeline file{near_file(path)}")
+    elif str(path) not in shipped_names("pipelines"):
         shown, hint = shown_value(str(path)), nearest(str(path), shipped_names("pipelines"), "shipped")
         problems.option(f"pipeline {shown}: no shipped pipeline of that name; {hint}")
+    else:
+        return shipped_dir("pipelines") / f"{path}.yaml"
     problems.raise_if_any()
-    return shipped_dir("pipelines") / f"{path}.yaml"
+    return Path(path)
 
 
 def load_pipeline(path: Path | str, *, resolve: bool = True) -> PipelineSpec:
@@ -66,8 +71,7 @@ def named_pipeline(document: Document, name: Any, key: KeyPath, problems: Proble
     else:
         path = resolve_file(document.file.parent, name)
         if not is_file(path):
-            wrong = "not a regular file" if os.path.exists(path) else "missing file"
-            document.blame(problems, key, f"{shown_value(name)}: {wrong}")
+            document.blame(problems, key, f"{shown_value(name)}: {file_mistake(path)}")
             return path, None
     return path, _read_pipeline(path, problems)
 

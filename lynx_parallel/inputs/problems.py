@@ -53,16 +53,24 @@ def shown_key(path: KeyPath) -> str:
     return out
 
 
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Returns the known name that is most like another, or nothing. Case does not count."""
+    by_fold = {one.casefold(): one for one in list(known)[:2000]}
+    return [by_fold[near] for near in difflib.get_close_matches(name[:200].casefold(), by_fold, n=1)]
+
+
+def listing(names: Iterable[str], what: str) -> str:
+    """Returns ``allowed: fps, width``, at most 30 names."""
+    known = list(names)
+    more = f", … {len(known) - 30} more" if len(known) > 30 else ""
+    return f"{what}: {', '.join(known[:30]) or 'none'}{more}"
+
+
 def nearest(name: str, known: Iterable[str], what: str = "allowed") -> str:
-    """Returns ``did you mean 'width'? (allowed: fps, …, width)``, without the question if no name is near."""
+    """Returns ``did you mean 'width'? (allowed: fps, …, width)``, or ``allowed: fps, …`` if no name is near."""
     names = list(known)
-    if not names:
-        return f"({what}: none)"
-    by_fold = {n.casefold(): n for n in names[:2000]}
-    near = difflib.get_close_matches(name[:200].casefold(), by_fold, n=1)
-    listed = ", ".join(names[:30]) + (f", … {len(names) - 30} more" if len(names) > 30 else "")
-    question = f"did you mean {by_fold[near[0]]!r}? " if near else ""
-    return f"{question}({what}: {listed})"
+    near, listed = near_names(name, names), listing(names, what)
+    return f"did you mean {near[0]!r}? ({listed})" if near else listed
 
 
 def one_of(names: Sequence[str]) -> str:
@@ -86,7 +94,7 @@ class Problems:
         return len(self._found)
 
     def add(self, file: Path | str, line: int, message: str) -> None:
-        """Records ``file:line: message``; the same line counts once."""
+        """Records ``file:line: message``; the same line counts once. Line 0 stands for the whole file."""
         self._found.setdefault((shown_path(file), line, escaped(message)))
 
     def option(self, message: str) -> None:
@@ -102,9 +110,8 @@ class Problems:
         if not self._found:
             return
         found = sorted(self._found, key=lambda item: item[:2])
-        lines = [f"{file}:{line}: {message}" if file else message for file, line, message in found]
+        places = [f"{file}:{line}: " if line else f"{file}: " if file else "" for file, line, _ in found]
+        lines = [f"{place}{message}" for place, (_, _, message) in zip(places, found, strict=True)]
         if len(lines) > MAX_LINES:
-            file, line, _ = found[MAX_LINES]
-            where = f"{file}:{line}: " if file else ""
-            lines[MAX_LINES:] = [f"{where}… and {len(lines) - MAX_LINES} more mistakes from here on"]
+            lines[MAX_LINES:] = [f"{places[MAX_LINES]}… and {len(lines) - MAX_LINES} more mistakes from here on"]
         raise InputErrors(lines)

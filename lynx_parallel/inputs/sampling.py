@@ -62,6 +62,11 @@ def parse_blocks(text: str) -> frozenset[int] | None:
     return frozenset(blocks)
 
 
+def _block_number(value: Any) -> Any:
+    """Returns the number of one block, as YAML reads it, as text."""
+    return str(value) if type(value) is int else value
+
+
 Side = Annotated[int, Field(ge=16, le=4096, multiple_of=16), must("a multiple of 16 from 16 to 4096")]
 Frames = Annotated[
     int,
@@ -103,7 +108,7 @@ Window = Annotated[
 ]
 Blocks = Annotated[
     str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),  # one block, as YAML reads it
+    BeforeValidator(_block_number, json_schema_input_type=str | int),
     AfterValidator(_block_list),
     must('a list of transformer blocks such as "0-20,25", or "all"'),
 ]
@@ -113,55 +118,67 @@ Reference = Annotated[Literal["mode", "sample"], must("'mode' or 'sample'")]
 
 
 class Sampling(Strict):
-    """Settings of one render, under diffusers' and Lynx's own names.
+    """Settings of one render, under diffusers' and Lynx's own names."""
 
-    Attributes:
-        width, height: pixels.
-        num_frames: frames of the video, 4k+1 (the VAE packs four frames into one latent frame).
-        fps: frames per second of the video file.
-        num_inference_steps: denoising steps.
-        scheduler: ``unipc`` (upstream's), ``dpm++``, ``dpm++_sde`` and ``euler`` for any model; ``lcm`` and ``rcm``
-            for models distilled to few steps, because they add new noise in each step.
-        flow_shift: shift of the flow-matching sigmas, applied once. ``rcm`` has sigmas of its own.
-        sigma_schedule: of ``unipc``: ``lynx`` for upstream's sigmas, ``diffusers`` for diffusers' own. The other
-            schedulers start from 1 − i/N.
-        sigmas: the sigma of each step, final: no shift applies. ``num_inference_steps`` is their number.
-        timesteps: the same as 1000·σ.
-        guidance_scale: strength of the text.
-        guidance_scale_2: the same for the expert of low noise, where the base has two; None uses ``guidance_scale``.
-        boundary_ratio: the expert of high noise denoises at timesteps of at least 1000 · ``boundary_ratio``; None uses
-            the base's own.
-        guidance_scale_i: strength of the identity; None runs two guidance branches instead of three.
-        ip_scale, ref_scale: strength of the ID and the Ref adapter.
-        reference_latent: ``mode`` of the VAE posterior, or a ``sample`` drawn with seed+1.
-        reference_size: side of the face crop that the reference branch sees, in pixels.
-        identity_window: identity acts in step i of N where start ≤ i/N < end; outside of it no branch knows it.
-        ref_blocks: transformer blocks with the reference branch.
-        seed: of the initial noise.
-    """
-
-    width: Side = 832
-    height: Side = 480
-    num_frames: Frames = 81
-    fps: Fps = 16.0
-    num_inference_steps: Steps = 50
-    scheduler: SchedulerName = "unipc"
-    flow_shift: Shift = 3.0
-    sigma_schedule: Schedule = "lynx"
-    sigmas: Sigmas | None = None
-    timesteps: Timesteps | None = None
-    guidance_scale: Scale = 5.0
-    guidance_scale_2: Scale | None = None
-    boundary_ratio: Ratio | None = None
-    guidance_scale_i: Scale | None = 2.0
-    ip_scale: Scale = 1.0
-    ref_scale: Scale = 1.0
-    negative_prompt: str = ""
-    reference_latent: Reference = "mode"
-    reference_size: ReferenceSize = 256
-    identity_window: Window = (0.0, 1.0)
-    ref_blocks: Blocks = "all"
-    seed: Seed = 42
+    width: Side = Field(default=832, description="Width of the video in pixels.")
+    height: Side = Field(default=480, description="Height of the video in pixels.")
+    num_frames: Frames = Field(
+        default=81,
+        description="Frames of the video. The VAE packs four frames into one latent frame, all but the first.",
+    )
+    fps: Fps = Field(default=16.0, description="Frames per second of the video file.")
+    num_inference_steps: Steps = Field(default=50, description="Denoising steps.")
+    scheduler: SchedulerName = Field(
+        default="unipc",
+        description="unipc (upstream's), dpm++, dpm++_sde and euler are for any model; lcm and rcm are for models "
+        "distilled to few steps, because they add new noise in each step.",
+    )
+    flow_shift: Shift = Field(
+        default=3.0,
+        description="Shift of the flow-matching sigmas, applied once. rcm has sigmas of its own.",
+    )
+    sigma_schedule: Schedule = Field(
+        default="lynx",
+        description="Sigmas of unipc: lynx for upstream's, diffusers for diffusers' own. The other schedulers start "
+        "from 1 − i/N.",
+    )
+    sigmas: Sigmas | None = Field(
+        default=None,
+        description="The sigma of each step, final: no shift applies. num_inference_steps is their number.",
+    )
+    timesteps: Timesteps | None = Field(default=None, description="The sigmas times 1000, in their place.")
+    guidance_scale: Scale = Field(default=5.0, description="Strength of the text.")
+    guidance_scale_2: Scale | None = Field(
+        default=None,
+        description="Strength of the text for the expert of low noise, where the base has two; null uses "
+        "guidance_scale.",
+    )
+    boundary_ratio: Ratio | None = Field(
+        default=None,
+        description="The expert of high noise denoises at timesteps of at least 1000 times this; null uses the base's "
+        "own.",
+    )
+    guidance_scale_i: Scale | None = Field(
+        default=2.0,
+        description="Strength of the identity; null runs two guidance branches instead of three.",
+    )
+    ip_scale: Scale = Field(default=1.0, description="Strength of the ID adapter: who it is.")
+    ref_scale: Scale = Field(default=1.0, description="Strength of the Ref adapter: what the person looks like.")
+    negative_prompt: str = Field(default="", description="What the video must not show.")
+    reference_latent: Reference = Field(
+        default="mode",
+        description="How the reference crop is encoded: the mode of the VAE's posterior, or a sample drawn with "
+        "seed + 1.",
+    )
+    reference_size: ReferenceSize = Field(
+        default=256, description="Side of the face crop that the reference branch sees, in pixels."
+    )
+    identity_window: Window = Field(
+        default=(0.0, 1.0),
+        description="Identity acts in step i of N where start ≤ i/N < end; outside of it no branch knows it.",
+    )
+    ref_blocks: Blocks = Field(default="all", description="Transformer blocks with the reference branch.")
+    seed: Seed = Field(default=42, description="Seed of the initial noise. Another seed gives another video.")
 
 
 _MAY_BE_NULL = {"guidance_scale_i", "guidance_scale_2", "boundary_ratio", "sigmas", "timesteps"}
@@ -184,9 +201,9 @@ def sampling_mistake(sampling: Sampling) -> str | None:
 
 
 class SamplingOverrides(Strict):
-    """Some fields of Sampling; which ones were given is ``model_fields_set`` (``given()``).
+    """Settings that replace those of the pipeline. A setting that is left out keeps its value.
 
-    Only the fields of ``_MAY_BE_NULL`` may be given as None.
+    Which ones were given is ``model_fields_set`` (``given()``). Only those of ``_MAY_BE_NULL`` may be given as None.
     """
 
     width: Side | None = None
@@ -219,6 +236,17 @@ class SamplingOverrides(Strict):
             allowed = "a value (leave the key out to keep the setting)"
             raise mistake(allowed)
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """Returns the JSON schema, with the descriptions of ``Sampling`` and without defaults."""
+        made = handler.resolve_ref_schema(handler(core))
+        for name, found in made["properties"].items():
+            if name not in _MAY_BE_NULL:
+                found.update(found.pop("anyOf")[0])
+            found["description"] = Sampling.model_fields[name].description
+            del found["default"]
+        return made
 
     def given(self) -> dict[str, Any]:
         """Returns the fields that were given, by name."""

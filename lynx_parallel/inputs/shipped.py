@@ -1,11 +1,11 @@
-"""Finds the pipelines and manifests that come with the package."""
+"""Finds the pipelines, manifests and schemas that come with the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["pipelines", "manifests"]
+Kind = Literal["pipelines", "manifests", "schemas"]
 
 
 def shipped_dir(kind: Kind) -> Path:

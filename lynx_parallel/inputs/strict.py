@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, WrapValidator
 from pydantic_core import PydanticCustomError
 
 
@@ -14,7 +15,25 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def must(allowed: str) -> WrapValidator:
+ALLOWED = "x-allowed"
+"""Key of a JSON schema for what ``must`` allows, in words. ``schema`` moves it into the description."""
+
+
+@dataclass(frozen=True, slots=True)
+class Must(WrapValidator):
+    """A validator that puts what it allows into the JSON schema, too.
+
+    Attributes:
+        allowed: in words, for messages and for the schema.
+    """
+
+    allowed: str = ""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(core), ALLOWED: self.allowed}
+
+
+def must(allowed: str) -> Must:
     """Returns a validator that reports any mistake as ``must be <allowed>``."""
 
     def check(value: Any, handler: Any) -> Any:
@@ -23,7 +42,7 @@ def must(allowed: str) -> WrapValidator:
         except (ValidationError, OverflowError):
             raise mistake(allowed) from None
 
-    return WrapValidator(check)
+    return Must(check, allowed=allowed)
 
 
 def mistake(allowed: str) -> PydanticCustomError:
@@ -37,7 +56,7 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 
 
 Version = Annotated[int, Field(ge=1, le=1), must("1")]  # a Literal[1] would take True and 1.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lynx_parallel.inputs.entries import VAR, ConsentEntry, SubjectEntry
 from lynx_parallel.inputs.manifest import Consent, Subject
+from lynx_parallel.inputs.near_files import file_mistake
 from lynx_parallel.inputs.problems import KeyPath, shown_value
 from lynx_parallel.inputs.weight_names import resolve_file
 
@@ -63,7 +64,7 @@ def named_file(folder: Path, key: str, text: str | None, blame: Blame) -> Path |
         return None
     file = resolve_file(folder, text)
     if not os.path.isfile(file):
-        wrong = "not a regular file" if os.path.exists(file) else "missing file"
+        wrong = file_mistake(file)
         if "\\" in text:
             wrong += "; write / between folders, not \\"
         blame((key,), f"{shown_value(text)}: {wrong}")

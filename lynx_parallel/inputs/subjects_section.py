@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from lynx_parallel.inputs.entries import SubjectEntry, SubjectsFrom
 from lynx_parallel.inputs.manifest import Subject
+from lynx_parallel.inputs.near_files import file_mistake, near_file
 from lynx_parallel.inputs.people import id_of_file, read_people
-from lynx_parallel.inputs.picture_patterns import find_pictures
+from lynx_parallel.inputs.picture_patterns import PATTERN, find_pictures
 from lynx_parallel.inputs.pipeline import PipelineSpec
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.sections import section_ids
@@ -61,8 +61,7 @@ def _subjects_from(document: Document, problems: Problems) -> dict[str, Subject 
     if is_table(entry.from_):
         table = resolve_file(document.file.parent, entry.from_)
         if not is_file(table):
-            wrong = "not a regular file" if os.path.exists(table) else "missing file"
-            document.blame(problems, ("subjects", "from"), f"{shown_value(entry.from_)}: {wrong}")
+            document.blame(problems, ("subjects", "from"), f"{shown_value(entry.from_)}: {file_mistake(table)}")
             return {}
         given = {key: value for key, value in document.data["subjects"].items() if key != "from"}
         return read_people(document, table, given, problems)
@@ -79,7 +78,8 @@ def _from_pictures(document: Document, entry: SubjectsFrom, problems: Problems) 
         document.blame(problems, path, f"{shown}: cannot read{folder}: {error.strerror or error}")
         return {}
     if not files:
-        only = f"matches no picture, only {', '.join(others[:3])}" if others else "matches no file"
+        near = "" if PATTERN.search(entry.from_) else near_file(resolve_file(document.file.parent, entry.from_))
+        only = f"matches no picture, only {', '.join(others[:3])}" if others else f"matches no file{near}"
         document.blame(problems, path, f"{shown}: {only}")
     for other in others:
         message = "subjects.from matches files that are no pictures; they were left out"

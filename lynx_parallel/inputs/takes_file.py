@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lynx_parallel.errors import InputErrors
+from lynx_parallel.inputs.near_files import file_mistake
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.sampling import Seed
 from lynx_parallel.inputs.sources import is_file
@@ -26,30 +27,30 @@ Number = Annotated[int, Field(ge=1), must("a whole number from 1")]
 class PastEntry(Strict):
     """An earlier seed of a take."""
 
-    seed: Seed
-    state: State = ""
-    time: str = ""
+    seed: Seed = Field(description="the seed that the take had")
+    state: State = Field(default="", description="What was decided about it.")
+    time: str = Field(default="", description="When it was decided.")
 
 
 class TakeEntry(Strict):
     """One take of a file of takes."""
 
-    subject: Text
-    prompt: Text
-    take: Number
-    seed: Seed
-    variant: str = ""
-    state: State = ""
-    time: str = ""
-    instead_of: Seed | None = None
-    history: list[PastEntry] = Field(default_factory=list)
+    subject: Text = Field(description="id of the subject")
+    prompt: Text = Field(description="id of the prompt")
+    take: Number = Field(description="number of the take")
+    seed: Seed = Field(description="seed of the take")
+    variant: str = Field(default="", description="Id of the variant; empty without variants.")
+    state: State = Field(default="", description="What was decided about the take.")
+    time: str = Field(default="", description="When it was decided.")
+    instead_of: Seed | None = Field(default=None, description="Seed that the manifest gave before.")
+    history: list[PastEntry] = Field(default_factory=list, description="Earlier seeds, oldest first.")
 
 
 class TakesFile(Strict):
-    """A file of takes."""
+    """A file of takes, by ``lynx-render takes export``."""
 
     version: Version = Field(description="must be 1")
-    takes: list[TakeEntry]
+    takes: list[TakeEntry] = Field(description="a list of takes")
 
 
 def read_all_takes(document: Document, problems: Problems, output: Path) -> Takes:
@@ -73,8 +74,7 @@ def _named(document: Document, problems: Problems) -> Takes:
         return Takes()  # missing, or read_model has said so
     path = resolve_file(document.file.parent, text)
     if not is_file(path):
-        wrong = "not a regular file" if path.exists() else "missing file"
-        document.blame(problems, ("takes",), f"{shown_value(text)}: {wrong}")
+        document.blame(problems, ("takes",), f"{shown_value(text)}: {file_mistake(path)}")
         return Takes()
     found = read_yaml(path, problems)
     file = read_model(TakesFile, found, (), problems) if found else None

@@ -15,9 +15,9 @@ MAX_BYTES = 16 * 2**20
 
 
 class Unreadable(Exception):
-    """A file cannot be used. ``line`` is the line of the mistake, or 1 for the whole file."""
+    """A file cannot be used. ``line`` is the line of the mistake, or 0 for the whole file."""
 
-    def __init__(self, reason: str, line: int = 1):
+    def __init__(self, reason: str, line: int = 0):
         super().__init__(reason)
         self.reason = reason
         self.line = line

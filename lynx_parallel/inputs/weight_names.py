@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from lynx_parallel.inputs.near_files import near_file
 from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, DEMO_FACES, AdapterFile, Adapters, FaceSpec, PipelineSpec
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.yaml_lines import Document
@@ -49,7 +50,7 @@ def _find_base(text: str, folder: Path) -> tuple[str, str | None]:
     if os.path.isdir(path):
         return str(path), None
     if text.startswith((".", "/", "~")):
-        return text, "not a folder" if os.path.exists(path) else f"missing folder {path}"
+        return text, "not a folder" if os.path.exists(path) else f"missing folder {path}{near_file(path)}"
     return text, None if _HUB_ID.fullmatch(text) else _BASE
 
 
@@ -67,7 +68,7 @@ def _find_adapter(text: str, folder: Path) -> tuple[str, str | None]:
     if os.path.exists(path):
         return text, "not a regular file"
     if text.startswith((".", "/", "~")) or text.endswith(".safetensors"):
-        return text, f"missing file {path}"
+        return text, f"missing file {path}{near_file(path)}"
     return text, _FILE
 
 
@@ -110,6 +111,6 @@ def _resolve_face(face: FaceSpec, document: Document, problems: Problems) -> Fac
             continue
         path = resolve_file(document.file.parent, text)
         if not os.path.exists(path):
-            document.blame(problems, ("face", name), f"{shown_value(text)}: missing {path}")
+            document.blame(problems, ("face", name), f"{shown_value(text)}: missing {path}{near_file(path)}")
         update[name] = str(path)
     return face.model_copy(update=update)

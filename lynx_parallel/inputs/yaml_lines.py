@@ -216,7 +216,7 @@ def _compose(text: str) -> _Node:
             if len(stack) > MAX_DEPTH:
                 raise Unreadable(f"nested deeper than {MAX_DEPTH} levels", line)
     if root is None:
-        raise Unreadable("is empty")
+        raise Unreadable("is empty", 1)
     return root
 
 
@@ -263,7 +263,7 @@ def read_yaml(file: Path, problems: Problems) -> Document | None:
         root = _compose(text)
         document.data = _Builder(document, problems).build(root, (), root.line)
         if not isinstance(document.data, dict):
-            raise Unreadable(f"{shown_value(document.data)}: the top level must be a mapping (key: value)")
+            raise Unreadable(f"{shown_value(document.data)}: the top level must be a mapping (key: value)", 1)
     except Unreadable as error:
         problems.add(file, error.line, error.reason)
     except yaml.YAMLError as error:

@@ -21,8 +21,8 @@ from lynx_parallel.plan.prompt_length import Cut, find_cuts, may_be_too_long
 from lynx_parallel.text import shown_path
 
 CRF_0 = (
-    "video.crf: 0: browsers and QuickTime do not play such a file, and h265 is not lossless at 0: "
-    "use 1 or more, or video.lossless: true"
+    "browsers and QuickTime do not play such a file, and h265 is not lossless at 0: use 1 or more, or "
+    "video.lossless: true"
 )
 
 
@@ -40,7 +40,7 @@ def check_work(campaign: Campaign, todo: Sequence[Item], weights: WeightFiles, c
     if not todo:
         return
     video = campaign.pipeline.video
-    lines = [f"{shown_path(campaign.path)}: {CRF_0}"] if video.crf == 0 and not video.lossless else []
+    lines = [f"{campaign.crf_place}: {CRF_0}"] if video.crf == 0 and not video.lossless else []
     lines += _attention_mistakes(cluster, campaign.pipeline.model.dtype)
     mistakes = base_mistakes(weights.base)
     lines += mistakes

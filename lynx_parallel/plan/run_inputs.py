@@ -93,7 +93,7 @@ class RunInputs:
 
     @cached_property
     def _shipped_pipeline(self) -> PipelineSpec | None:
-        """The recorded shipped pipeline, if the run had one and it has changed since."""
+        """The recorded shipped pipeline, if the run had one and it has changed since. Comments do not count."""
         record, campaign = self._record, self.campaign
         if record.pipeline not in record.shipped or campaign is None:
             return None
@@ -101,7 +101,8 @@ class RunInputs:
         if hashlib.sha256(now).hexdigest() == record.digests[record.pipeline]:
             return None
         try:
-            return load_pipeline(record.copies[record.pipeline], resolve=False)
+            before = load_pipeline(record.copies[record.pipeline], resolve=False)
+            return before if before != load_pipeline(campaign.pipeline_path, resolve=False) else None
         except InputErrors:
             return None
 

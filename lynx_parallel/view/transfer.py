@@ -20,18 +20,18 @@ class Transfer:
         total: bytes to transfer.
         arrived: bytes that an earlier attempt has already transferred; part of ``total``.
         verb: what is done, such as "downloaded".
-        stream: where progress is shown.
-        say: prints a line of progress; used if ``stream`` is no terminal.
+        stream: where a bar is shown if it is a terminal; None for no bar.
+        say: prints a line of progress; used if there is no bar.
     """
 
-    def __init__(self, total: int, arrived: int, verb: str, stream: TextIO, say: Callable[[str], None]):
+    def __init__(self, total: int, arrived: int, verb: str, stream: TextIO | None, say: Callable[[str], None]):
         self._total, self.arrived, self._before, self._verb = total, arrived, arrived, verb
         self._say = say
         self._stopped = False
         self._lock = threading.Lock()
         self._began = self._said = time.monotonic()
         self._bar: Any = None
-        if stream.isatty():
+        if stream is not None and stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 

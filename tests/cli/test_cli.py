@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import lynx_parallel
-from lynx_parallel.cli import app
 from tests.helpers.campaigns import MANIFEST, draw, finish, load, write
 from tests.helpers.light_command import COMMAND, light, lynx_render, of_shots, refused, without_texts
 
@@ -24,18 +23,6 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path)
     draw(tmp_path)
     return tmp_path
-
-
-def test_help(tmp_path: Path) -> None:
-    for arguments in (["--help"], ["render", "--help"], ["plan", "--help"], ["demo", "--help"]):
-        run = light(*arguments, cwd=tmp_path)
-        assert run.returncode == 0
-        assert "Usage: lynx-render" in run.stdout
-        assert run.stderr == ""
-    whole = light("--help", cwd=tmp_path).stdout
-    for command in app.registered_commands:
-        assert command.callback
-        assert re.search(rf"(?m)^  {command.callback.__name__} +\S", whole)
 
 
 def test_version(tmp_path: Path) -> None:
@@ -111,7 +98,7 @@ WRONG = {
     "no version": ("version: 1\n", "", "m.yaml:1: version: missing"),
     "newer version": ("version: 1", "version: 2", "m.yaml:1: version: 2: must be 1"),
     "missing picture": ("image: ada.jpg", "image: eva.jpg", "m.yaml:6: subjects.ada.image: 'eva.jpg': missing file"),
-    "missing pipeline": ("./full.yaml", "./ful.yaml", "m.yaml:2: pipeline: './ful.yaml': missing file"),
+    "missing pipeline": ("./full.yaml", "./ful.yaml", "m.yaml:2: pipeline: './ful.yaml': missing file; did"),
     "unknown pipeline": ("./full.yaml", "lynx-ful", "m.yaml:2: pipeline: 'lynx-ful': no shipped pipeline of that"),
     "duplicate key": ("output: out", "output: out\noutput: b", "m.yaml:4: "),
     "duplicate id": ("  bob:\n", "  Ada:\n", "m.yaml:12: subjects.Ada: given twice, first as 'ada' on line 5"),
@@ -186,6 +173,16 @@ def test_wrong_options(folder: Path, arguments: list[str], expected: str) -> Non
         (["plan", "none.yaml"], "none.yaml: no such manifest"),
         (["demoo"], "demoo: no such file, and no shipped manifest of that name; did you mean 'demo'?"),
         (["./out/"], "out: no such manifest"),
+        (["./ful.yml"], "ful.yml: no such manifest; did you mean 'full.yaml'?"),
+        (["plan", "nm.yaml"], "nm.yaml: no such manifest; did you mean 'm.yaml'?"),
+        (["plan", "./"], ".: a folder, not a manifest"),
+        (["status", "./m.yml"], "./m.yml: no such manifest or output folder; did you mean 'm.yaml'?"),
+        (["report", "--out", "x", "--inline", "./nm.yaml"], "./nm.yaml: no such manifest or output folder; did you"),
+        (["verify", "./nm.yaml"], "./nm.yaml: no such manifest or output folder; did you mean 'm.yaml'?"),
+        (["forget", "ada", "--from", "./nm.yaml"], "--from ./nm.yaml: no such manifest or output folder; did you"),
+        (["fetch", "ful.yaml"], "ful.yaml: no such pipeline file; did you mean 'full.yaml'?"),
+        (["fetch", "lynx-ful"], "pipeline 'lynx-ful': no shipped pipeline of that name; did you mean 'lynx-full'?"),
+        (["doctor", "lynx-ful"], "pipeline 'lynx-ful': no shipped pipeline of that name; did you mean 'lynx-full'?"),
         ([""], ".: no such file"),
     ],
 )
@@ -197,26 +194,45 @@ def test_no_such_manifest(folder: Path, arguments: list[str], expected: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["render"], "Error: Missing argument"),
-        (["plan"], "Error: Missing argument"),
-        (["m.yaml", "--sampling", "7"], "Error: No such option"),
-        (["plan", "m.yaml", "--verfy"], "Error: No such option: --verfy (Possible options: --save-every, --verify)"),
-        (["m.yaml", "--shrad"], "Error: No such option: --shrad (Possible options: --card, --shard)"),
-        (["m.yaml", "--cfg=5"], "Error: No such option: --cfg; settings are given as --set sampling.guidance_scale=5"),
-        (["--steps", "4", "m.yaml"], "Error: No such option: --steps; settings are given as --set sampling.num_infer"),
-        (["m.yaml", "--num-frames", "81"], "Error: No such option: --num-frames; settings are given as --set sampling"),
-        (["fetch", "a", "b"], "Error: Got unexpected extra argument(s) (b); one manifest or pipeline at a time"),
-        (["m.yaml", "n.yaml"], "n.yaml: no such manifest"),
+        (["render"], "render: MANIFEST is missing; usage: lynx-render render [OPTIONS] MANIFEST..."),
+        (["plan"], "plan: MANIFEST is missing; usage: lynx-render plan [OPTIONS] MANIFEST..."),
+        (["forget"], "forget: SUBJECT is missing; usage: lynx-render forget [OPTIONS] SUBJECT..."),
+        (["m.yaml", "--sampling", "7"], "--sampling: no such option of render; did you mean '--sample'?"),
+        (["plan", "m.yaml", "--verfy"], "--verfy: no such option of plan; did you mean '--verify'?"),
+        (["m.yaml", "--shrad", "1/2"], "--shrad: no such option of render; did you mean '--shard'?"),
+        (["status", "--wach"], "--wach: no such option of status; did you mean '--watch'?"),
+        (["report", "--only", "x"], "--only: no such option of report; render and plan have it"),
+        (["report", "--cfg=5"], "--cfg: no such option of report; lynx-render report --help lists the options"),
+        (["--vrsion"], "--vrsion: no such option of render; did you mean '--version'?"),
+        (
+            ["m.yaml", "--cfg=5"],
+            "--cfg: no such option of render; settings are given as --set sampling.guidance_scale=5",
+        ),
+        (
+            ["--steps", "4", "m.yaml"],
+            "--steps: no such option of render; settings are given as --set sampling.num_inference_steps=4",
+        ),
+        (
+            ["m.yaml", "--num-frames", "--strict"],
+            "--num-frames: no such option of render; settings are given as --set sampling.num_frames=VALUE",
+        ),
+        (["fetch", "a", "b"], "b: unexpected argument; one pipeline at a time"),
         (["m.yaml", "plan"], "plan: put the command first: lynx-render plan m.yaml"),
-        (["stats", "m.yaml"], "stats: no such command; did you mean 'status'?"),
-        (["xyzzy", "m.yaml"], "xyzzy: no such file, and no shipped manifest of that name; (shipped: campaign, demo)"),
-        (["m.yaml", "--ulysses", "two"], "Error: Invalid value for '--ulysses'"),
-        (["m.yaml", "--set"], "Error: Option '--set' requires an argument"),
+        (["takes", "export", "a", "b"], "b: unexpected argument; see lynx-render takes --help"),
+        (["m.yaml", "--ulysses", "two"], "--ulysses two: must be a whole number"),
+        (["m.yaml", "--sample=0"], "--sample 0: must be a whole number from 1"),
+        (["m.yaml", "--set"], "--set: needs a value: --set KEY=VALUE"),
+        (["m.yaml", "--json=1"], "--json: takes no value"),
     ],
 )
 def test_usage(folder: Path, arguments: list[str], expected: str) -> None:
-    lines = refused(*arguments, cwd=folder)
-    assert lines[-1].startswith(expected)
+    assert refused(*arguments, cwd=folder) == [expected]
+
+
+def test_a_word_that_is_neither_command_nor_manifest(folder: Path) -> None:
+    lines = refused("xyzzy", "n.yaml", cwd=folder)
+    assert lines[0].startswith("xyzzy: no such file, and no shipped manifest of that name")
+    assert lines[1:] == ["n.yaml: no such manifest"]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +242,9 @@ def test_usage(folder: Path, arguments: list[str], expected: str) -> None:
         (["forgt", "ada"], "forget"),
         (["Fetch", "lynx-full"], "fetch"),
         (["docter"], "doctor"),
+        (["stats", "m.yaml"], "status"),
+        (["resume", "m.yaml"], "render"),
+        (["LS"], "status"),
     ],
 )
 def test_a_mistyped_command(folder: Path, arguments: list[str], meant: str) -> None:
@@ -306,7 +325,43 @@ def test_a_reader_that_goes_away(folder: Path, demo: Path) -> None:
     assert b"12000 shots" in process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE, "as other programs; 1 has a meaning of its own"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["verify", "out"], ["plan", "m.yaml", "--json"]])
+def test_a_reader_that_has_gone_before(folder: Path, demo: Path, arguments: list[str]) -> None:
+    (folder / "out" / ".lynx").mkdir(parents=True)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run([*COMMAND, *arguments], cwd=folder, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "errors"),
+    [
+        (["plan", "none.yaml"], ["none.yaml: no such manifest"]),
+        (["m.yaml", "--ulysses", "two"], ["--ulysses two: must be a whole number"]),
+        (["fetch", "none.yaml"], ["none.yaml: no such pipeline file"]),
+        (["doctor", "--device", "gpu"], ["--device gpu: must be 'auto', 'cuda' or 'cpu'"]),
+    ],
+)
+def test_json_of_a_refusal(folder: Path, arguments: list[str], errors: list[str]) -> None:
+    run = light(*arguments, "--json", cwd=folder)
+    assert (run.returncode, run.stderr.splitlines()) == (2, errors)
+    assert json.loads(run.stdout) == {"errors": errors, "exit_code": 2}
+
+
+def test_json_of_strict(folder: Path, demo: Path) -> None:
+    text = (folder / "m.yaml").read_text().partition("prompts:")[0] + "prompts:\n  run: A {person} on track #1 runs.\n"
+    (folder / "m.yaml").write_text(text)
+    run = light("plan", "m.yaml", "--strict", "--json", cwd=folder)
+    assert run.returncode == 2
+    [warning] = json.loads(run.stdout)["errors"]
+    assert warning.startswith("warning: YAML dropped a part of an unquoted text")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])

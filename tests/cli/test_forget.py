@@ -350,7 +350,7 @@ def test_wrong_ids(folder: Path, wrong: str, option: list[str]) -> None:
 
 
 def test_without_a_subject(tmp_path: Path) -> None:
-    assert refused("forget", cwd=tmp_path)[-1].startswith("Error: Missing argument")
+    assert refused("forget", cwd=tmp_path)[-1].startswith("forget: SUBJECT is missing")
 
 
 def test_a_cache_that_cannot_be_read_is_one_line(tmp_path: Path, cache: SubjectCache) -> None:

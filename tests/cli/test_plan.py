@@ -171,7 +171,7 @@ def test_every_reason_at_once(folder: Path) -> None:
     options = ["--ulysses", "3", "--attention", "flash", "--set", "sampling.ref_blocks=0-9"]
     lines = refused("plan", "m.yaml", *options, cwd=folder)
     assert [line.split(": ")[0] for line in lines] == [
-        "m.yaml", "--attention flash", "sampling.ref_blocks '0-9'", "--ulysses 3",
+        "full.yaml", "--attention flash", "sampling.ref_blocks '0-9'", "--ulysses 3",
     ]  # fmt: skip
 
 
@@ -282,9 +282,22 @@ def test_finished_shots_stay_done_without_a_readable_picture(folder: Path, monke
 def test_crf_0_is_refused_for_new_work(folder: Path, command: str, codec: str) -> None:
     edit(folder, "{crf: 18}", f"{{crf: 0, codec: {codec}}}", "full.yaml")
     (line,) = refused_by(command, cwd=folder)
-    assert line.startswith("m.yaml: video.crf: 0: browsers and QuickTime do not play such a file")
+    assert line.startswith("full.yaml: video.crf: 0: browsers and QuickTime do not play such a file")
     assert line.endswith("use 1 or more, or video.lossless: true")
-    refused_by(command, "--set", "video.crf=0", cwd=folder)
+    edit(folder, "output: out", "output: out\nvideo: {crf: 0}")
+    (line,) = refused_by(command, cwd=folder)
+    assert line.startswith("m.yaml:4: video.crf: 0: browsers ")
+    (line,) = refused_by(command, "--set", "video.crf=0", cwd=folder)
+    assert line.startswith("--set video.crf=0: browsers ")
+
+
+def test_crf_0_of_a_variants_own_pipeline(folder: Path) -> None:
+    own = (folder / "full.yaml").read_text()
+    (folder / "own.yaml").write_text(own.replace("crf: 18", "crf: 0, codec: h265"))
+    variants = "variants: {a: {}, b: {pipeline: ./own.yaml}}"
+    edit(folder, "output: out", f"output: out\nvideo: {{crf: 0}}\n{variants}")
+    lines = refused("plan", "m.yaml", cwd=folder)
+    assert [line.partition(": browsers")[0] for line in lines] == ["m.yaml:4: video.crf: 0", "own.yaml: video.crf: 0"]
 
 
 def test_crf_1_and_lossless_are_taken(folder: Path) -> None:
@@ -305,7 +318,7 @@ def test_finished_shots_of_crf_0_stay_done(folder: Path, monkeypatch: pytest.Mon
     assert actions(planned(folder, "--set", "video.lossless=true")) == ["encode"] * 4
     edit(folder, "A {person} runs.", "A {person} runs on.")
     (line,) = refused("plan", "m.yaml", cwd=folder)  # two of four are new work
-    assert line.startswith("m.yaml: video.crf: 0: ")
+    assert line.startswith("full.yaml: video.crf: 0: ")
 
 
 @pytest.mark.parametrize("fps", ["0.0004", "1e-9", "0", "241"])

@@ -52,7 +52,7 @@ def test_what_is_inside(wheel: Path) -> None:
         found = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     shipped = {
         f"lynx_parallel/_shipped/{path.relative_to(REPOSITORY).as_posix()}": path.read_bytes()
-        for kind in ("pipelines", "manifests")
+        for kind in ("pipelines", "manifests", "schemas")
         for path in (REPOSITORY / kind).rglob("*")
         if path.is_file()
     }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub.constants
+import psutil
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -17,10 +20,21 @@ from typer.testing import CliRunner
 from lynx_parallel.cli import app
 from lynx_parallel.doctor import children, device, machine
 from lynx_parallel.doctor.children import Answer
-from lynx_parallel.doctor.report import Gpu, Kernels, Report, text
+from lynx_parallel.doctor.report import (
+    Gpu,
+    Kernels,
+    Report,
+    check_lines,
+    gpu_lines,
+    kernel_lines,
+    last_line,
+    machine_lines,
+    version_lines,
+)
 from lynx_parallel.doctor.weights import find_all
 from lynx_parallel.rank.messages import Check
 from tests.helpers.campaigns import LITE
+from tests.helpers.command import COMMAND, wait_for
 from tests.helpers.light_command import light
 
 TOPOLOGY = """\
@@ -52,7 +66,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
         "examine cpu": answer(check=[good("memory")]),
         "overview cuda": answer(versions=[{"torch": "2.99"}], error=["AssertionError: Torch not compiled with CUDA"]),
     }
-    monkeypatch.setattr(children, "ask", lambda what, device, *_, timeout=0: answers[f"{what} {device}"])
+
+    def ask(what: str, device: str, *_: object, heard: Any = lambda kind, value: None, **options: object) -> Answer:
+        found = answers[f"{what} {device}"]
+        for kind, values in found.results.items():
+            for value in values:
+                heard(kind, value)
+        return found
+
+    monkeypatch.setattr(children, "ask", ask)
     return answers
 
 
@@ -86,6 +108,56 @@ def test_json_of_a_healthy_machine(quick: dict[str, Answer]) -> None:
     )
     assert [disk["what"] for disk in report["disks"]] == ["working folder", "cache folder", "hub cache"]
     assert list(report["checks"]) == ["machine", "cpu"]
+
+
+def test_quiet_and_json(tmp_path: Path, quick: dict[str, Answer]) -> None:
+    run = CliRunner().invoke(app, ["doctor", "--quiet"], catch_exceptions=False)
+    assert (run.exit_code, run.stdout, run.stderr) == (0, "All checks passed.\n", "")
+    quick["examine cpu"].results["check"].append({**good("decode"), "ok": False, "remedy": "Try another."})
+    run = CliRunner().invoke(app, ["doctor", "--quiet"], catch_exceptions=False)
+    assert (run.exit_code, run.stdout.splitlines()) == (
+        3,
+        ["  FAIL  cpu decode: fine", "        → Try another.", "1 check failed."],
+    )
+    run = CliRunner().invoke(app, ["doctor", "--json"], catch_exceptions=False)
+    assert run.stderr.startswith("Machine "), "progress goes to stderr"
+    assert run.stderr.endswith("1 check failed.\n")
+    report = json.loads(run.stdout)
+    assert (report["exit_code"], report["failures"]) == (3, 1)
+
+
+HANGING_TORCH = """\
+import sys, time
+if "examine" in sys.argv:
+    time.sleep(600)
+raise OSError("no such library")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "lib" / "torch").mkdir(parents=True)
+    (tmp_path / "lib" / "torch" / "__init__.py").write_text(HANGING_TORCH)
+    here = tmp_path / "here"
+    here.mkdir()
+    path = f"{tmp_path / 'lib'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = subprocess.Popen(
+        [*COMMAND, "doctor", "--device", "cpu"], cwd=here, env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    lines = iter(process.stdout)
+    assert next(lines).startswith("Machine "), "before torch is imported"
+    assert any("machine process (import torch): OSError: no such library" in line for line in lines)
+    wait_for(lambda: any(here.glob(".lynx-doctor-*")), "the examination")
+    wait_for(lambda: psutil.Process(process.pid).children(), "the child process")
+    [child] = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert list(here.iterdir()) == []
+    assert not child.is_running()
 
 
 def test_a_missing_adapter(tmp_path: Path, quick: dict[str, Answer]) -> None:
@@ -169,7 +241,10 @@ def test_two_devices_in_one_group() -> None:
 def results_of(call: Any, *arguments: Any) -> dict[str, list[Any]]:
     stream = io.StringIO()
     call(device.Emitter(stream), *arguments)
-    return children._results(stream.getvalue() + '{"cut o')
+    found: dict[str, list[Any]] = {}
+    for kind, value in children._results(stream.getvalue() + '{"cut o'):
+        found.setdefault(kind, []).append(value)
+    return found
 
 
 def test_gpus_as_torch_describes_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +375,9 @@ def test_two_gpus_as_text() -> None:
             ],
         },
     )
-    lines = text(report).splitlines()
+    checks = [line for place, some in report.checks.items() for check in some for line in check_lines(place, check)]
+    lines = [*machine_lines(report), *version_lines(report), *gpu_lines(report), *checks]
+    lines += [*kernel_lines(report.kernels), last_line(report)]
     assert max(map(len, lines)) <= 80
     for line in (
         "  cuda:0         NVIDIA H100 80GB HBM3, 84.0 of 85.0 GB free, capability 9.0,",

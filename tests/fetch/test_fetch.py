@@ -138,12 +138,18 @@ def test_the_whole_pipeline(user: User, demo: Path) -> None:
     # Again: nothing is downloaded, and a program reads the same from stdout.
     user.hub.requests.clear()
     out, err = user.run("fetch", "p.yaml", "--json")
-    assert err == ["checking 13 files that are already here"]
+    assert err == ["checking 13 files already here"]
     assert not [one for one in user.hub.requests if one.method == "GET" and not one.path.startswith("/api/")]
     summary: dict[str, Any] = json.loads("\n".join(out))
     assert [one["name"] for one in summary["files"]] == ["base", "resampler", "id", "detector", "recognizer"]
     assert summary["files"][1]["bytes"] == len(user.hub.repository["lynx/resampler.safetensors"])
     assert summary["files"][0]["license"] == "apache-2.0"
+
+
+def test_quiet(user: User) -> None:
+    out, err = user.run("fetch", "p.yaml", "--quiet")
+    assert err == []
+    assert [line.split()[0] for line in out] == ["base", "resampler", "id", "detector", "recognizer"]
 
 
 def test_a_lora_and_a_single_file(user: User) -> None:

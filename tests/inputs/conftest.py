@@ -9,6 +9,7 @@ import pytest
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
+from tests.helpers.json_schemas import schema_mistakes
 from tests.helpers.manifests import LITE, Complain, Load
 
 
@@ -27,11 +28,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def load(folder: Path) -> Load:
-    """``load(text, overrides=(), only=())`` writes m.yaml and loads it."""
+    """``load(text, overrides=(), only=())`` writes m.yaml and loads it. The schema must accept it, too."""
 
     def run(text: str, **options: object) -> Campaign:
         (folder / "m.yaml").write_text(text)
-        return load_campaign("m.yaml", **options)  # type: ignore[arg-type]
+        campaign = load_campaign("m.yaml", **options)  # type: ignore[arg-type]
+        assert schema_mistakes("manifest", folder / "m.yaml") == []
+        return campaign
 
     return run
 

@@ -73,7 +73,7 @@ def test_in_every_place(tmp_path: Path, name: str) -> None:
         ("widht", SamplingOverrides.model_fields, "did you mean 'width'? (allowed"),
         ("lora", ModelSpec.model_fields, "did you mean 'loras'? It is a list of files"),
         ("ouptut", ManifestFile.model_fields, "did you mean 'output'? (allowed"),
-        ("qqqqq", ManifestFile.model_fields, "(allowed"),
+        ("qqqqq", ManifestFile.model_fields, "allowed: version, "),
         (
             "start_percent",
             Sampling.model_fields,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynx_parallel.inputs.entries import ID
-from lynx_parallel.inputs.ids import digits, made_id, prompt_id
+from lynx_parallel.inputs.ids import digits, free_id, made_id, prompt_id
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,11 @@ def test_ids_of_texts() -> None:
     assert prompt_id(text) == "a-person-carves-a-pumpkin-on-a-porch-in-" + digits(text)
     assert prompt_id("Á") == "a-" + digits("Á")
     assert prompt_id("走") == "p-" + digits("走")
+
+
+def test_free_ids() -> None:
+    taken: set[str] = set()
+    names = ["ada", "Ada", "ada", "ada-2", "x.part", "ä" * 3, "y" * 100, "Y" * 100]
+    made = [free_id(name, taken) for name in names]
+    assert made == ["ada", "Ada-2", "ada-3", "ada-2-2", "x-part", "aaa", "y" * 100, "Y" * 98 + "-2"]
+    assert taken == {one.casefold() for one in made}

@@ -23,15 +23,15 @@ def test_patterns(load: Load, pattern: str, name: str) -> None:
     assert load(HEAD + BOTH + PROMPTS + f'name: "{pattern}"\n').shots[0].name == name
 
 
-FIELDS = "(allowed: subject, prompt, variant, take, seed)"
+FIELDS = "allowed: subject, prompt, variant, take, seed"
 
 
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("{subjct}", f"{{subjct}}: unknown field; did you mean 'subject'? {FIELDS}"),
+        ("{subjct}", f"{{subjct}}: unknown field; did you mean 'subject'? ({FIELDS})"),
         ("{}", f"{{}}: unknown field; {FIELDS}"),
-        ("{subject.x}", f"{{subject.x}}: unknown field; did you mean 'subject'? {FIELDS}"),
+        ("{subject.x}", f"{{subject.x}}: unknown field; did you mean 'subject'? ({FIELDS})"),
         ("{subject:>10}", "{subject}: takes no format"),
         ("{subject!r}", "{subject}: takes no format"),
         ("{take!s}", "{take}: a format is like {take:02}"),

@@ -81,7 +81,7 @@ def test_only(load: Load, only: list[str], ids: list[str]) -> None:
 
 def test_only_must_fit(complain: Complain) -> None:
     assert complain(TEXT, only=["ada/*", "ADA/*", "bob/runn"]) == [
-        "--only 'ADA/*': fits no shot; did you mean 'ada/run'? (subject/prompt: ada/walk, ada/run, bob/walk, bob/run)",
+        "--only 'ADA/*': fits no shot; did you mean 'ada/*'? (subject/prompt: ada/walk, ada/run, bob/walk, bob/run)",
         "--only 'bob/runn': fits no shot; did you mean 'bob/run'?"
         " (subject/prompt: ada/walk, ada/run, bob/walk, bob/run)",
     ]

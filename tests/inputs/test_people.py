@@ -138,7 +138,7 @@ def test_wrong_tables(people: Path, complain: Complain, table: str, lines: list[
         ("{from: none.csv}", "m.yaml:4: subjects.from: 'none.csv': missing file"),
         ("{from: d.csv}", "m.yaml:4: subjects.from: 'd.csv': not a regular file"),
         ("{from: faces/people.csv, vars: {a b: x}}", "m.yaml:4: subjects.vars.'a b': 'a b': a var's name is"),
-        ("{from: faces/people.csv, id: x}", "m.yaml:4: subjects.id: unknown key; (allowed: from, face,"),
+        ("{from: faces/people.csv, id: x}", "m.yaml:4: subjects.id: unknown key; allowed: from, face,"),
     ],
 )
 def test_wrong_entries(folder: Path, people: Path, complain: Complain, subjects: str, line: str) -> None:

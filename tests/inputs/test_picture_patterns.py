@@ -219,7 +219,7 @@ def test_settings_for_all_pictures(folder: Path, load: Load) -> None:
     [
         (", vars: {a b: x}", "m.yaml:4: subjects.vars.'a b': 'a b': a var's name is a letter or '_', then letters"),
         (", sampling: {ip_scale: x}", "m.yaml:4: subjects.sampling.ip_scale: 'x': must be a finite number from 0"),
-        (", image: x", "m.yaml:4: subjects.image: unknown key; (allowed: from, face, vars, sampling, consent, labels)"),
+        (", image: x", "m.yaml:4: subjects.image: unknown key; allowed: from, face, vars, sampling, consent, labels"),
         (", consent: {scope: x}", "m.yaml:4: subjects.consent.ref: missing: text that says where the consent is filed"),
     ],
 )

@@ -269,8 +269,8 @@ def test_wrong_adapter(folder: Path, file: str, said: str) -> None:
             [
                 "p.yaml:2: model.adapters.loras: unknown key; did you mean 'model.loras' in the pipeline file?"
                 " (allowed: resampler, id, ref)",
-                "p.yaml:2: model.face: unknown key; (allowed: base, adapters, transformer, transformer_2,"
-                " adapters_expert, loras, loras_on_reference, dtype, vae_dtype)",
+                "p.yaml:2: model.face: unknown key; allowed: base, adapters, transformer, transformer_2,"
+                " adapters_expert, loras, loras_on_reference, dtype, vae_dtype",
             ],
         ),
         (
@@ -308,7 +308,7 @@ def test_wrong_names(folder: Path) -> None:
     ]
     with pytest.raises(InputErrors) as caught:
         load_pipeline(Path("none.yaml"))
-    assert caught.value.lines == ["none.yaml:1: missing file"]
+    assert caught.value.lines == ["none.yaml: no such pipeline file"]
 
 
 def test_the_precision_of_the_vae(folder: Path) -> None:

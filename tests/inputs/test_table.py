@@ -11,12 +11,12 @@ from tests.helpers.manifests import BOTH, HEAD, PROMPTS, Complain, Load
 
 TEXT = HEAD + BOTH + PROMPTS + "shots: {from: t.csv}\n"
 COLUMNS = (
-    "(allowed: subject, prompt, prompt_text, takes, seed, priority, start_image, sampling.width, sampling.height,"
+    "allowed: subject, prompt, prompt_text, takes, seed, priority, start_image, sampling.width, sampling.height,"
     " sampling.num_frames, sampling.fps, sampling.num_inference_steps, sampling.scheduler, sampling.flow_shift,"
     " sampling.sigma_schedule, sampling.sigmas, sampling.timesteps, sampling.guidance_scale,"
     " sampling.guidance_scale_2, sampling.boundary_ratio, sampling.guidance_scale_i, sampling.ip_scale,"
     " sampling.ref_scale, sampling.negative_prompt, sampling.reference_latent, sampling.reference_size,"
-    " sampling.identity_window, sampling.ref_blocks, sampling.seed)"
+    " sampling.identity_window, sampling.ref_blocks, sampling.seed"
 )
 
 IGNORED = "a name that starts with _ is ignored"
@@ -62,9 +62,9 @@ def test_prompts_may_all_be_in_the_table(folder: Path, load: Load) -> None:
         ("", ["t.csv:1: is empty: the first row names the columns"]),
         ("subject,prompt\n", ["t.csv:1: has no rows: at least one shot must result"]),
         ("\n\n  ,\nsubject,prompt\nada,none\n", [
-            "t.csv:5: column prompt: 'none': no such prompt; (allowed: walk, run)"]),
+            "t.csv:5: column prompt: 'none': no such prompt; allowed: walk, run"]),
         ("subject,promt,x y\nada,run,1\n", [
-            f"t.csv:1: column 'promt': unknown column; did you mean 'prompt'? {COLUMNS}; {IGNORED}",
+            f"t.csv:1: column 'promt': unknown column; did you mean 'prompt'? ({COLUMNS}); {IGNORED}",
             f"t.csv:1: column 'x y': unknown column; {COLUMNS}; {IGNORED}",
             "t.csv:1: column prompt or prompt_text: missing"]),
         ("prompt,prompt\nrun,run\n", [
@@ -83,16 +83,16 @@ def test_prompts_may_all_be_in_the_table(folder: Path, load: Load) -> None:
             "t.csv:3: column seed: 'yes': must be a whole number from 0 to 2^63-1"]),
         ("subject,prompt\nada\n\"a\nb\",run\nada,run,1\n", [
             "t.csv:2: columns prompt and prompt_text: neither is given: a row needs an id, a text, or both",
-            "t.csv:3: column subject: 'a\\nb': no such subject; (allowed: ada, bob)",
+            "t.csv:3: column subject: 'a\\nb': no such subject; allowed: ada, bob",
             "t.csv:5: row has 3 cells, the header has 2: '1'"]),
         ("subject,prompt\nada,run\nada,*\n", [
             "t.csv:3: row: ada/run with seed 42 is given twice, first on line 2"]),
         ("subject,prompt_text\nada,a {b}\nada,{c.d}\n", [
-            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person); or write {b|a default}",
+            "t.csv:2: row: {b}: subject 'ada' has no such var; its vars: person; or write {b|a default}",
             "t.csv:3: column prompt_text: '{c.d}': only {name} and {name|default} fields work; write {{ and }} for"
             " braces"]),
         ("subject,prompt_text\nada,a {b}\n", [
-            "t.csv:2: row: {b}: subject 'ada' has no such var; (its vars: person); or write {b|a default}"]),
+            "t.csv:2: row: {b}: subject 'ada' has no such var; its vars: person; or write {b|a default}"]),
         ("subject,prompt,takes\nada,run,9999999\n", [
             "t.csv:2: row: makes more than 1000000 shots: split the manifest"]),
         ("subject,prompt\nada,\"run\n", ["t.csv:2: not a valid table: unexpected end of data"]),
@@ -115,7 +115,7 @@ def test_an_adhoc_id_that_is_taken(folder: Path, complain: Complain) -> None:
 
 def test_all_prompts_of_none(folder: Path, complain: Complain) -> None:
     (folder / "t.csv").write_text("subject,prompt\nada,*\n")
-    assert complain(TEXT.replace(PROMPTS, "")) == ["t.csv:2: column prompt: '*': no such prompt; (allowed: none)"]
+    assert complain(TEXT.replace(PROMPTS, "")) == ["t.csv:2: column prompt: '*': no such prompt; allowed: none"]
 
 
 def test_not_utf8(folder: Path, complain: Complain) -> None:
@@ -194,8 +194,8 @@ def test_prompts_of_a_table_alone_are_known_by_id(folder: Path, load: Load) -> N
             " (ASCII)"]),
         ("ada,a,{x\nbob,a,\n", [
             "t.csv:2: column prompt_text: a single '{': write {{ and }} for braces",
-            "t.csv:3: column prompt: 'a': no such prompt; (allowed: walk, run)"]),
-        ("ada,a,x\nbob,b,\n", ["t.csv:3: column prompt: 'b': no such prompt; (allowed: walk, run, a)"]),
+            "t.csv:3: column prompt: 'a': no such prompt; allowed: walk, run"]),
+        ("ada,a,x\nbob,b,\n", ["t.csv:3: column prompt: 'b': no such prompt; allowed: walk, run, a"]),
     ],
 )  # fmt: skip
 def test_wrong_ids_and_texts(folder: Path, complain: Complain, rows: str, lines: list[str]) -> None:

@@ -136,7 +136,7 @@ def test_aliases_deeper_than_the_limit(tmp_path: Path) -> None:
 
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, lines = read(tmp_path, b"a: 1\n" + b"#" * files.MAX_BYTES)
-    assert lines == ["1: larger than 16 MiB"]
+    assert lines == ["0: larger than 16 MiB"]
     monkeypatch.setattr(yaml_lines, "MAX_VALUES", 10)
     _, lines = read(tmp_path, "a:\n" + "- x\n" * 20)
     assert [line.partition(": ")[2] for line in lines] == ["more than 10 values"]
@@ -146,12 +146,12 @@ def test_not_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name, said in [
-        ("", "1: is a folder, not a file"),
-        ("pipe", "1: not a regular file"),
-        ("missing", "1: missing file"),
-        ("x" * 5000, "1: cannot be read: File name too long"),
-        ("a\0b", "1: not a possible path"),
-        ("loop", "1: cannot be read: Too many levels of symbolic links"),
+        ("", "0: is a folder, not a file"),
+        ("pipe", "0: not a regular file"),
+        ("missing", "0: missing file"),
+        ("x" * 5000, "0: cannot be read: File name too long"),
+        ("a\0b", "0: not a possible path"),
+        ("loop", "0: cannot be read: Too many levels of symbolic links"),
     ]:
         problems = Problems()
         assert read_yaml(tmp_path / name, problems) is None

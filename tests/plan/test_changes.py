@@ -243,6 +243,17 @@ def test_another_numerics_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert brief([change])[0][2:] == (("numerics 1 → 2",), ["lynx-parallel 0.1.0 made them, this is 9.0"])
 
 
+def test_a_comment_in_a_shipped_pipeline_is_no_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the line that names the schema, which a new version has added."""
+    made(folder, manifest=SHIPPED)
+    edit(folder / "installed" / "pipelines" / "full.yaml", "version: 1", "# $schema=pipeline.json\nversion: 1")
+    assert found(folder) == []
+    monkeypatch.setattr(identity, "NUMERICS", 2)
+    monkeypatch.setattr(lynx_parallel, "__version__", "9.0")
+    [change] = found(folder)
+    assert [cause.text for cause in change.causes] == ["lynx-parallel 0.1.0 made them, this is 9.0"]
+
+
 def test_another_default_of_the_package_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's files are the same, and give another value today."""
     made(folder)
@@ -360,10 +371,12 @@ def test_without_a_terminal_one_line_says_what_to_do(asked: list[Change], tmp_pa
         "given when they were made. To keep the finished shots, give --set video.crf=24. To make them again, add --yes "
         "or set LYNX_YES=1."
     ]
+    assert lines == [], "the refusal alone gives the reason"
+    assert not (tmp_path / "approvals").exists()
+    approve(asked, Approvals(tmp_path / "approvals"), True, lines.append)
     assert lines == [
         "4 finished shots to encode again: video.crf 24 → 18 (--set video.crf=24 was given when they were made)"
     ]
-    assert not (tmp_path / "approvals").exists()
 
 
 @pytest.mark.parametrize("how", ["--yes", "LYNX_YES", "terminal"])

@@ -40,6 +40,12 @@ def test_a_bar_on_a_terminal() -> None:
     assert said == []
 
 
+def test_no_bar_and_no_line() -> None:
+    with Transfer(10, 0, "downloaded", None, lambda line: None) as running:
+        running.advance(10)
+    assert running.arrived == 10
+
+
 def test_stopped() -> None:
     running = Transfer(10, 0, "downloaded", io.StringIO(), print)
     running.advance(1)

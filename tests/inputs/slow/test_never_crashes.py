@@ -17,7 +17,7 @@ from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.pipeline_files import load_pipeline
 
-WHERE = re.compile(r"(m\.yaml|lite\.yaml|p\.yaml|t\.csv|t\.xlsx):\d+: .|--(set|only) .")
+WHERE = re.compile(r"(m\.yaml|lite\.yaml|p\.yaml|t\.csv|t\.xlsx)(:\d+)?: .|--(set|only) .")
 QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 MANIFEST: dict[str, Any] = {
