@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "fetch": {"plan", "view", "inputs", "output", "failures", "errors", "text"},
     "engine": {"rank", "plan", "inputs", "output", "failures", "errors", "text"},
     "rank": {"pipeline", "parallel", "stages", "subject", "model", "inputs", "output", "failures", "errors", "text"},
-    "pipeline": {"stages", "subject", "model", "plan", "inputs", "errors"},
+    "pipeline": {"stages", "subject", "model", "plan", "inputs"},
     "parallel": {"stages", "model", "inputs"},
     "stages": {"model", "inputs", "output", "errors"},
     "plan": {"demo", "inputs", "output", "errors", "text"},

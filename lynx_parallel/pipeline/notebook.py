@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 
-from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.call import is_list, read_call, read_spec
-from lynx_parallel.inputs.cluster import Attention
+from lynx_parallel.inputs.cluster import ATTENTION, Attention
 from lynx_parallel.inputs.embedding_file import as_embedding
 from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec, VaeDtype, Video
 from lynx_parallel.inputs.pipeline_files import load_pipeline
+from lynx_parallel.inputs.problems import Problems, one_of, shown_value
 from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.weight_files import Expert
 from lynx_parallel.model.attention import LocalTokens, choose_kernel
@@ -67,6 +67,8 @@ class LynxPipeline(ShotPipeline):
     Attributes:
         sampling: settings from which calls start: those of the pipeline file, or the defaults of ``Sampling``.
         video: encoding of the files that ``LynxOutput.save`` writes.
+        faces: the face models. Any object with a ``detector`` (see ``subject.detection.Detector``) and a
+            ``recognizer`` (whose ``embed`` takes a crop [112, 112, 3] and returns a vector [512]) may replace them.
     """
 
     sampling = Sampling()
@@ -87,7 +89,8 @@ class LynxPipeline(ShotPipeline):
     ) -> Self:
         """Loads all that a pipeline file names: weights, LoRAs, face models, precision, sampling and encoding.
 
-        A call then gives the latents that ``lynx-render`` gives on one rank, for the same picture, prompt and settings.
+        A call then gives the latents that ``lynx-render`` gives on one rank, for the same picture, prompt and settings:
+        bit for bit, on the CPU with the same number of threads (``torch.set_num_threads``).
 
         Args:
             pipeline: name of a shipped pipeline, such as ``lynx-full``, or a pipeline file.
@@ -104,7 +107,7 @@ class LynxPipeline(ShotPipeline):
         """
         spec = load_pipeline(pipeline)
         dtype = getattr(torch, spec.model.dtype)
-        _check_device(device)
+        _check(device, attention)
         kernel = choose_kernel(attention, torch.device(device), dtype)
         face = find_face_models(spec.face) if face_models else None
         pipe = cls.from_files(
@@ -157,7 +160,7 @@ class LynxPipeline(ShotPipeline):
         }
         spec = read_spec(ModelSpec, given)
         files = None if face is None else find_face_models(read_spec(FaceSpec, face, "face"))
-        _check_device(device)
+        _check(device)
         pipe = cls.from_files(
             find_weights(spec), files, dtype=dtype, vae_dtype=vae_dtype, device=device,
             keep_projections=keep_projections,
@@ -286,6 +289,11 @@ class LynxPipeline(ShotPipeline):
         return tqdm(**{"total": steps, "desc": title, **self._progress_bar_config})
 
 
-def _check_device(device: torch.device | str) -> None:
+def _check(device: torch.device | str, attention: str = "auto") -> None:
+    """Raises InputErrors for a device or an attention kernel that does not exist."""
+    problems = Problems()
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise InputErrors([f"device={str(device)!r}: torch {torch.__version__} sees no CUDA device here: use 'cpu'"])
+        problems.option(f"device={str(device)!r}: torch {torch.__version__} sees no CUDA device here: use 'cpu'")
+    if attention not in ATTENTION:
+        problems.option(f"attention={shown_value(attention)}: must be {one_of(ATTENTION)}")
+    problems.raise_if_any()

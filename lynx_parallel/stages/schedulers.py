@@ -105,10 +105,8 @@ def own_scheduler(
         if hasattr(made, "set_begin_index"):
             made.set_begin_index(0)
     if not all(hasattr(made, name) for name in ("step", "timesteps")):
-        shown = type(made).__name__
-        raise InputErrors(
-            [f"scheduler: a {shown}: must be a name, a diffusers scheduler, or a function that makes one"]
-        )
+        allowed = "must be a name, a scheduler of diffusers, or a function that makes a scheduler"
+        raise InputErrors([f"scheduler: of type {type(made).__name__}: {allowed}"])
     if not hasattr(made, "init_noise_sigma"):  # diffusers' flow-matching classes have none
         made.init_noise_sigma = 1.0
     return made
