@@ -112,14 +112,14 @@ def test_a_first_frame_may_be_a_pil_picture(demo: Path, tmp_path: Path) -> None:
     made = LynxPipeline.from_files(weights_of(base, demo), dtype=torch.float32)
     made.set_progress_bar_config(disable=True)
     picture = first_frame()
-    person = {"image": PICTURE, "embedding": FACES / "astronaut.safetensors", "landmarks": LANDMARKS["astronaut"]}
-    size = {"width": 80, "height": 48, "num_frames": 5, "num_inference_steps": 1}
-    one, other = (
-        made(PROMPT, start_image=start, **person, **size).latents for start in (picture, Image.fromarray(picture))
-    )
+    given: dict[str, Any] = {
+        "image": PICTURE, "embedding": FACES / "astronaut.safetensors", "landmarks": LANDMARKS["astronaut"],
+        "width": 80, "height": 48, "num_frames": 5, "num_inference_steps": 1,
+    }  # fmt: skip
+    one, other = (made(PROMPT, start_image=start, **given).latents for start in (picture, Image.fromarray(picture)))
     assert torch.equal(one, other)
     with pytest.raises(SubjectError, match=r"^start_image: of type int: must be a path"):
-        made(PROMPT, start_image=3, **person, **size)
+        made(PROMPT, **{**given, "start_image": 3})
 
 
 # Several prompts

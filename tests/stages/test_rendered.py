@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from lynx_parallel.errors import InputErrors, RenderError
 from lynx_parallel.inputs.pipeline import Video
@@ -47,7 +47,8 @@ def test_webp(tmp_path: Path, lossless: bool) -> None:
     made = output(Video(lossless=lossless))
     made.save(tmp_path / "a.webp", fps=8)
     with Image.open(tmp_path / "a.webp") as picture:
-        assert (picture.format, picture.n_frames, picture.size) == ("WEBP", 9, (64, 48))
+        assert (picture.format, picture.size) == ("WEBP", (64, 48))
+        assert sum(1 for _ in ImageSequence.Iterator(picture)) == 9
         picture.seek(4)
         picture.load()
         assert picture.info["duration"] == 125
