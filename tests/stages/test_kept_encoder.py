@@ -95,9 +95,52 @@ def test_it_makes_room_for_a_video_that_does_not_fit_beside_it(
 def test_what_was_told_does_not_depend_on_memory(kept: KeptEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     free_memory(monkeypatch, 0)
     kept.keep = True
+    kept.needed = lambda sampling: GB
     kept.encode(["a"], {})
     kept.make_room(Sampling())
     assert kept.encoder is not None
+
+
+class OnGpu:
+    """A text encoder of 11 GB, of which only the place matters."""
+
+    bytes = 11 * GB
+
+    def __init__(self, base: Path, *, dtype: torch.dtype, device: torch.device):
+        self.device = device
+
+    def to(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+
+    def __call__(self, prompt: str) -> torch.Tensor:
+        assert self.device.type == "cuda"
+        return torch.zeros(1)
+
+
+def test_between_a_gpu_and_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is needed: the tests replace what measures memory, and the encoder, of which they see the place."""
+    free = {"cuda": 20 * GB}  # beside the encoder, wherever that is
+    kept = KeptEncoder(Path(), dtype=torch.bfloat16, device=torch.device("cuda"))
+    kept.keep, kept.needed = None, lambda sampling: sampling.num_frames * GB
+
+    def measured(device: torch.device) -> int:
+        assert kept.encoder is not None
+        return free["cuda"] - OnGpu.bytes * (kept.encoder.device.type == "cuda")
+
+    monkeypatch.setattr("lynx_parallel.stages.kept_encoder.TextEncoder", OnGpu)
+    monkeypatch.setattr("lynx_parallel.stages.kept_encoder.free_bytes", measured)
+    free_memory(monkeypatch, 64 * GB)
+    places = []
+    for frames in (9, 13, 9, 13):  # 9 + 11 GB fit, 13 + 11 GB do not
+        kept.encode([f"{len(places)}"], {})
+        kept.make_room(Sampling(num_frames=frames))
+        places.append(kept.encoder and kept.encoder.device.type)
+    assert places == ["cuda", "cpu", "cuda", "cpu"]
+    kept.make_room(Sampling(num_frames=9))  # no prompt was new: it waits where it is, if that is allowed
+    free_memory(monkeypatch, 0)
+    kept.encode(["new"], {})
+    kept.make_room(Sampling(num_frames=13))
+    assert (kept.encoder, kept.loads) == (None, 1)
 
 
 def test_freed_it_takes_no_memory(kept: KeptEncoder) -> None:
