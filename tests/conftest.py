@@ -35,6 +35,7 @@ MARKERS = {
     "integration": ("ray",),
     "parallel": ("slow",),
     "parity": ("slow",),
+    "pipeline": ("slow",),
     "rank": ("slow",),
     "upstream": ("slow",),
 }

@@ -1,4 +1,4 @@
-"""Makes UMT5 embeddings of prompts. The text encoder is large, so it is freed after encoding."""
+"""Makes UMT5 embeddings of prompts. The text encoder is large: ``KeptEncoder`` decides how long it stays loaded."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ class TextEncoder:
             raise CheckpointError(f"{base}: text encoder: {str(error).splitlines()[0]}") from error
         self.encoder = encoder.requires_grad_(False).eval().to(device)
         self.device = torch.device(device)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its weights."""
+        return sum(tensor.nbytes for tensor in (*self.encoder.parameters(), *self.encoder.buffers()))
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the encoder. Does nothing if it is there."""
+        if self.device != torch.device(device):
+            self.device = torch.device(device)
+            self.encoder.to(self.device)
 
     @torch.no_grad()
     def __call__(self, prompt: str) -> torch.Tensor:

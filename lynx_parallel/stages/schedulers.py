@@ -10,15 +10,17 @@ resumed shot get the same noise.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
+from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.sampling import RCM_STEPS, Sampling
 
 _RCM_ANGLES = (math.atan(80.0), 1.5, 1.4, 1.0)
@@ -77,6 +79,37 @@ def make_scheduler(config: Mapping[str, Any], sampling: Sampling, device: torch.
     scheduler.timesteps = _timesteps(sigmas, device)
     scheduler.set_begin_index(0)
     return scheduler
+
+
+def own_scheduler(
+    own: Scheduler | Callable[[Sampling], Scheduler], sampling: Sampling, device: torch.device | str = "cpu"
+) -> Scheduler:
+    """Returns a caller's own scheduler at its first step.
+
+    Args:
+        own: a function of the settings, which returns a new scheduler; or a scheduler, of which a copy is made. If it
+            has ``set_timesteps``, as diffusers' schedulers have, that is called with the number of steps.
+
+    Raises:
+        InputErrors: it is no scheduler, or explicit ``sigmas`` or ``timesteps`` are set, which it would not get.
+    """
+    if callable(own):
+        made = own(sampling)
+    else:
+        made = copy.deepcopy(own)
+        if hasattr(made, "set_timesteps"):
+            if given_sigmas(sampling) is not None:
+                remedy = "give a function that makes it"
+                raise InputErrors([f"scheduler: {type(own).__name__}: gets no sigmas or timesteps: {remedy}"])
+            made.set_timesteps(sampling.num_inference_steps, device=device)
+        if hasattr(made, "set_begin_index"):
+            made.set_begin_index(0)
+    if not all(hasattr(made, name) for name in ("step", "timesteps")):
+        allowed = "must be a name, a scheduler of diffusers, or a function that makes a scheduler"
+        raise InputErrors([f"scheduler: of type {type(made).__name__}: {allowed}"])
+    if not hasattr(made, "init_noise_sigma"):  # diffusers' flow-matching classes have none
+        made.init_noise_sigma = 1.0
+    return made
 
 
 def given_sigmas(sampling: Sampling) -> list[float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, MutableMapping
+from collections.abc import Hashable, Iterable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.precision import Fp32Precision
 from lynx_parallel.stages.conditioning import ShotInputs
 from lynx_parallel.stages.first_frame import FirstFrames
+from lynx_parallel.stages.kept_encoder import KeptEncoder
 from lynx_parallel.stages.latents import encode_reference, initial_noise
-from lynx_parallel.stages.prompt import encode_prompts, pad
+from lynx_parallel.stages.prompt import pad
 
 
 class InputMaker:
@@ -25,6 +26,7 @@ class InputMaker:
 
     Attributes:
         encoded_prompts: embeddings by prompt.
+        text_encoder: what makes them. By default it is loaded for each new prompt, and freed afterwards.
 
     Args:
         base: model folder in diffusers layout.
@@ -45,14 +47,23 @@ class InputMaker:
         precision: Fp32Precision,
     ):
         self.encoded_prompts: MutableMapping[str, torch.Tensor] = {}
-        self._base, self._vae, self._resampler = base, vae, resampler
+        self.text_encoder = KeptEncoder(base, dtype=dtype, device=device)
+        self._vae, self._resampler = vae, resampler
         self._first_frames = FirstFrames(base, config, vae, device, precision)
         self._dtype, self._device, self._precision = dtype, device, precision
         self._unconditional: dict[Hashable, torch.Tensor] = {}
 
-    def encode_prompts(self, prompts: list[str]) -> None:
-        """Makes the embeddings of these prompts. Loads the text encoder for it, and frees it afterwards."""
-        encode_prompts(self._base, prompts, self.encoded_prompts, dtype=self._dtype, device=self._device)
+    def encode_prompts(self, prompts: Iterable[str]) -> None:
+        """Makes the embeddings of these prompts, as far as they are missing."""
+        self.text_encoder.encode(prompts, self.encoded_prompts)
+
+    def texts(self, prompt: str, sampling: Sampling, *, reference: bool) -> list[str]:
+        """Returns all texts of a shot.
+
+        Args:
+            reference: whether the shot has a reference pass.
+        """
+        return [prompt, sampling.negative_prompt, *([REFERENCE_PROMPT] if reference else [])]
 
     def prompt_embeds(self, prompt: str) -> torch.Tensor:
         """Returns a prompt's embedding, [1, 512, text_dim]. Encodes it if that was not done before."""
@@ -78,7 +89,8 @@ class InputMaker:
         Raises:
             ValueError: ``start_image`` is missing, or the base takes none.
         """
-        self.encode_prompts([prompt, sampling.negative_prompt])
+        self.encode_prompts(self.texts(prompt, sampling, reference=reference_latents is not None))
+        self.text_encoder.make_room(sampling)
         inputs = ShotInputs(
             noise=initial_noise(sampling.width, sampling.height, sampling.num_frames, sampling.seed).to(self._device),
             prompt_embeds=self.prompt_embeds(prompt),

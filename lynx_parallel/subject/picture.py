@@ -6,13 +6,14 @@ Ranks call it. Imports no torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lynx_parallel.errors import SubjectError
-from lynx_parallel.inputs.picture_file import open_picture, outside_mistake
+from lynx_parallel.inputs.picture_file import MAX_PIXELS, open_picture, outside_mistake
+from lynx_parallel.text import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +39,41 @@ def read_picture(path: Path | str) -> Picture:
 
     with open_picture(path) as image:
         return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def as_picture(picture: Any, argument: str) -> Picture:
+    """Returns a picture that a caller gave as RGB [H, W, 3]: a path, a PIL picture or an array.
+
+    A PIL picture is treated as a file is, see ``read_picture``. An array is used as it is.
+
+    Args:
+        argument: name of the caller's argument, for messages.
+
+    Raises:
+        SubjectError: one line that starts with ``argument``.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(picture, str | Path):
+        try:
+            return read_picture(picture)
+        except SubjectError as error:
+            raise SubjectError(f"{argument}: {error}") from error
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            shown = f"{picture.dtype} {list(picture.shape)}"
+            raise SubjectError(f"{argument}: an array {shown}: must be uint8 RGB [H, W, 3]")
+        return picture
+    if not isinstance(picture, Image.Image):
+        kind = type(picture).__name__
+        raise SubjectError(f"{argument}: of type {kind}: must be a path, a PIL picture or a uint8 RGB array [H, W, 3]")
+    width, height = picture.size
+    if not width or not height or width * height > MAX_PIXELS:
+        raise SubjectError(f"{argument}: {width}x{height} pixels: must be 1 to {MAX_PIXELS // 10**6} million pixels")
+    try:
+        return _to_rgb(ImageOps.exif_transpose(picture))
+    except Exception as error:  # decoders raise many kinds, also here: PIL decodes a file when it is first used
+        raise SubjectError(f"{argument}: cannot be read: {one_line(error)}") from error
 
 
 def _to_rgb(image: Image.Image) -> Picture:

@@ -21,6 +21,7 @@ NOT_IMPORTED = {
     "sentencepiece": "transformers reads the tokenizer's spiece.model with it",
     "flash-attn": "optional; imported where it is installed",
     "onnxruntime": "insightface runs its detectors with it, and does not install it",
+    "ipykernel": "nbclient runs docs/notebook.ipynb with it",
     "hatchling": "builds the wheel in tests/integration/test_wheel.py",
     "mypy": "make check",
     "ruff": "make check",

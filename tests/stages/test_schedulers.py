@@ -8,10 +8,17 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
+from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.sampling import Sampling, SchedulerName, sampling_mistake
-from lynx_parallel.stages.schedulers import make_scheduler, step_noise
+from lynx_parallel.stages.schedulers import (
+    EulerScheduler,
+    default_sigmas,
+    make_scheduler,
+    own_scheduler,
+    step_noise,
+)
 
 CONFIG = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": 1000, "solver_order": 2}
 NAMES = get_args(get_args(SchedulerName)[0])
@@ -155,3 +162,49 @@ def test_settings_that_contradict_each_other(settings: dict[str, Any], part: str
     assert mistake is not None
     assert part in mistake
     assert sampling_mistake(Sampling()) is None
+
+
+# A caller's own
+
+
+def walk(scheduler: Any) -> torch.Tensor:
+    x = start() * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(velocity(x, float(timestep)), timestep, x, return_dict=False)[0]
+    return x
+
+
+def test_a_scheduler_of_diffusers_is_copied_and_set_to_the_steps() -> None:
+    sampling = Sampling(num_inference_steps=5, flow_shift=5.0, sigma_schedule="diffusers")
+    own = UniPCMultistepScheduler.from_config({**CONFIG, "flow_shift": 5.0})
+    for _ in range(2):  # the first walk leaves no trace
+        assert torch.equal(walk(own_scheduler(own, sampling)), run(sampling))
+    assert own.num_inference_steps is None
+
+
+def test_a_function_gets_the_settings() -> None:
+    sampling = Sampling(num_inference_steps=4, scheduler="euler", flow_shift=3.0)
+    made = own_scheduler(lambda given: EulerScheduler(default_sigmas(given)), sampling)
+    assert torch.equal(walk(made), run(sampling))
+
+
+def test_a_scheduler_without_set_timesteps_is_used_as_it_is() -> None:
+    own = EulerScheduler(SHIFT_5)
+    for _ in range(2):
+        assert torch.equal(walk(own_scheduler(own, Sampling(num_inference_steps=50))), walk(EulerScheduler(SHIFT_5)))
+    assert own.step_index == 0
+
+
+def test_a_flow_matching_class_of_diffusers_needs_no_factor() -> None:
+    made = own_scheduler(FlowMatchEulerDiscreteScheduler(), Sampling(num_inference_steps=3))
+    assert (len(made.timesteps), made.init_noise_sigma) == (3, 1.0)
+    assert walk(made).isfinite().all()
+
+
+def test_what_is_no_scheduler_is_one_line() -> None:
+    for own in (3, lambda sampling: "euler"):
+        with pytest.raises(InputErrors, match=r"^scheduler: of type (int|str): must be a name, a scheduler of diffuse"):
+            own_scheduler(own, Sampling())
+    sigmas = Sampling(sigmas=SHIFT_5, num_inference_steps=4)
+    with pytest.raises(InputErrors, match=r"^scheduler: UniPC.*: gets no sigmas or timesteps: give a function"):
+        own_scheduler(UniPCMultistepScheduler.from_config(CONFIG), sigmas)

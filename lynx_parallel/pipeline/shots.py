@@ -1,13 +1,12 @@
-"""LynxPipeline: one subject, one prompt, one video, in this process. For notebooks and for ranks.
+"""ShotPipeline: what ranks and notebooks do alike with the loaded weights, from a picture and a prompt to frames.
 
-The ranks of a gang use the same class with a parallelised transformer. Rank 0 makes the ``ShotInputs``. All ranks call
-``denoise`` with them.
+The ranks of a gang use it with a parallelised transformer. Rank 0 makes the ``ShotInputs``. All ranks call ``denoise``
+with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,15 +18,14 @@ from lynx_parallel.inputs.base_configs import check_base
 from lynx_parallel.inputs.embedding_file import read_embedding
 from lynx_parallel.inputs.guidance import inside_window
 from lynx_parallel.inputs.memory import CONDITIONING_ENTRIES
-from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec, VaeDtype
+from lynx_parallel.inputs.pipeline import VaeDtype
 from lynx_parallel.inputs.sampling import Sampling
-from lynx_parallel.inputs.weight_files import Expert, FaceFiles, WeightFiles
+from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.model.adapters import Resampler
 from lynx_parallel.model.checkpoints import load_experts, load_resampler, load_scheduler_config, load_vae
 from lynx_parallel.model.experts import Experts
 from lynx_parallel.model.precision import VAE_PRECISIONS, Fp32Precision, use_ieee
 from lynx_parallel.model.transformer import LynxTransformer
-from lynx_parallel.plan.weights import find_face_models, find_weights
 from lynx_parallel.stages.conditioning import ConditioningCache, ShotInputs, make_phase
 from lynx_parallel.stages.denoise import LocalGuidance, Phase, Step, denoise
 from lynx_parallel.stages.latents import decode, to_frames
@@ -36,24 +34,11 @@ from lynx_parallel.stages.schedulers import Scheduler, make_scheduler
 from lynx_parallel.stages.shot_inputs import InputMaker
 from lynx_parallel.subject.detection import FaceChoice
 from lynx_parallel.subject.person import FaceModels, Person, identify_person
-from lynx_parallel.subject.picture import read_picture
+from lynx_parallel.subject.picture import as_picture, read_picture
 
 
-@dataclass(frozen=True)
-class LynxOutput:
-    """A rendered video.
-
-    Attributes:
-        frames: uint8 [F, H, W, 3].
-        latents: final latents [1, 16, T, h, w], fp32, normalised.
-    """
-
-    frames: np.ndarray
-    latents: torch.Tensor
-
-
-class LynxPipeline:
-    """The Lynx model, loaded once and called many times. Build it with ``from_pretrained``.
+class ShotPipeline:
+    """The Lynx model, loaded once, and the stages of a shot.
 
     Conditioning that does not change between calls (a subject's reference features, a prompt's keys and values) is
     kept, see ``ConditioningCache``. A pipeline switches TF32 off in the whole process. torch's default for
@@ -86,47 +71,6 @@ class LynxPipeline:
         self.inputs = InputMaker(base, self.transformer.config, vae, resampler, dtype, device, vae_precision)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        base: str | Path,
-        adapters: Mapping[str, str | Path],
-        *,
-        adapters_expert: Expert | None = None,
-        loras: Sequence[str | Path | Mapping[str, Any]] = (),
-        face: Mapping[str, Any] | None = None,
-        dtype: torch.dtype = torch.bfloat16,
-        vae_dtype: VaeDtype = "float32",
-        device: torch.device | str = "cpu",
-        keep_projections: bool = True,
-    ) -> Self:
-        """Loads the base and the adapters.
-
-        Args:
-            base: folder of a Wan model in diffusers layout, or a hub id ``org/name[@revision]``.
-            adapters: ``resampler``, ``id`` and (not for lite) ``ref``: safetensors files, or ``hub:org/repo/path``.
-            adapters_expert: the only expert with adapters, for a base with two; None for both.
-            loras: files, or mappings with ``file``, ``weight`` and ``expert``, as in a pipeline file.
-            face: as in a pipeline file. Without it, calls must give the embedding and the landmarks.
-            dtype: of the transformer, resampler and text encoder.
-            vae_dtype: precision of the VAE, ``float32``, ``tf32`` or ``bfloat16``, as in a pipeline file.
-            keep_projections: as in ``load_transformer``.
-
-        Raises:
-            CheckpointError: a file, key or shape does not fit.
-        """
-        spec = ModelSpec(
-            base=str(base),
-            adapters={name: str(path) for name, path in adapters.items()},  # type: ignore[arg-type]
-            adapters_expert=adapters_expert,
-            loras=[str(lora) if isinstance(lora, Path) else lora for lora in loras],  # type: ignore[arg-type]
-        )
-        files = None if face is None else find_face_models(FaceSpec(**face))
-        return cls.from_files(
-            find_weights(spec), files, dtype=dtype, vae_dtype=vae_dtype, device=device,
-            keep_projections=keep_projections,
-        )  # fmt: skip
-
-    @classmethod
     def from_files(
         cls,
         weights: WeightFiles,
@@ -139,11 +83,16 @@ class LynxPipeline:
         keep_projections: bool = True,
         one_expert: bool = False,
     ) -> Self:
-        """Loads as ``from_pretrained`` does, from local files.
+        """Loads the base and the adapters from local files.
 
         Args:
-            shard: as in ``load_transformer``.
+            dtype: of the transformer, resampler and text encoder.
+            vae_dtype: precision of the VAE, as in a pipeline file.
+            shard, keep_projections: as in ``load_transformer``.
             one_expert: of two transformers, the device holds only the one in use.
+
+        Raises:
+            CheckpointError: a file, key or shape does not fit.
         """
         check_base(weights.base)
         vae = VAE_PRECISIONS[vae_dtype]
@@ -169,60 +118,39 @@ class LynxPipeline:
         """The transformer, or of two the expert of high noise."""
         return self.experts.transformers[0]
 
-    def __call__(
-        self,
-        prompt: str,
-        *,
-        image: np.ndarray | str | Path | None = None,
-        landmarks: Any = None,
-        embedding: np.ndarray | str | Path | None = None,
-        face: FaceChoice = "largest",
-        start_image: np.ndarray | str | Path | None = None,
-        on_step: Callable[[Step], None] | None = None,
-        **sampling: Any,
-    ) -> LynxOutput:
-        """Renders one video.
-
-        Args:
-            image: uint8 RGB [H, W, 3] or a picture file; not needed for lite with an embedding.
-            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first. By default they are
-                found in the picture.
-            embedding: ArcFace vector [512] of the face, or a file of it. By default it is made from the picture.
-            face: which of several faces: ``largest``, ``only`` or the n-th from the left.
-            start_image: the first frame, uint8 RGB or a picture file, for a base that begins with one (I2V).
-            on_step: called after each denoising step.
-            sampling: any field of ``spec.pipeline.Sampling`` (width, height, num_frames, seed, …).
-
-        Raises:
-            SubjectError: picture, landmarks or embedding cannot be used.
-            ValueError: ``start_image`` is missing, or the base takes none.
-        """
-        settings = Sampling(**sampling)
-        person = self.identify(settings, image=image, landmarks=landmarks, embedding=embedding, face=face)
-        first = read_picture(Path(start_image)) if isinstance(start_image, str | Path) else start_image
-        inputs = self.prepare(prompt, settings, person, start_image=first)
-        latents = self.denoise(inputs, settings, on_step)
-        return LynxOutput(frames=self.decode(latents), latents=latents)
-
     def identify(
         self,
         sampling: Sampling,
         *,
-        image: np.ndarray | str | Path | None = None,
+        image: Any = None,
         landmarks: Any = None,
-        embedding: np.ndarray | str | Path | None = None,
+        embedding: Any = None,
         face: FaceChoice = "largest",
     ) -> Person:
-        """Returns what the model needs of a person. Arguments and errors are those of ``__call__``."""
+        """Returns what the model needs of a person.
+
+        Override it to use face models of your own, see ``LynxPipeline``.
+
+        Args:
+            sampling: settings of the shot; its ``reference_size`` matters.
+            image, landmarks, embedding, face: as in ``LynxPipeline.__call__``.
+
+        Raises:
+            SubjectError: picture, landmarks or embedding cannot be used.
+        """
         size = sampling.reference_size if self.experts.have_reference else None
-        needs_picture = size is not None or embedding is None
-        is_file = isinstance(image, str | Path)
+        where, picture = "image", None
+        if isinstance(image, str | Path):
+            where = str(image)
+            picture = read_picture(Path(image)) if size is not None or embedding is None else None
+        elif image is not None:
+            picture = as_picture(image, "image")
         return identify_person(
-            read_picture(Path(image)) if is_file and needs_picture else image,  # type: ignore[arg-type]
-            where=str(image) if is_file else "the picture",
+            picture,
+            where=where,
             models=self.faces,
             landmarks=landmarks,
-            embedding=read_embedding(Path(embedding)) if isinstance(embedding, str | Path) else embedding,
+            embedding=read_embedding(embedding) if isinstance(embedding, str | Path) else embedding,
             choice=face,
             reference_size=size,
         )
@@ -257,7 +185,7 @@ class LynxPipeline:
         return make_phase(transformer, inputs, sampling, self.guidance, self.conditioning, inside=inside)
 
     def make_scheduler(self, sampling: Sampling) -> Scheduler:
-        """Returns the scheduler of these settings at its first step."""
+        """Returns the scheduler of these settings at its first step. Override it to use another one in all calls."""
         return make_scheduler(self.scheduler_config, sampling, self.device)
 
     def denoise(
@@ -267,6 +195,7 @@ class LynxPipeline:
         on_step: Callable[[Step], None] | None = None,
         start: ResumeState | None = None,
         until: int | None = None,
+        scheduler: Scheduler | None = None,
     ) -> torch.Tensor:
         """Returns the final latents [1, 16, T, h, w], fp32, identical on every rank of a gang.
 
@@ -274,9 +203,11 @@ class LynxPipeline:
             on_step: called after each step; ``Step.state()`` is what ``start`` takes.
             start: state from which to resume.
             until: number of steps after which to end, with the latents so far; None makes all.
+            scheduler: at its first step; it is changed. None uses that of ``make_scheduler``.
         """
-        steps, window = sampling.num_inference_steps, sampling.identity_window
-        scheduler = self.make_scheduler(sampling)
+        if scheduler is None:
+            scheduler = self.make_scheduler(sampling)
+        steps, window = len(scheduler.timesteps), sampling.identity_window
         experts = self.experts.of_steps(scheduler.timesteps, sampling.boundary_ratio)
         phases: dict[tuple[int, bool], Phase] = {}
 
