@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lynx_parallel.errors import InputErrors
+from lynx_parallel.errors import NotApproved
 from lynx_parallel.text import counted
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Cal
     answer on the terminal. An approval is stored.
 
     Raises:
-        InputErrors: it is not approved.
+        NotApproved: it is not approved.
     """
     for change in changes:
         say(str(change))
@@ -38,7 +38,7 @@ def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Cal
     if not by and _on_a_terminal() and _agreed(f"Make {_count(asked)} again?"):
         by = "terminal"
     if not by:
-        raise InputErrors([_refusal(asked)])
+        raise NotApproved([_refusal(asked)])
     approvals.add((one for change in asked for one in change.transitions), by, map(str, asked))
 
 

@@ -14,6 +14,7 @@ import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
+from lynx_parallel.cli.help import help, show_help
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
@@ -23,7 +24,8 @@ from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, meant
 from lynx_parallel.cli.verify import verify
 from lynx_parallel.engine.process import check_working_folder, discard_unwritten, ensure_home
-from lynx_parallel.errors import ClusterError, LynxError
+from lynx_parallel.errors import USAGE_CODE, ClusterError, LynxError
+from lynx_parallel.failures import code_of
 from lynx_parallel.text import in_words
 from lynx_parallel.view.lines import Lines, show_log
 
@@ -38,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=_HELP,
 )
-for command in (render, plan, status, failures, report, reroll, takes, verify, forget, doctor, fetch):
+for command in (render, plan, status, failures, report, reroll, takes, verify, forget, doctor, fetch, help):
     app.command(context_settings=_HELP)(command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -87,6 +89,7 @@ def run(arguments: Sequence[str]) -> int:
             error.message += hint
             error.possibilities = None  # options with similar names
         error.show()
+        show_help([USAGE_CODE])
         return int(error.exit_code)
     except (LynxError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and discard_unwritten(sys.stdout):
@@ -95,4 +98,5 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         else:
             Lines(sys.stderr)(in_words(error))
+            show_help([code_of(error)])
         return error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from lynx_parallel.errors import FAULT_CODE
 from lynx_parallel.text import shown_path
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ def print_json(summary: Summary, campaign: Campaign, exit_code: int) -> None:
     """Prints the summary for programs."""
     from lynx_parallel.inputs.notices import notices_as_json
 
-    ended = {**vars(summary), "exit_code": exit_code, "warnings": notices_as_json(campaign.notices)}
+    fault_code = FAULT_CODE if summary.fault else ""
+    ended = {
+        **vars(summary),
+        "fault_code": fault_code,
+        "exit_code": exit_code,
+        "warnings": notices_as_json(campaign.notices),
+    }
     typer.echo(json.dumps({"output": str(campaign.output), **ended}))
 
 

@@ -11,6 +11,7 @@ import typer
 
 from lynx_parallel.cli.approve import approve
 from lynx_parallel.cli.finish import exit_code_of, print_json, run_command, say_summary
+from lynx_parallel.cli.help import show_help
 from lynx_parallel.cli.load import load
 from lynx_parallel.cli.observe import observed
 from lynx_parallel.cli.options import (
@@ -46,7 +47,7 @@ from lynx_parallel.cli.options import (
 from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.cli.report import end_with_report
 from lynx_parallel.cli.takes import review_takes
-from lynx_parallel.errors import ClusterError, InputErrors, LynxError
+from lynx_parallel.errors import FAULT_CODE, ClusterError, InputErrors, LynxError
 from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def render(
         write_report(say)
     if summary.fault:
         print(summary.fault, file=sys.stderr)
+    show_help([*([FAULT_CODE] if summary.fault else []), *summary.codes.values()])
     exit_code = exit_code_of(summary, allow_blocked=allow_blocked)
     if on_finish is not None:
         run_command(on_finish, campaign, summary, exit_code, output=say.stream)

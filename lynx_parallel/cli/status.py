@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynx_parallel.cli.help import show_help
 from lynx_parallel.cli.options import Debug, Json
 from lynx_parallel.cli.target import Target, TargetArgument, find_target
 
@@ -48,7 +49,7 @@ def status(
 def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug = False) -> None:
     """List the shots that failed or are blocked.
 
-    One line each, with the reason and what to do. Exits with 1 if there are any.
+    One line each, with the reason, what to do, and a code for lynx-render help. Exits with 1 if there are any.
     """
     from lynx_parallel.output.shot_states import shot_states
 
@@ -56,13 +57,15 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
     shots = _failed(shot_states(found.output, found.names, read=False))
     if as_json:
         rows = [
-            {"name": shot.name, "state": shot.state, "reason": shot.reason, "logs": shot.logs, "remedy": _remedy(shot)}
+            {"name": shot.name, "state": shot.state, "reason": shot.reason, "logs": shot.logs, "code": _code(shot)}
+            | {"remedy": _remedy(shot)}
             for shot in shots
         ]
         typer.echo(json.dumps({"output": str(found.output.folder), "failures": rows, "exit_code": int(bool(shots))}))
     else:
         for shot in shots:
-            typer.echo(f"{shot.name}: {shot.state}: {shot.reason.rstrip('.')}. {_remedy(shot)}")
+            typer.echo(f"{shot.name}: {shot.state}: {shot.reason.rstrip('.')}. {_remedy(shot)} [{_code(shot)}]")
+        show_help(map(_code, shots))
         if not shots:
             typer.echo(f"{found.shown}: no shot has failed")
     raise typer.Exit(int(bool(shots)))
@@ -70,6 +73,14 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
 
 def _failed(shots: list[ShotState]) -> list[ShotState]:
     return [shot for shot in shots if shot.state in ("failed", "blocked")]
+
+
+def _code(shot: ShotState) -> str:
+    """Returns the code of a shot that failed. Journals of earlier versions have none."""
+    from lynx_parallel.errors import BLOCKED_CODE
+    from lynx_parallel.failures import code_of_reason
+
+    return shot.code or (BLOCKED_CODE if shot.state == "blocked" else code_of_reason(shot.reason))
 
 
 def _remedy(shot: ShotState) -> str:
@@ -101,7 +112,10 @@ def _as_json(found: Target, names: list[str] | None) -> dict[str, Any]:
     from lynx_parallel.output.shot_states import count_states
 
     shots, run, alive, who = _states(found, names)
-    failed = [{"name": one.name, "state": one.state, "reason": one.reason, "logs": one.logs} for one in _failed(shots)]
+    failed = [
+        {"name": one.name, "state": one.state, "reason": one.reason, "logs": one.logs, "code": _code(one)}
+        for one in _failed(shots)
+    ]  # fmt: skip
     return {
         "output": str(found.output.folder), "counts": _with_unknown(count_states(shots), run, names), "alive": alive,
         "driver": who, "run": run.as_json() if run else None, "failures": failed,

@@ -22,7 +22,7 @@ from lynx_parallel.engine.sample import Sample, turns
 from lynx_parallel.engine.settle import settle, unsettled
 from lynx_parallel.engine.signals import Interrupted, deferred_signals, hold, interruptible, signals
 from lynx_parallel.engine.summary import Summary
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.errors import BLOCKED_CODE, ClusterError
 from lynx_parallel.failures import disk_is_full
 from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
@@ -108,7 +108,7 @@ class Driver:
             with self._locked() as (journal, history):
                 plan = self._settled(history, journal)
         self.summary.skipped = [item.shot.name for item in plan.of("done")]
-        self.summary.blocked = [(item.shot.name, item.reason) for item in plan.of("blocked")]
+        self.summary.block((item.shot.name, item.reason) for item in plan.of("blocked"))
         self.summary.seconds = time.monotonic() - began
         return self.summary
 
@@ -148,9 +148,8 @@ class Driver:
         # Another driver may have rendered shots before this one had the lock.
         self._plan = plan = self.replan()
         settle(self.output, plan.of("done"), history, journal)
-        journal.extend(
-            {"event": "blocked", "name": item.shot.name, "reason": item.reason} for item in plan.of("blocked")
-        )
+        blocked = ((item.shot.name, item.reason) for item in plan.of("blocked"))
+        journal.extend({"event": "blocked", "name": name, "reason": why, "code": BLOCKED_CODE} for name, why in blocked)
         return plan
 
     @cached_property

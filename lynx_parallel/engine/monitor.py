@@ -113,9 +113,12 @@ class Monitor:
         if self._working is None and any(gang.stage == "denoising" for gang in gangs):
             self._working = at, fraction
         failures = tuple(
-            FailedShot(name, reason, str(self._output.logs(name, 0).parent.relative_to(self._output.folder)))
+            FailedShot(
+                name, reason, str(self._output.logs(name, 0).parent.relative_to(self._output.folder)),
+                summary.codes.get(name, ""),
+            )
             for name, reason in summary.failed[-MOST_FAILURES:]
-        )
+        )  # fmt: skip
         return replace(
             self._first, updated=now(), state=state if exit_code is None else "ended",
             rendered=len(summary.rendered), encoded=len(summary.encoded), failed=len(summary.failed),

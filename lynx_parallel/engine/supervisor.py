@@ -18,7 +18,8 @@ from lynx_parallel.engine.queue import Slot, Work
 from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.starter import GangStarter, StartGang, as_fault
 from lynx_parallel.engine.turns import Turns
-from lynx_parallel.errors import DamagedError, LynxError, RenderError, Stopped
+from lynx_parallel.errors import FAULT_CODE, KIND_CODES, DamagedError, LynxError, RenderError, Stopped
+from lynx_parallel.failures import code_of_reason
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import counted
 
@@ -114,7 +115,8 @@ class Supervisor:
     def _record_untried(self, works: Sequence[Work]) -> None:
         """Records the shots that were not tried. The fault is printed once, not for each of them."""
         summary = self._board.run.summary
-        summary.failed += [(work.item.shot.name, f"not tried: {summary.fault}") for work in works]
+        for work in works:
+            summary.fail(work.item.shot.name, f"not tried: {summary.fault}", FAULT_CODE)
         if works:
             self._board.run.say(f"{counted(len(works), 'shot')} not tried")
 
@@ -151,7 +153,7 @@ class Supervisor:
                     await asyncio.sleep(IDLE_S)
                 elif reason := self._outcomes.quarantined.get(work.subject):
                     board.running.discard(work)
-                    board.fail(work.item, reason)
+                    board.fail(work.item, reason, KIND_CODES["subject"])
                 else:
                     await self._make(slot, work, attempt)
             await slot.finished()
@@ -173,7 +175,7 @@ class Supervisor:
     def _strand(self, work: Work) -> None:
         """Fails a shot whose retries are spent. Any other shot is tried again where it failed."""
         if work.reason:
-            self._board.fail(work.item, work.reason)
+            self._board.fail(work.item, work.reason, code_of_reason(work.reason))
         else:
             work.not_at = ""
             self._board.queue.retry(work)
