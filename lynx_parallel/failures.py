@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lynx_parallel.errors import Kind, LynxError, RenderError, SubjectError
+from lynx_parallel.errors import KIND_CODES, SYSTEM_CODE, ClusterError, Kind, LynxError, RenderError, SubjectError
 from lynx_parallel.text import first_line, in_words, shown_path
 
 _MEMORY = re.compile(
@@ -31,6 +31,8 @@ _MEMORY = re.compile(
 """Matches what libraries report when host or GPU memory is full. Most raise a plain RuntimeError."""
 
 
+_GENERAL = {KIND_CODES["raised"], KIND_CODES["died"], ClusterError.code}
+"""Codes that say little. A known cause says more."""
 SHARED_KINDS: tuple[Kind, ...] = ("raised", "died")
 """Kinds that a GPU, a machine or a fault of all shots can cause. The policy has other rules for subjects, full disks
 and memory."""
@@ -71,6 +73,12 @@ class Failure:
         """Returns what to do about it. ``host`` is the machine where it happened."""
         return remedy_for(self.reason, host=host)
 
+    @property
+    def code(self) -> str:
+        """Section of ``docs/troubleshooting.md``: that of the cause if it is known, else that of the kind."""
+        code = KIND_CODES[self.kind]
+        return code_of_reason(self.reason, code) if code in _GENERAL else code
+
     def signature(self, shot: str) -> str:
         """Returns the reason without names and numbers: equal failures of different shots have equal signatures.
 
@@ -108,69 +116,107 @@ def as_render_error(error: Exception) -> RenderError:
     return RenderError(line if line == name else f"{name}: {line}", kind_of(error))
 
 
-# (pattern of the error's text, remedy). The first match wins, so causes stand before the libraries that report them:
-# an NCCL error that ends in "out of memory" is a lack of memory.
-_REMEDIES: tuple[tuple[str, str], ...] = (
-    (
+@dataclass(frozen=True)
+class Cause:
+    """A known cause of errors of libraries and of the system.
+
+    Attributes:
+        code: section of ``docs/troubleshooting.md``.
+        pattern: regular expression of the error's text.
+        remedy: what to do about it. ``{free}`` stands for the memory that is free.
+    """
+
+    code: str
+    pattern: str
+    remedy: str
+
+
+# The first match wins, so causes stand before the libraries that report them: an NCCL error that ends in "out of
+# memory" is a lack of memory.
+_CAUSES: tuple[Cause, ...] = (
+    Cause(
+        "LX401",
         r"no kernel image is available|not compatible with the current PyTorch installation",
         "This torch build has no code for this GPU. Install a torch build for the GPU's compute capability.",
     ),
-    (
+    Cause(
+        "LX402",
         r"Found no NVIDIA driver|libcuda\.so",
         "Install the NVIDIA driver. In a container, give it access to the GPU (docker run --gpus all). "
         "Without a GPU, use --device cpu.",
     ),
-    (
+    Cause(
+        "LX403",
         r"driver .*is too old|driver version is insufficient|forward compatibility was attempted|"
         r"unsupported display driver|provided PTX was compiled with an unsupported toolchain",
         "The NVIDIA driver is too old for torch's CUDA. Update the driver, or install a torch build for an older CUDA.",
     ),
-    (r"not compiled with CUDA", "This torch build has no CUDA. Install a torch build with CUDA, or use --device cpu."),
-    (
+    Cause(
+        "LX404",
+        r"not compiled with CUDA",
+        "This torch build has no CUDA. Install a torch build with CUDA, or use --device cpu.",
+    ),
+    Cause(
+        "LX305",
         r"out of memory|[A-Z]+_STATUS_ALLOC_FAILED|not enough memory|can't allocate memory|Cannot allocate memory",
         "Another process uses the memory ({free}). On a GPU, nvidia-smi lists such processes. End them and run again.",
     ),
-    (
+    Cause(
+        "LX405",
         r"No CUDA GPUs are available|no CUDA-capable device|invalid device ordinal|busy or unavailable",
         "torch cannot open this GPU. Compare CUDA_VISIBLE_DEVICES with nvidia-smi. "
         "A GPU in exclusive mode takes one process only.",
     ),
-    (
+    Cause(
+        "LX406",
         r"system not yet initialized|error 802",
         "GPUs with NVSwitch need the service nvidia-fabricmanager, in the driver's version. Start it.",
     ),
-    (
+    Cause(
+        "LX407",
         r"\bECC\b|GPU is lost|fallen off the bus|hardware stack error|launch failure|illegal memory access|"
         r"illegal instruction|misaligned address|CUDA error: unknown error|NVLink",
         "The GPU may be faulty. Look for Xid errors in the kernel's log (dmesg). Reset the GPU or leave it out.",
     ),
-    (
+    Cause(
+        "LX408",
         r"undefined symbol|flash_attn|FlashAttention|No available kernel",
         "This attention kernel does not run here. Install it built for this torch and this GPU, "
         "or choose another one with --attention.",
     ),
-    (
+    Cause(
+        "LX409",
         r"CUDNN_STATUS|cuDNN|libcudnn|unable to find an engine|CUBLAS_STATUS|libcublas",
         "cuDNN or cuBLAS does not fit this torch. Reinstall torch with its own NVIDIA packages, "
         "and remove other CUDA libraries from LD_LIBRARY_PATH.",
     ),
-    (
+    Cause(
+        "LX410",
         r"NCCL|nccl",
         "Set NCCL_SOCKET_IFNAME to the interface that reaches the other ranks. NCCL_DEBUG=INFO logs the reason.",
     ),
-    (r"[Gg]loo|connectFullMesh", "Set GLOO_SOCKET_IFNAME to the interface that reaches the other ranks."),
-    (r"ffmpeg not found", "Each machine of the run needs ffmpeg."),  # the error says how to get it
-    (
+    Cause("LX411", r"[Gg]loo|connectFullMesh", "Set GLOO_SOCKET_IFNAME to the interface that reaches the other ranks."),
+    Cause("LX412", r"ffmpeg not found", "Each machine of the run needs ffmpeg."),  # the error says how to get it
+    Cause(
+        "LX413",
         r"ffmpeg",
         "This ffmpeg cannot encode the video. Reinstall imageio-ffmpeg, or name another one in IMAGEIO_FFMPEG_EXE.",
     ),
-    (r"shared object file", "A library is missing. Install the package again."),
-    (r"Read-only file system|Permission denied", "Make the folder writable for this user, or choose another one."),
-    (r"No space left|quota exceeded|File too large", "Free some space, or choose another folder."),
-    (r"Not a directory|File exists|No such file", "Choose another folder."),
-    (r"reads back other bytes", "Check the disk or the share."),
-    (r"Input/output error|Stale file handle", "The disk or the network share fails. Look at the kernel's log (dmesg)."),
-    (r"[Tt]imed out|[Tt]imeout", "Another rank did not answer. Look at its checks and logs first."),
+    Cause("LX414", r"shared object file", "A library is missing. Install the package again."),
+    Cause(
+        "LX415",
+        r"Read-only file system|Permission denied",
+        "Make the folder writable for this user, or choose another one.",
+    ),
+    Cause("LX306", r"No space left|quota exceeded|File too large", "Free some space, or choose another folder."),
+    Cause("LX416", r"Not a directory|File exists|No such file", "Choose another folder."),
+    Cause("LX417", r"reads back other bytes", "Check the disk or the share."),
+    Cause(
+        "LX417",
+        r"Input/output error|Stale file handle",
+        "The disk or the network share fails. Look at the kernel's log (dmesg).",
+    ),
+    Cause("LX304", r"[Tt]imed out|[Tt]imeout", "Another rank did not answer. Look at its checks and logs first."),
 )
 
 
@@ -190,4 +236,23 @@ def remedy_for(error: str, *, host: str, free: str = FREE_UNKNOWN) -> str:
 
 def known_remedy(error: str, *, free: str = FREE_UNKNOWN) -> str:
     """Returns what to do about an error; empty if the error says nothing that is known. Arguments as ``remedy_for``."""
-    return next((remedy.format(free=free) for pattern, remedy in _REMEDIES if re.search(pattern, error)), "")
+    cause = known_cause(error)
+    return cause.remedy.format(free=free) if cause else ""
+
+
+def known_cause(error: str) -> Cause | None:
+    """Returns the cause that an error's text shows, or None."""
+    return next((cause for cause in _CAUSES if re.search(cause.pattern, error)), None)
+
+
+def code_of_reason(reason: str, default: str = KIND_CODES["raised"]) -> str:
+    """Returns the code of the cause that a reason shows, or the default."""
+    cause = known_cause(reason)
+    return cause.code if cause else default
+
+
+def code_of(error: LynxError | OSError) -> str:
+    """Returns the code of an error for the user: that of its cause if it is known, else that of its class."""
+    if isinstance(error, OSError):
+        return code_of_reason(in_words(error), SYSTEM_CODE)
+    return code_of_reason(str(error), error.code) if error.code in _GENERAL else error.code

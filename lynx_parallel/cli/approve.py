@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lynx_parallel.errors import InputErrors
+from lynx_parallel.errors import NotApproved
 from lynx_parallel.text import counted
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Cal
     answer on the terminal. An approval is stored.
 
     Raises:
-        InputErrors: it is not approved.
+        NotApproved: it is not approved.
     """
     asked = [change for change in changes if change.causes and not approvals.cover(change.transitions)]
     by = "--yes" if yes else f"{YES}=1" if os.environ.get(YES) == "1" else ""
@@ -43,7 +43,7 @@ def approve(changes: Sequence[Change], approvals: Approvals, yes: bool, say: Cal
     if not by and terminal and _agreed(f"Make {_count(asked)} again?"):
         by = "terminal"
     if not by:
-        raise InputErrors([_refusal(asked)])
+        raise NotApproved([_refusal(asked)])
     approvals.add((one for change in asked for one in change.transitions), by, map(str, asked))
 
 

@@ -17,7 +17,8 @@ import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
-from lynx_parallel.cli.help import Command, Group
+from lynx_parallel.cli.help import help, show_help
+from lynx_parallel.cli.help_text import Command, Group
 from lynx_parallel.cli.init import init
 from lynx_parallel.cli.plan import plan
 from lynx_parallel.cli.render import render
@@ -29,7 +30,8 @@ from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, usage_line
 from lynx_parallel.cli.verify import verify
 from lynx_parallel.engine.process import check_working_folder, discard_unwritten, ensure_home
-from lynx_parallel.errors import ClusterError, InputErrors, LynxError
+from lynx_parallel.errors import USAGE_CODE, ClusterError, InputErrors, LynxError
+from lynx_parallel.failures import code_of
 from lynx_parallel.text import in_words
 from lynx_parallel.view.lines import Lines, show_log
 
@@ -37,7 +39,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Render": (render, plan),
     "Look": (status, failures, report),
     "Choose takes": (reroll, takes),
-    "Set up": (init, schema, fetch, doctor),
+    "Set up": (init, schema, fetch, doctor, help),
     "Clean up": (verify, forget),
 }
 """All commands by group, in the order in which help shows them. A new command needs a place here."""
@@ -107,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return int(error.exit_code)
-        return _refuse([usage_line(error, words, group)], int(error.exit_code), arguments)
+        return _refuse([usage_line(error, words, group)], int(error.exit_code), USAGE_CODE, arguments)
     except (LynxError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and discard_unwritten(sys.stdout):
             if isinstance(error, BrokenPipeError):
@@ -115,16 +117,22 @@ def run(arguments: Sequence[str]) -> int:
             error.filename = "standard output"
         lines = error.lines if isinstance(error, InputErrors) else [in_words(error)]
         code = error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code
-        return _refuse(lines, code, arguments)
+        return _refuse(lines, code, code_of(error), arguments)
 
 
-def _refuse(lines: Sequence[str], code: int, arguments: Sequence[str]) -> int:
-    """Prints why a command ends; with ``--json`` also as JSON on stdout, with ``--debug`` where. Returns the code."""
+def _refuse(lines: Sequence[str], code: int, help_code: str, arguments: Sequence[str]) -> int:
+    """Prints why a command ends; with ``--json`` also as JSON on stdout, with ``--debug`` where.
+
+    Args:
+        code: the exit code, which is returned.
+        help_code: see ``docs/troubleshooting.md``.
+    """
     if "--debug" in arguments:
         traceback.print_exc()
     else:
         for line in lines:
             Lines(sys.stderr)(line)
+        show_help([help_code])
     if "--json" in arguments:
-        Lines(sys.stdout)(json.dumps({"errors": list(lines), "exit_code": code}))
+        Lines(sys.stdout)(json.dumps({"errors": list(lines), "code": help_code, "exit_code": code}))
     return code

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from lynx_parallel.errors import FAULT_CODE
 from lynx_parallel.text import shown_path
 
 if TYPE_CHECKING:
@@ -61,8 +62,11 @@ class Ended:
         """Returns the summary for programs."""
         from lynx_parallel.inputs.notices import notices_as_json
 
-        ended = {**vars(self.summary), "exit_code": self.exit_code, "warnings": notices_as_json(self.campaign.notices)}
-        return {"output": str(self.campaign.output), **ended}
+        return {
+            "output": str(self.campaign.output), **vars(self.summary),
+            "fault_code": FAULT_CODE if self.summary.fault else "", "exit_code": self.exit_code,
+            "warnings": notices_as_json(self.campaign.notices),
+        }  # fmt: skip
 
 
 def print_json(ended: Sequence[Ended], exit_code: int) -> None:

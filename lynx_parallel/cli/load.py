@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lynx_parallel.errors import InputErrors, collect
+from lynx_parallel.errors import InputErrors, MissingWeights, collect
 from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
@@ -133,8 +133,9 @@ def _load_part(campaign: Campaign, download: bool) -> _Found:
 
     model = campaign.pipeline.model
     present = find_present(model, campaign.pipeline.face if needs_face_models(campaign) else None)
-    if lines := [*embedding_mistakes(campaign), *_lines(present.missing, campaign, download)]:
-        raise InputErrors(lines)
+    mistakes, lacking = embedding_mistakes(campaign), _lines(present.missing, campaign, download)
+    if mistakes or lacking:
+        raise (InputErrors if mistakes else MissingWeights)([*mistakes, *lacking])
     weights, missing = present.weights, present.missing
     if download:
         for part in missing:

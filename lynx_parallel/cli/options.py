@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lynx_parallel.cli.complete import attention_names, card_names, device_names, manifest_names
-from lynx_parallel.cli.help import ESTIMATE, LAYOUT, MACHINE, MEMORY, OUTPUT, SHOTS, STOPPING
+from lynx_parallel.cli.help_text import ESTIMATE, LAYOUT, MACHINE, MEMORY, OUTPUT, SHOTS, STOPPING
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.notices import Notice, notice_lines
 from lynx_parallel.view.lines import Lines

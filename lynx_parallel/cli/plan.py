@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lynx_parallel.cli.forecast import due, forecast_of
-from lynx_parallel.cli.help import OUTPUT
+from lynx_parallel.cli.help_text import OUTPUT
 from lynx_parallel.cli.load import load_all
 from lynx_parallel.cli.options import (
     Address,

@@ -13,7 +13,8 @@ import typer
 from lynx_parallel.cli.approve import approve_plan
 from lynx_parallel.cli.finish import Ended, print_json, run_command
 from lynx_parallel.cli.forecast import announce
-from lynx_parallel.cli.help import OUTPUT, SHOTS
+from lynx_parallel.cli.help import show_help
+from lynx_parallel.cli.help_text import OUTPUT, SHOTS
 from lynx_parallel.cli.load import Loaded, load_all
 from lynx_parallel.cli.observe import observed
 from lynx_parallel.cli.options import (
@@ -51,7 +52,7 @@ from lynx_parallel.cli.repeat import request_of
 from lynx_parallel.cli.report import end_with_report
 from lynx_parallel.cli.takes import review_takes
 from lynx_parallel.cli.usage import refuse_commands
-from lynx_parallel.errors import ClusterError, InputErrors, LynxError
+from lynx_parallel.errors import FAULT_CODE, ClusterError, InputErrors, LynxError
 from lynx_parallel.inputs.shard_option import read_shard
 from lynx_parallel.view.lines import Lines
 
@@ -197,6 +198,8 @@ def render(
         write_reports(say)
     if ended[0].summary.fault:
         print(ended[0].summary.fault, file=sys.stderr)
+    codes = [code for one in ended for code in one.summary.codes.values()]
+    show_help([*([FAULT_CODE] if ended[0].summary.fault else []), *codes])
     if on_finish is not None:
         for one in ended:
             run_command(on_finish, one.campaign, one.summary, one.exit_code, output=say.stream)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynx_parallel.cli.help import show_help
 from lynx_parallel.cli.options import Debug, Json
 from lynx_parallel.cli.target import Target, TargetArgument, find_target
 
@@ -54,7 +55,7 @@ def status(
 def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug = False) -> None:
     """List the shots that failed or are blocked.
 
-    One line each, with the reason and what to do. Exits with 1 if there are any.
+    One line each, with the reason, what to do, and a code for lynx-render help. Exits with 1 if there are any.
 
     Examples:
         lynx-render failures campaign.yaml
@@ -66,13 +67,15 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
     shots = _failed(shot_states(found.output, found.names, read=False))
     if as_json:
         rows = [
-            {"name": shot.name, "state": shot.state, "reason": shot.reason, "logs": shot.logs, "remedy": _remedy(shot)}
+            {"name": shot.name, "state": shot.state, "reason": shot.reason, "logs": shot.logs, "code": _code(shot)}
+            | {"remedy": _remedy(shot)}
             for shot in shots
         ]
         typer.echo(json.dumps({"output": str(found.output.folder), "failures": rows, "exit_code": int(bool(shots))}))
     else:
         for shot in shots:
-            typer.echo(f"{shot.name}: {shot.state}: {shot.reason.rstrip('.')}. {_remedy(shot)}")
+            typer.echo(f"{shot.name}: {shot.state}: {shot.reason.rstrip('.')}. {_remedy(shot)} [{_code(shot)}]")
+        show_help(map(_code, shots))
         if not shots:
             typer.echo(f"{found.shown}: no shot has failed")
     raise typer.Exit(int(bool(shots)))
@@ -80,6 +83,14 @@ def failures(target: TargetArgument = None, as_json: Json = False, debug: Debug 
 
 def _failed(shots: list[ShotState]) -> list[ShotState]:
     return [shot for shot in shots if shot.state in ("failed", "blocked")]
+
+
+def _code(shot: ShotState) -> str:
+    """Returns the code of a shot that failed. Journals of earlier versions have none."""
+    from lynx_parallel.errors import BLOCKED_CODE
+    from lynx_parallel.failures import code_of_reason
+
+    return shot.code or (BLOCKED_CODE if shot.state == "blocked" else code_of_reason(shot.reason))
 
 
 def _remedy(shot: ShotState) -> str:
@@ -134,7 +145,10 @@ def _as_json(found: Target, names: list[str] | None) -> dict[str, Any]:
 
     drivers = _drivers(found)  # read first: a shot that a status counts as done then has its sidecar
     shots, first = shot_states(found.output, names, read=False), drivers.each[0]
-    failed = [{"name": one.name, "state": one.state, "reason": one.reason, "logs": one.logs} for one in _failed(shots)]
+    failed = [
+        {"name": one.name, "state": one.state, "reason": one.reason, "logs": one.logs, "code": _code(one)}
+        for one in _failed(shots)
+    ]
     return {
         "output": str(found.output.folder), "counts": _with_unknown(count_states(shots), drivers.total, names),
         "alive": drivers.alive, "driver": first.who, "run": first.status.as_json() if first.status else None,

@@ -31,13 +31,15 @@ def completed(arguments: Sequence[str], commands: Collection[str], options: Coll
         InputErrors: the first argument is a mistyped command.
     """
     given = list(arguments)
-    if not given or given[0] in {*commands, *options}:
+    first = given[0] if given else ""
+    if first == "help" and (not given[1:] or given[1] in commands):
+        return [*given[1:2], "--help"]
+    if not given or first in {*commands, *options}:
         return given
-    first = given[0]
     if first.startswith("-") or not _is_name(first):
         return ["render", *given]
-    if first in ("help", "version"):
-        return [*given[1:2], "--help"] if first == "help" else ["--version"]
+    if first == "version":
+        return ["--version"]
     from lynx_parallel.inputs.shipped import shipped_names
 
     shipped = shipped_names("manifests")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.errors import Unreachable
 from lynx_parallel.inputs.cluster import HOST_PORT
 from lynx_parallel.text import first_line
 
@@ -40,7 +40,7 @@ class Address:
         ``RAY_ADDRESS`` also replaces ``auto``, as in Ray itself: in a submitted job, it holds the cluster's address.
 
         Raises:
-            ClusterError: ``RAY_ADDRESS`` holds no address that can be joined.
+            Unreachable: ``RAY_ADDRESS`` holds no address that can be joined.
         """
         variable = given.get("RAY_ADDRESS", "")
         if option and not (option == "auto" and variable):
@@ -48,13 +48,13 @@ class Address:
         if not variable:
             return cls()
         if variable.startswith(("http://", "https://")):
-            raise ClusterError(
+            raise Unreachable(
                 f"RAY_ADDRESS={variable}: this is the address of a dashboard, which takes jobs only. Use `ray job "
                 "submit`, or unset RAY_ADDRESS to render on this machine alone."
             )
         if variable not in ("auto", "local") and not HOST_PORT.fullmatch(variable):
             client = "Ray Client (ray://) is not supported: " * variable.startswith("ray://")
-            raise ClusterError(
+            raise Unreachable(
                 f"RAY_ADDRESS={variable}: {client}must be auto, local or host:port. Correct it, or unset it to render "
                 "on this machine alone."
             )
@@ -63,18 +63,18 @@ class Address:
     def __str__(self) -> str:
         return f"{self.value} ({self.source})"
 
-    def refused(self, reason: str, remedy: str = "Start Ray there") -> ClusterError:
+    def refused(self, reason: str, remedy: str = "Start Ray there") -> Unreachable:
         """Returns the error for a cluster that cannot be joined, with what to do."""
         alone = "unset RAY_ADDRESS" if self.source == "RAY_ADDRESS" else "use --address local"
         end = f"{remedy}, correct {self.source}, or {alone} to render on this machine alone."
-        return ClusterError(f"Ray at {self}: {reason.rstrip('.')}. {end}")
+        return Unreachable(f"Ray at {self}: {reason.rstrip('.')}. {end}")
 
 
 def check_head(address: Address) -> None:
     """Checks that a Ray head answers. Takes ``REACH_WITHIN_S`` at most, unless the name lookup takes longer.
 
     Raises:
-        ClusterError: nothing listens, nothing answers, or the answer is not that of a Ray head.
+        Unreachable: nothing listens, nothing answers, or the answer is not that of a Ray head.
     """
     deadline = time.monotonic() + REACH_WITHIN_S
     place = address.value if address.value != "auto" else _own_cluster(address)
@@ -92,7 +92,7 @@ def still_answers(address: Address) -> bool:
         _connect(address, host.strip("[]"), int(port))
         if not _uses_tls():
             _ask(address, place, time.monotonic() + CONNECT_WITHIN_S)
-    except ClusterError:
+    except Unreachable:
         return False
     return True
 

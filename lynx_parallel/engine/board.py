@@ -14,6 +14,7 @@ from lynx_parallel.engine.prompt_texts import SharedTexts
 from lynx_parallel.engine.queue import Queue, Slot, Work
 from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.run_state import RunState
+from lynx_parallel.errors import FAULT_CODE, NOT_TRIED_CODE
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.plan.digests import prompt_salt
 from lynx_parallel.plan.plan import Item
@@ -90,11 +91,11 @@ class Board:
                 self.run.say(f"warning: {line}")
             self._warned.add(line)
 
-    def fail(self, work: Work, reason: str) -> None:
+    def fail(self, work: Work, reason: str, code: str = NOT_TRIED_CODE) -> None:
         """Records a failed shot. After ``--max-failures`` of them the run is given up."""
         run, name = work.run, work.item.shot.name
-        run.summary.failed.append((name, reason))
-        run.journal.append("failed", name=name, reason=reason)
+        run.summary.fail(name, reason, code)
+        run.journal.append("failed", name=name, reason=reason, code=code)
         run.say(f"{run.shown(name)}: failed: {reason}")
         if self.failed >= run.cluster.max_failures:
             self.state.give_up(self.too_many_failed)
@@ -117,7 +118,7 @@ class Board:
     def end(self, fault: str) -> None:
         """Ends the run for a fault that every shot shares."""
         self.state.fault(fault)
-        self.record("fault", reason=fault)
+        self.record("fault", reason=fault, code=FAULT_CODE)
 
     def report_left_out(self, reason: str) -> None:
         """Reports machines and GPUs that were left out since the last call. Ends the run if no gang can form."""

@@ -12,6 +12,7 @@ from lynx_parallel.engine.record import write_record
 from lynx_parallel.engine.sample import Sample
 from lynx_parallel.engine.settle import settle, unsettled
 from lynx_parallel.engine.summary import Summary
+from lynx_parallel.errors import BLOCKED_CODE
 from lynx_parallel.failures import disk_is_full
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
@@ -171,8 +172,9 @@ class CampaignRun:
         history = self._history()
         plan = self._plan()
         settle(self.output, plan.of("done"), history, self.journal)
+        blocked = ((item.shot.name, item.reason) for item in plan.of("blocked"))
         self.journal.extend(
-            {"event": "blocked", "name": item.shot.name, "reason": item.reason} for item in plan.of("blocked")
+            {"event": "blocked", "name": name, "reason": why, "code": BLOCKED_CODE} for name, why in blocked
         )
         self.summary.left = len(self.todo)
 
@@ -193,7 +195,7 @@ class CampaignRun:
     def close(self, seconds: float) -> None:
         """Completes the summary with the shots that the run did not make."""
         self.summary.skipped = [item.shot.name for item in self.plan.of("done")]
-        self.summary.blocked = [(item.shot.name, item.reason) for item in self.plan.of("blocked")]
+        self.summary.block((item.shot.name, item.reason) for item in self.plan.of("blocked"))
         self.summary.seconds = seconds
 
     def _history(self) -> History:

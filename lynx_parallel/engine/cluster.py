@@ -67,6 +67,8 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 class RayFailed(ClusterError):
     """Ray failed while it was in use. Any further call to it may block for ever."""
 
+    code = "LX208"
+
 
 @dataclass(frozen=True)
 class Cluster:

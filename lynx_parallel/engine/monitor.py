@@ -161,7 +161,7 @@ class Monitor:
             shown = f"{campaign.title}: " if len(self._campaigns) > 1 else ""
             for name, reason in campaign.summary.failed[-MOST_FAILURES:]:
                 logs = str(output.logs(name, 0).parent.relative_to(output.folder))
-                yield FailedShot(f"{shown}{name}", reason, logs)
+                yield FailedShot(f"{shown}{name}", reason, logs, campaign.summary.codes.get(name, ""))
 
     def _left(self, at: float, fraction: float) -> float | None:
         """Returns the seconds to the end, from the rate since the first shot began; None before anything is known."""

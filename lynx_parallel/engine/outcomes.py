@@ -96,7 +96,7 @@ class Outcomes:
                 self.quarantined[work.subject] = str(failure)
             if decision.stop:
                 board.state.give_up(f"not tried: {failure}")
-            board.fail(work, str(failure))
+            board.fail(work, str(failure), failure.code)
             return
         if slot.footprint == board.sizes.footprint:  # otherwise another gang has changed it already
             board.change_footprint(decision.footprint)

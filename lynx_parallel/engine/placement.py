@@ -35,6 +35,8 @@ _NODE_LABEL = "ray.io/node-id"
 class NoRoom(ClusterError):
     """The cluster cannot hold the ranks, at least not now."""
 
+    code = "LX207"
+
 
 class UnfitRank(ClusterError):
     """A rank failed its self-check: its GPU or its machine cannot be used.
@@ -43,6 +45,8 @@ class UnfitRank(ClusterError):
         host: name of the machine.
         gpu: Ray's id of the GPU at fault; empty if the whole machine is at fault.
     """
+
+    code = "LX209"
 
     def __init__(self, hello: Hello, check: Check):
         self.host = hello.host

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lynx_parallel.errors import ClusterError, Stopped
+from lynx_parallel.errors import BLOCKED_CODE, ClusterError, Stopped
 
 
 @dataclass
@@ -16,6 +16,7 @@ class Summary:
 
     Attributes:
         failed, blocked: (name, reason).
+        codes: code of each failed or blocked shot, by name; see ``docs/troubleshooting.md``.
         left: number of shots that were not finished because the run was stopped.
         retries: number of failed attempts that were repeated.
         left_out: machines and GPUs that were excluded because they were at fault, each with its reason.
@@ -29,6 +30,7 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
+    codes: dict[str, str] = field(default_factory=dict)
     left: int = 0
     retries: int = 0
     left_out: list[str] = field(default_factory=list)
@@ -36,6 +38,16 @@ class Summary:
     conditioning: Counter[str] = field(default_factory=Counter)
     stopped_by: int | None = None
     seconds: float = 0.0
+
+    def fail(self, name: str, reason: str, code: str) -> None:
+        """Adds a failed shot."""
+        self.failed.append((name, reason))
+        self.codes[name] = code
+
+    def block(self, shots: Iterable[tuple[str, str]]) -> None:
+        """Sets the blocked shots: (name, reason)."""
+        self.blocked = list(shots)
+        self.codes |= {name: BLOCKED_CODE for name, _ in self.blocked}
 
     @property
     def finished(self) -> int:

@@ -18,7 +18,8 @@ from lynx_parallel.engine.queue import Slot, Work
 from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.starter import GangStarter, StartGang, as_fault
 from lynx_parallel.engine.turns import Turns
-from lynx_parallel.errors import DamagedError, LynxError, RenderError, Stopped
+from lynx_parallel.errors import FAULT_CODE, KIND_CODES, DamagedError, LynxError, RenderError, Stopped
+from lynx_parallel.failures import code_of_reason
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import counted
 
@@ -114,7 +115,7 @@ class Supervisor:
         """Records the shots that were not tried. The fault is printed once, not for each of them."""
         for work in works:
             summary = work.run.summary
-            summary.failed.append((work.item.shot.name, f"not tried: {summary.fault}"))
+            summary.fail(work.item.shot.name, f"not tried: {summary.fault}", FAULT_CODE)
         if works:
             self._board.run.say(f"{counted(len(works), 'shot')} not tried")
 
@@ -151,7 +152,7 @@ class Supervisor:
                     await asyncio.sleep(IDLE_S)
                 elif reason := self._outcomes.quarantined.get(work.subject):
                     board.running.discard(work)
-                    board.fail(work, reason)
+                    board.fail(work, reason, KIND_CODES["subject"])
                 else:
                     await self._make(slot, work, attempt)
             await slot.finished()
@@ -173,7 +174,7 @@ class Supervisor:
     def _strand(self, work: Work) -> None:
         """Fails a shot whose retries are spent. Any other shot is tried again where it failed."""
         if work.reason:
-            self._board.fail(work, work.reason)
+            self._board.fail(work, work.reason, code_of_reason(work.reason))
         else:
             work.not_at = ""
             self._board.queue.retry(work)

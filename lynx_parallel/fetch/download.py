@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.errors import DownloadError
 from lynx_parallel.output.atomic import publish
 from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.plan.hashing import DigestCache
@@ -89,7 +89,7 @@ def download_all(downloads: Sequence[Download], transfer: Transfer, digest_cache
     An interrupted call leaves partial files. The next call resumes from them.
 
     Raises:
-        ClusterError: the content of a file is wrong.
+        DownloadError: the content of a file is wrong.
         OSError, HTTPError: as huggingface_hub raises them.
     """
     pool = ThreadPoolExecutor(SIDE_BY_SIDE)
@@ -107,7 +107,7 @@ def check_room(downloads: Sequence[Download]) -> None:
     """Checks that each disk has room for what is still to be downloaded.
 
     Raises:
-        ClusterError: a disk has too little.
+        DownloadError: a disk has too little.
     """
     folders: dict[int, Path] = {}
     needed: dict[int, int] = {}
@@ -118,7 +118,7 @@ def check_room(downloads: Sequence[Download]) -> None:
         needed[disk] = needed.get(disk, 0) + (download.size or 0) - download.arrived
     for disk, folder in folders.items():
         if (free := shutil.disk_usage(folder).free) < needed[disk]:
-            raise ClusterError(
+            raise DownloadError(
                 f"{folder}: {shown_size(needed[disk])} are missing, but only {shown_size(free)} are free: free some "
                 "room, or set HF_HOME (weights) or LYNX_CACHE to another disk"
             )
@@ -142,7 +142,7 @@ def _download(download: Download, transfer: Transfer) -> str:
         found = sha256 if len(download.digest) == _SHA256_DIGITS else _git_id(download.part)
         if found != download.digest:
             download.part.unlink()
-            raise ClusterError(
+            raise DownloadError(
                 f"{download.url}: wrong content: expected digest {download.digest}, found {found}: removed; run fetch "
                 "again, and if that does not help, download the file by other means"
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from lynx_parallel.errors import CheckpointError, ClusterError, LynxError
+from lynx_parallel.errors import CheckpointError, DownloadError, LynxError
 from lynx_parallel.failures import disk_is_full
 from lynx_parallel.fetch.download import Download, check_room, download_all, with_sizes
 from lynx_parallel.inputs.pipeline import ARCFACE, BUFFALO_L, PipelineSpec
@@ -73,7 +73,7 @@ def fetch(spec: PipelineSpec, *, converting: bool, stream: TextIO | None, say: C
 
     Raises:
         CheckpointError: the pipeline names something that does not exist.
-        ClusterError: a server cannot be reached or refuses, a file's content is wrong, or a disk is full.
+        DownloadError: a server cannot be reached or refuses, a file's content is wrong, or a disk is full.
     """
     with _remedies():
         digest_cache = DigestCache()
@@ -178,7 +178,7 @@ def _unpack() -> None:
     """Unpacks insightface's archive, if it has been downloaded, into the folder that insightface expects.
 
     Raises:
-        ClusterError: the archive is damaged; it is removed.
+        DownloadError: the archive is damaged; it is removed.
     """
     archive, folder = _archive(), pack_folder()
     if folder.exists() or not archive.is_file():
@@ -196,7 +196,7 @@ def _unpack() -> None:
             raise zipfile.BadZipFile("it holds no .onnx file")
     except zipfile.BadZipFile as error:
         archive.unlink()
-        raise ClusterError(f"{archive}: damaged: {one_line(error)}: removed; run fetch again") from None
+        raise DownloadError(f"{archive}: damaged: {one_line(error)}: removed; run fetch again") from None
     part.rename(folder)
     archive.unlink()
 
@@ -261,7 +261,7 @@ def _shown_url(url: object) -> str:
 
 @contextlib.contextmanager
 def _remedies() -> Iterator[None]:
-    """Turns errors of servers and disks into a ClusterError of one line with a remedy."""
+    """Turns errors of servers and disks into a DownloadError of one line with a remedy."""
     # Imported late because it is slow. HTTPError belongs to the HTTP library that huggingface_hub uses.
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
@@ -271,23 +271,23 @@ def _remedies() -> Iterator[None]:
     except LynxError:
         raise
     except OfflineModeIsEnabled:
-        raise ClusterError("HF_HUB_OFFLINE is set: unset it to download") from None
+        raise DownloadError("HF_HUB_OFFLINE is set: unset it to download") from None
     except HfHubHTTPError as error:
         url, status = _shown_url(error.response.url), error.response.status_code
         if status in (401, 403):
             hint = f"accept the terms on the repository's page, if it asks for that, and {_LOG_IN}"
-            raise ClusterError(f"{url}: the server refuses access ({status}): {hint}") from None
+            raise DownloadError(f"{url}: the server refuses access ({status}): {hint}") from None
         reason = error.server_message or error.response.reason_phrase
-        raise ClusterError(f"{url}: the server answers {status}: {one_line(reason)}: {again}") from None
+        raise DownloadError(f"{url}: the server answers {status}: {one_line(reason)}: {again}") from None
     except HTTPError as error:
         request = getattr(error, "_request", None)
         where = _shown_url(request.url) if request else "a server"
         hint = "check the network, the proxy and HF_ENDPOINT"
-        raise ClusterError(f"{where}: cannot be reached: {first_line(error)}: {hint}, then {again}") from None
+        raise DownloadError(f"{where}: cannot be reached: {first_line(error)}: {hint}, then {again}") from None
     except OSError as error:
         if disk_is_full(error):
-            raise ClusterError(
+            raise DownloadError(
                 f"{error.filename or 'disk'}: no room left: free some, or set HF_HOME (weights) or LYNX_CACHE to "
                 f"another disk, then {again}"
             ) from None
-        raise ClusterError(f"{first_line(error)}: {again}") from None
+        raise DownloadError(f"{first_line(error)}: {again}") from None

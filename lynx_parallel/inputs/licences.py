@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lynx_parallel.inputs.pipeline import BUFFALO_L, Adapters, PipelineSpec
 
-# Beginning of a source → licence; see the README. A pipeline's own ``license:`` wins.
+# Beginning of a source → licence; see `docs/how-to/few-steps.md`. A pipeline's own ``license:`` wins.
 _LICENCES = {
     "Wan-AI/Wan2": "Apache-2.0",
     "hub:ByteDance/lynx/": "Apache-2.0",

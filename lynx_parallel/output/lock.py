@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.errors import ClusterError, FolderInUse
 
 HEARTBEAT_S = 10.0
 STALE_LOCK_S = 120.0
@@ -33,7 +33,8 @@ class Lock:
         folder: the output folder, for messages; by default two levels above.
 
     Raises:
-        ClusterError: another driver holds the folder, or it cannot be written; at the end: its lock was lost meanwhile.
+        FolderInUse: another driver holds the folder; at the end: this one lost its lock meanwhile.
+        ClusterError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, str] = {}, folder: Path | None = None):
@@ -47,7 +48,7 @@ class Lock:
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def refuse(self) -> None:
-        """Raises ClusterError if another driver holds the folder now. Takes nothing, and leaves no trace."""
+        """Raises FolderInUse if another driver holds the folder now. Takes nothing, and leaves no trace."""
         with contextlib.suppress(OSError):
             if self.path.exists():
                 self._remove_if_stale()
@@ -62,14 +63,14 @@ class Lock:
                 self._remove_if_stale()
         except OSError as error:
             raise ClusterError(f"{self.path}: {error.strerror or error}") from None
-        raise ClusterError(f"{self.path}: another driver has just taken this output folder")
+        raise FolderInUse(f"{self.path}: another driver has just taken this output folder")
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         if self._lost:
             os.close(self._file)
-            raise ClusterError(f"{self.path}: removed, or taken by another driver while this one was not heard of")
+            raise FolderInUse(f"{self.path}: removed, or taken by another driver while this one was not heard of")
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._file), self.path.stat()):  # not one that another driver took over
                 self.path.unlink()
@@ -123,7 +124,7 @@ class Lock:
         if dead is None:
             dead = _clock(self.path.parent) - seen.st_mtime > STALE_LOCK_S
         if not dead:
-            raise ClusterError(
+            raise FolderInUse(
                 f"{self._folder}: another driver is at work here: {who}; if it is gone for good, remove {self.path}"
             )
         self._remove(seen)

@@ -55,11 +55,12 @@ class GangStatus:
 
 @dataclass(frozen=True)
 class FailedShot:
-    """A failed shot, with its reason and the folder of its last logs, relative to the output folder."""
+    """A failed shot, with its reason, the folder of its last logs, relative to the output folder, and its code."""
 
     name: str
     reason: str
     logs: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lynx_parallel.errors import ClusterError
+from lynx_parallel.errors import FolderInUse
 from lynx_parallel.output.lock import Lock, holder
 
 _FOLDER = re.compile(r"([0-9]+)-of-([0-9]+)", re.ASCII)
@@ -58,7 +58,7 @@ class FolderLock(Lock):
         shots: digest of all shots that the shards divide, see ``plan.shards``.
 
     Raises:
-        ClusterError: another driver is at work on any of the same shots; see also ``Lock``.
+        FolderInUse: another driver is at work on any of the same shots; see also ``Lock``.
     """
 
     def __init__(self, private: Path, shard: Shard | None = None, shots: str = ""):
@@ -76,7 +76,7 @@ class FolderLock(Lock):
         super().__enter__()
         try:
             self._refuse_rivals()
-        except ClusterError:
+        except FolderInUse:
             self.__exit__()
             raise
         return self
@@ -91,7 +91,7 @@ class FolderLock(Lock):
             if alive and self._is_rival(name, path):
                 at_work = f"on shard {name} of another division or manifest" if self._shard and name else ""
                 at_work = at_work or (f"on shard {name}" if name else "on the whole campaign")
-                raise ClusterError(
+                raise FolderInUse(
                     f"{self._private.parent}: another driver is at work here, {at_work}: {who}; "
                     f"if it is gone for good, remove {path}"
                 )

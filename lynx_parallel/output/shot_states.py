@@ -28,6 +28,7 @@ class ShotState:
             result of the last run that tried it; ``left``: not done.
         reason: why it failed or is blocked.
         logs: folder of its attempts' logs, relative to the output folder; empty without logs.
+        code: of the failure, see ``docs/troubleshooting.md``; empty in journals of earlier versions.
         sidecar: None if it is not done, or was not read.
     """
 
@@ -35,6 +36,7 @@ class ShotState:
     state: State
     reason: str = ""
     logs: str = ""
+    code: str = ""
     sidecar: Mapping[str, Any] | None = None
 
 
@@ -59,28 +61,29 @@ def count_states(states: Sequence[ShotState]) -> dict[State, int]:
     return {state: count[state] for state in get_args(State)}
 
 
-def _state(output: Output, name: str, last: tuple[str, str] | None, read: bool) -> ShotState:
+def _state(output: Output, name: str, last: tuple[str, str, str] | None, read: bool) -> ShotState:
     sidecar = output.sidecar(name) if read else None
     path = os.path.join(output.folder, name)  # without the cost of a Path, because there may be many shots
     there = sidecar is not None if read else looks_like_sidecar(path + SUFFIXES["sidecar"])
     if there and os.path.exists(path + SUFFIXES["video"]):
         return ShotState(name, "done", sidecar=sidecar)
-    event, reason = last or ("", "")
+    event, reason, code = last or ("", "", "")
     folder = output.logs(name, 0).parent
     logs = str(folder.relative_to(output.folder)) if folder.is_dir() else ""
     if event == "failed":
-        return ShotState(name, "failed", reason, logs)
+        return ShotState(name, "failed", reason, logs, code)
     if event == "blocked":
-        return ShotState(name, "blocked", reason, logs)
+        return ShotState(name, "blocked", reason, logs, code)
     return ShotState(name, "left", logs=logs)
 
 
-def _last_results(output: Output) -> dict[str, tuple[str, str]]:
-    """Returns the last event of each shot that the journals know, and its reason."""
-    last: dict[str, tuple[str, str, str]] = {}
+def _last_results(output: Output) -> dict[str, tuple[str, str, str]]:
+    """Returns the last event of each shot that the journals know, its reason and its code."""
+    last: dict[str, tuple[str, str, str, str]] = {}
     for record in read_journals(*output.journals):
         with contextlib.suppress(KeyError):
             name, time = str(record["name"]), str(record.get("time", ""))
             if name not in last or time >= last[name][0]:  # a shot may have been tried with and without shards
-                last[name] = time, str(record["event"]), str(record.get("reason", ""))
-    return {name: (event, reason) for name, (_, event, reason) in last.items()}
+                reason, code = str(record.get("reason", "")), str(record.get("code", ""))
+                last[name] = time, str(record["event"]), reason, code
+    return {name: result[1:] for name, result in last.items()}

@@ -19,7 +19,7 @@ from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.lock import Lock
 from lynx_parallel.subject.cache import SubjectCache, faces
 from tests.helpers.campaigns import MANIFEST, load, tree, write
-from tests.helpers.light_command import light, lynx_render, refused
+from tests.helpers.light_command import errors_of, light, lynx_render, refused
 from tests.helpers.planned import parts_of
 
 MINE, OTHERS = "1" * 64, "2" * 64
@@ -359,7 +359,7 @@ def test_a_cache_that_cannot_be_read_is_one_line(tmp_path: Path, cache: SubjectC
     cache.root.write_text("a file")
     run = lynx_render("forget", "ada", cwd=tmp_path)
     assert (run.returncode, run.stdout) == (3, "")
-    assert run.stderr == f"{cache.root}: Not a directory\n"
+    assert errors_of(run) == [f"{cache.root}: Not a directory"]
 
 
 @pytest.mark.parametrize("known", [True, False])

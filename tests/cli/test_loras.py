@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from lynx_parallel.inputs.shipped import shipped_names
 from tests.helpers.campaigns import FULL, draw, write
-from tests.helpers.light_command import light, refused
+from tests.helpers.light_command import errors_of, light, refused
 from tests.helpers.lora_files import LAYOUTS, make_known, whole_file
 from tests.helpers.lora_files import write as write_lora
 from tests.helpers.packagings import PACKAGINGS
@@ -76,7 +76,7 @@ def test_a_lora_that_cannot_be_used_is_one_line_before_any_work(folder: Path) ->
     write_lora(folder / "style.safetensors", pair)
     with_model(folder, "  loras: [./style.safetensors]\n")
     for command in ("plan", "render"):
-        [line] = light(command, "m.yaml", cwd=folder).stderr.splitlines()
+        [line] = errors_of(light(command, "m.yaml", cwd=folder))
         assert f"style.safetensors: {key}.lora_up.weight: shape [1536, 4], expected a change of" in line
         assert line.endswith("was this LoRA made for another base?")
     with_model(folder, "  loras: [./missing.safetensors]\n")

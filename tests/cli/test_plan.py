@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from lynx_parallel.cli.load import load as load_all
 from tests.helpers.campaigns import FULL, MANIFEST, draw, finish, tree, write
-from tests.helpers.light_command import light, refused
+from tests.helpers.light_command import errors_of, light, refused
 
 LONG = "A {person} walks. " + " ".join(f"word{number}" for number in range(110))
 
@@ -44,7 +44,7 @@ def refused_by(command: str, *options: str, cwd: Path) -> list[str]:
     assert run.returncode == 2, (run.stdout, run.stderr)
     assert len(run.stdout.splitlines()) <= 1
     assert tree(cwd) == before
-    return run.stderr.splitlines()
+    return errors_of(run)
 
 
 def finish_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.changes import find_changes
 from tests.helpers.campaigns import MANIFEST, WEIGHTS, draw, finish, write
-from tests.helpers.light_command import COMMAND, light
+from tests.helpers.light_command import COMMAND, errors_of, light
 from tests.helpers.planned import parts_of
 
 RUN = "2026-07-01T120000.000+0000"
@@ -171,7 +171,7 @@ def test_a_record_that_cannot_be_read(tmp_path: Path, text: str) -> None:
         load_campaign(tmp_path)
     run = light("plan", tmp_path, cwd=tmp_path)
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == "run.json: not the record of a run that this version can read\n"
+    assert errors_of(run) == ["run.json: not the record of a run that this version can read"]
 
 
 # The command line asks before it renders
@@ -187,6 +187,7 @@ def test_render_asks_for_a_dropped_set(tmp_path: Path, demo: Path) -> None:
         "2 finished shots would be made again, not because of your edits: video.crf 24 → 18: --set video.crf=24 was "
         "given when they were made. To keep the finished shots, give --set video.crf=24. To make them again, add --yes "
         "or set LYNX_YES=1.\n"
+        "help: lynx-render help LX104\n"
     )
     assert "to encode again" not in run.stdout, "the refusal alone gives the reason"
     assert sorted(path for path in (tmp_path / "out").rglob("*")) == before

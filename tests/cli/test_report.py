@@ -9,7 +9,7 @@ import pytest
 
 from lynx_parallel.output.folder import Output
 from tests.helpers.campaigns import MANIFEST, draw, finish, load, write
-from tests.helpers.light_command import light
+from tests.helpers.light_command import errors_of, light
 from tests.helpers.reports import data_of
 
 
@@ -50,9 +50,8 @@ def test_one_file_elsewhere(folder: Path) -> None:
 def test_a_folder_that_is_not_an_output_folder(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     done = light("report", "plain", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (
-        2, "plain: not an output folder: it holds neither .lynx nor a sidecar\n",
-    )  # fmt: skip
+    assert done.returncode == 2
+    assert errors_of(done) == ["plain: not an output folder: it holds neither .lynx nor a sidecar"]
     assert not list((tmp_path / "plain").iterdir())
 
 

@@ -15,7 +15,7 @@ from lynx_parallel.output.journal import Journal, now
 from lynx_parallel.output.lock import Lock, holder
 from lynx_parallel.output.run_status import GangStatus, RunStatus, write_status
 from tests.helpers.campaigns import draw, finish, load, tree, write
-from tests.helpers.light_command import light
+from tests.helpers.light_command import errors_of, light
 
 GANG = GangStatus("denoising", "ada/run-t01", 12, 50, 3.3, ranks=2, device="NVIDIA H200", hosts=("node-1",))
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     finish(campaign, campaign.shots[0])
     output = Output(campaign.output)
     journal = Journal(output.journal)
-    journal.append("failed", name="bob/walk-t01", reason="bob.jpg: no face was found")
+    journal.append("failed", name="bob/walk-t01", reason="bob.jpg: no face was found", code="LX301")
     journal.append("failed", name="bob/run-t01", reason="RuntimeError: CUDA out of memory. (logs: out/.lynx/logs/x)")
     journal.close()
     return tmp_path
@@ -112,14 +112,12 @@ def test_the_folder_that_was_written_last_is_found(folder: Path, tmp_path: Path)
     empty = tmp_path / "empty"
     empty.mkdir()
     refused = light("status", cwd=empty)
-    assert (refused.returncode, refused.stderr) == (
-        2, "no output folder here: name a manifest or an output folder\n",
-    )  # fmt: skip
+    assert refused.returncode == 2
+    assert errors_of(refused) == ["no output folder here: name a manifest or an output folder"]
     (tmp_path / "plain").mkdir()
     other = light("status", "plain", cwd=tmp_path)
-    assert (other.returncode, other.stderr) == (
-        2, "plain: not an output folder: it holds neither .lynx nor a sidecar\n",
-    )  # fmt: skip
+    assert other.returncode == 2
+    assert errors_of(other) == ["plain: not an output folder: it holds neither .lynx nor a sidecar"]
     assert light("status", "none.yaml", cwd=tmp_path).returncode == 2
 
 
@@ -139,15 +137,21 @@ def test_failures_and_what_to_do(folder: Path) -> None:
     assert done.returncode == 1
     face, memory = done.stdout.splitlines()
     assert face == (
-        "bob/walk-t01: failed: bob.jpg: no face was found. Correct the input or read the logs, then run again."
+        "bob/walk-t01: failed: bob.jpg: no face was found. Correct the input or read the logs, then run again. [LX301]"
     )
     assert memory.startswith("bob/run-t01: failed: RuntimeError: CUDA out of memory. (logs: ")
     assert memory.endswith(
-        "Another process uses the memory. On a GPU, nvidia-smi lists such processes. End them and run again."
+        "Another process uses the memory. On a GPU, nvidia-smi lists such processes. End them and run again. [LX305]"
     )
     found = json.loads(light("failures", "m.yaml", "--json", cwd=folder).stdout)
     assert [one["name"] for one in found["failures"]] == ["bob/walk-t01", "bob/run-t01"]
+    assert [one["code"] for one in found["failures"]] == ["LX301", "LX305"], "the second journal entry has no code"
     assert found["exit_code"] == 1
+    assert done.stderr == "help: lynx-render help LX301 LX305\n"
+    status = json.loads(light("status", "m.yaml", "--json", cwd=folder).stdout)
+    assert {one["name"]: one["code"] for one in status["failures"]} == {
+        "bob/walk-t01": "LX301", "bob/run-t01": "LX305",
+    }  # fmt: skip
 
 
 def test_no_failures(folder: Path) -> None:

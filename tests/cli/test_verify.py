@@ -26,6 +26,7 @@ from lynx_parallel.output.verify import verify
 from lynx_parallel.stages.resume_state import save_resume_state
 from tests.helpers.campaigns import MANIFEST, edit_sidecar, finish, load, tree, write
 from tests.helpers.damage import flip, state
+from tests.helpers.light_command import errors_of
 from tests.helpers.planned import parts_of
 
 ADA = "ada/walk-t01"
@@ -171,6 +172,8 @@ def command(*arguments: str | Path) -> tuple[int, str, str]:
         [sys.executable, "-m", "lynx_parallel.cli", "verify", *map(str, arguments)],
         env=os.environ, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+    if run.returncode > 1:
+        return run.returncode, run.stdout, "".join(f"{line}\n" for line in errors_of(run))
     return run.returncode, run.stdout, run.stderr
 
 

@@ -56,6 +56,8 @@ def test_what_is_inside(wheel: Path) -> None:
         for path in (REPOSITORY / kind).rglob("*")
         if path.is_file()
     }
+    page = "docs/troubleshooting.md"
+    shipped[f"lynx_parallel/_shipped/{page}"] = (REPOSITORY / page).read_bytes()
     assert len(shipped) >= 10
     modules = {
         path.relative_to(REPOSITORY).as_posix(): path.read_bytes()
@@ -78,6 +80,11 @@ def test_the_demo_from_an_empty_folder(installed: Path, tmp_path: Path, demo: Pa
     as_json = python("-m", "lynx_parallel.cli", "plan", "demo", "--json", cwd=tmp_path, installed=installed)
     assert f'"output": "{tmp_path}/renders/demo"' in as_json
     assert os.listdir(tmp_path) == []
+
+
+def test_errors_are_explained_without_the_repository(installed: Path, tmp_path: Path) -> None:
+    explained = python("-m", "lynx_parallel.cli", "help", "LX202", cwd=tmp_path, installed=installed)
+    assert explained.startswith("LX202: **Another run works in this output folder.**")
 
 
 def test_every_shipped_file_loads_there(installed: Path, tmp_path: Path) -> None:

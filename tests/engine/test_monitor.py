@@ -111,6 +111,7 @@ def test_failures_are_counted_and_listed(tmp_path: Path, campaign_of: Any, monke
     assert last.failed == len(summary.failed) > 0
     assert last.failures[0].reason == "no face"
     assert last.failures[0].logs.startswith(".lynx/logs/")
+    assert last.failures[0].code == "LX301"
     assert (last.exit_code, last.fraction) == (1, 1.0)
 
 

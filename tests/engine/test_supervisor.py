@@ -40,6 +40,9 @@ def test_a_bad_subject_costs_its_own_shots_alone(campaign_of: Any, tmp_path: Pat
     assert {name.split("/")[0] for name, _ in summary.failed} == {"b"}
     assert {name.split("/")[0] for name in summary.rendered} == {"a"}
     assert {reason for _, reason in summary.failed} == {"no face"}
+    assert summary.codes == {name: "LX301" for name, _ in summary.failed}
+    records = [json.loads(line) for line in Output(tmp_path).journal.read_text().splitlines()]
+    assert {one["code"] for one in records if one["event"] == "failed"} == {"LX301"}
     assert sum(world.attempts.values()) == 1 + 6  # one look at the subject was enough
 
 
@@ -238,6 +241,9 @@ def test_a_fault_that_every_shot_shares_ends_the_run(campaign_of: Any, tmp_path:
     assert len(summary.failed) == len(plan.items)
     untried = [reason for _, reason in summary.failed if reason == f"not tried: {summary.fault}"]
     assert len(untried) == len(plan.items) - len(world.attempts)
+    tried = {name for name, reason in summary.failed if not reason.startswith("not tried")}
+    assert {name for name, code in summary.codes.items() if code == "LX402"} == tried
+    assert {code for name, code in summary.codes.items() if name not in tried} == {"LX206"}
     events = [json.loads(line)["event"] for line in Output(tmp_path).journal.read_text().splitlines()]
     assert events.count("fault") == 1
     assert events.count("failed") == len(world.attempts)

@@ -50,7 +50,14 @@ def refused(*arguments: str | Path, cwd: Path) -> list[str]:
     assert run.stdout == ""
     assert "Traceback" not in run.stderr
     assert (tree(cwd), sorted(cwd.rglob("*"))) == before
-    return run.stderr.splitlines()
+    return errors_of(run)
+
+
+def errors_of(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """Returns the lines of a failed command's errors, without the last one, which names the help."""
+    *lines, last = run.stderr.splitlines()
+    assert re.fullmatch(r"help: lynx-render help LX\d{3}( LX\d{3})*", last)
+    return lines
 
 
 def of_shots(printed: str) -> list[str]:

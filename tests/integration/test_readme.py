@@ -1,4 +1,4 @@
-"""Runs the README's commands that are not marked, one after another, in one folder."""
+"""Runs the commands of the README and of other pages that are not marked, one after another, in one folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.helpers.command import COMMAND, PATIENCE_S
-from tests.helpers.documents import blocks
+from tests.helpers.documents import DOCUMENTS, TUTORIAL, blocks
 from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
@@ -21,14 +21,17 @@ subjects:
 prompts:
   pumpkin: A {person} carves a pumpkin on a porch in the evening.
 """
+FIRST = "README.md"
+"""Renders what the commands of other pages look at."""
 
 
 def test_every_command(head: Head, tmp_path: Path) -> None:
     """``RAY_ADDRESS`` names a running Ray, so that no command has to start one."""
     shutil.copytree(REPOSITORY / "manifests" / "faces", tmp_path / "faces")
     (tmp_path / "campaign.yaml").write_text(MANIFEST)
-    commands = [command for block in blocks("README.md") if not block.mark for command in block.commands]
-    assert len(commands) >= 6
+    pages = sorted({*DOCUMENTS} - {TUTORIAL}, key=lambda name: name != FIRST)
+    commands = [command for name in pages for block in blocks(name) if not block.mark for command in block.commands]
+    assert len(commands) >= 15
     for command in commands:
         program, *arguments = shlex.split(command, comments=True)
         assert program == "lynx-render"

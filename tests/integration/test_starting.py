@@ -83,7 +83,9 @@ def test_a_ray_that_dies_is_one_line_and_leaves_nothing(campaign: Path, tmp_path
         victim.kill()
         printed, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 3, printed
-    assert printed.splitlines()[-1].startswith(f"Ray on this machine failed: its process {name} was killed by SIGKILL;")
+    *_, line, help_line = printed.splitlines()
+    assert line.startswith(f"Ray on this machine failed: its process {name} was killed by SIGKILL;")
+    assert help_line == "help: lynx-render help LX208"
     assert not colours(printed)
     assert "Traceback" not in printed
     _, alive = psutil.wait_procs(family, timeout=60)

@@ -24,7 +24,7 @@ def output(tmp_path: Path) -> Output:
     journal.append("failed", name="ada/walk-t01", reason="an earlier failure")
     journal.append("done", name="ada/walk-t01", video="0")
     journal.append("attempt", name="ada/run-t01", attempt=1)
-    journal.append("failed", name="ada/run-t01", reason="no face")
+    journal.append("failed", name="ada/run-t01", reason="no face", code="LX301")
     journal.append("blocked", name="bob/walk-t01", reason="consent expired")
     journal.append("failed", name="bob/run-t01", reason="out of memory")
     journal.append("attempt", name="bob/run-t01", attempt=2)
@@ -43,6 +43,7 @@ def test_states(output: Output) -> None:
         ("bob/run-t01", "left", ""),
         ("cleo/walk-t01", "left", ""),
     ]
+    assert [shot.code for shot in states[1:3]] == ["LX301", ""]
     assert states[1].logs == ".lynx/logs/ada/run-t01"
     assert states[0].sidecar is not None
     assert count_states(states) == {"done": 1, "failed": 1, "blocked": 1, "left": 2}
