@@ -29,7 +29,6 @@ def help(
     Examples:
         lynx-render help LX101
         lynx-render help LX301 LX305
-        lynx-render help plan
     """
     from lynx_parallel.inputs.problems import nearest
 

@@ -232,7 +232,7 @@ def test_usage(folder: Path, arguments: list[str], expected: str) -> None:
 def test_a_word_that_is_neither_command_nor_manifest(folder: Path) -> None:
     lines = refused("xyzzy", "n.yaml", cwd=folder)
     assert lines[0].startswith("xyzzy: no such file, and no shipped manifest of that name")
-    assert lines[1:] == ["n.yaml: no such manifest"]
+    assert lines[1:] == ["n.yaml: no such manifest; did you mean 'm.yaml'?"]
 
 
 @pytest.mark.parametrize(
@@ -351,8 +351,10 @@ def test_a_reader_that_has_gone_before(folder: Path, demo: Path, arguments: list
 )
 def test_json_of_a_refusal(folder: Path, arguments: list[str], errors: list[str]) -> None:
     run = light(*arguments, "--json", cwd=folder)
-    assert (run.returncode, run.stderr.splitlines()) == (2, errors)
-    assert json.loads(run.stdout) == {"errors": errors, "exit_code": 2}
+    assert (run.returncode, errors_of(run)) == (2, errors)
+    told = json.loads(run.stdout)
+    assert run.stderr.splitlines()[-1] == f"help: lynx-render help {told.pop('code')}"
+    assert told == {"errors": errors, "exit_code": 2}
 
 
 def test_json_of_strict(folder: Path, demo: Path) -> None:
