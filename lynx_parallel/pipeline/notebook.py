@@ -51,14 +51,14 @@ class LynxPipeline(ShotPipeline):
 
     A scheduler of your own, for one call::
 
-        pipe("A woman carves a pumpkin", image="ada.jpg", scheduler=lambda sampling: MyScheduler(sampling))
+        pipe("A woman carves a pumpkin", image="ada.jpg", scheduler=my_scheduler)
 
     For all calls, override ``make_scheduler``. For face models of your own, give ``landmarks`` and ``embedding`` to a
     call, or override ``identify``, which gets the picture as a uint8 RGB array::
 
         class MyPipeline(LynxPipeline):
             def make_scheduler(self, sampling):
-                return MyScheduler(sampling)
+                return my_scheduler(sampling)  # at its first step
 
             def identify(self, sampling, *, image=None, **given):
                 landmarks, embedding = my_face_models(image)

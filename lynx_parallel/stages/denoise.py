@@ -83,7 +83,8 @@ def denoise(
         start: state from which to resume; None starts from the noise.
         until: number of steps after which to end, with the latents so far; None makes all.
     """
-    latents, first = latents_BCThw * scheduler.init_noise_sigma, 0
+    # diffusers' flow-matching classes have no such factor.
+    latents, first = latents_BCThw * getattr(scheduler, "init_noise_sigma", 1.0), 0
     if start is not None and start.latents is not None:
         latents, first = start.latents, start.steps_done
         restore(scheduler, start)

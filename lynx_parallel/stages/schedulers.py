@@ -34,7 +34,7 @@ class Scheduler(Protocol):
     Attributes:
         sigmas: [steps + 1] fp32 on the CPU, falling to 0.
         timesteps: [steps], the model's timestep of each step: 1000·σ.
-        init_noise_sigma: factor of the initial noise.
+        init_noise_sigma: factor of the initial noise; may be missing.
     """
 
     sigmas: torch.Tensor
@@ -107,8 +107,6 @@ def own_scheduler(
     if not all(hasattr(made, name) for name in ("step", "timesteps")):
         allowed = "must be a name, a scheduler of diffusers, or a function that makes a scheduler"
         raise InputErrors([f"scheduler: of type {type(made).__name__}: {allowed}"])
-    if not hasattr(made, "init_noise_sigma"):  # diffusers' flow-matching classes have none
-        made.init_noise_sigma = 1.0
     return made
 
 

@@ -29,16 +29,20 @@ def test_every_command(head: Head, tmp_path: Path) -> None:
     """``RAY_ADDRESS`` names a running Ray, so that no command has to start one."""
     shutil.copytree(REPOSITORY / "manifests" / "faces", tmp_path / "faces")
     (tmp_path / "campaign.yaml").write_text(MANIFEST)
+    (tmp_path / "summer.yaml").write_text(MANIFEST.replace("renders/spring", "renders/summer"))
     pages = sorted({*DOCUMENTS} - {TUTORIAL}, key=lambda name: name != FIRST)
     commands = [command for name in pages for block in blocks(name) if not block.mark for command in block.commands]
     assert len(commands) >= 15
     for command in commands:
         program, *arguments = shlex.split(command, comments=True)
         assert program == "lynx-render"
+        arguments, file = (arguments[:-2], arguments[-1]) if ">" in arguments else (arguments, "")
         run = subprocess.run(
             [*COMMAND, *arguments],
             cwd=tmp_path, env=head.env | {"RAY_ADDRESS": head.address},
             capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         assert run.returncode == 0, f"{command}\n{run.stdout}{run.stderr}"
+        if file:
+            (tmp_path / file).write_text(run.stdout)
     assert len(list((tmp_path / "renders").rglob("*.mp4"))) >= 5

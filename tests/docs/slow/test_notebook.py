@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import numpy as np
+import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image, ImageSequence
 
 from lynx_parallel.stages.video import probe
+from tests.helpers.documents import all_blocks
 from tests.helpers.repository import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "docs" / "notebook.ipynb"
@@ -22,6 +27,27 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 def printed(cell: NotebookNode) -> str:
     return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+
+
+def test_the_page_about_it_runs(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks of Python run in order, on the demo, with stand-ins for the reader's own scheduler and face models."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    shutil.copy(REPOSITORY / "manifests" / "faces" / "astronaut.jpg", tmp_path / "ada.jpg")
+    monkeypatch.chdir(tmp_path)
+    points = ((30.0, 30.0), (60.0, 30.0), (45.0, 45.0), (33.0, 60.0), (57.0, 60.0))
+    names: dict[str, Any] = {
+        "MyScheduler": FlowMatchEulerDiscreteScheduler,
+        "my_face_models": lambda image: (points, np.ones(512, np.float32)),
+    }
+    found = [block for block in all_blocks("docs/notebook.md") if block.kind == "python"]
+    assert len(found) == 4
+    for block in found:
+        code = "\n".join(block.commands).replace('"lynx-full", device="cuda"', '"demo-tiny"')
+        exec(compile(code, str(block), "exec"), names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ada.jpg", "beach.webp", "library.mp4", "pumpkin.mp4"]
+    assert probe(tmp_path / "library.mp4").codec == "h265"
+    assert names["mine"]("A walk", image="ada.jpg", num_inference_steps=1).frames.shape == (9, 48, 64, 3)
 
 
 def test_it_is_committed_without_outputs() -> None:
