@@ -12,6 +12,7 @@ import typer
 
 import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
+from lynx_parallel.cli.export import export
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
 from lynx_parallel.cli.plan import plan
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=_HELP,
 )
-for command in (render, plan, status, failures, report, reroll, takes, verify, forget, doctor, fetch):
+for command in (render, plan, status, failures, report, reroll, takes, verify, forget, export, doctor, fetch):
     app.command(context_settings=_HELP)(command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -77,21 +77,32 @@ def _is_text(text: str) -> bool:
     return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
 
 
-def select(shots: Sequence[Shot], only: Iterable[str], problems: Problems) -> tuple[Shot, ...]:
+def select(shots: Sequence[Shot], only: Collection[str], problems: Problems) -> tuple[Shot, ...]:
     """Returns the shots whose ``subject/prompt`` or name fits a pattern. Each pattern must fit a shot."""
-    patterns = list(dict.fromkeys(only))
-    if not patterns:
+    if not only:
         return tuple(shots)
-    keep = [False] * len(shots)
     pairs = [f"{shot.subject.id}/{shot.prompt.id}" for shot in shots]
+    keep = fitting(pairs, [shot.name for shot in shots], only, problems)
+    return tuple(shot for shot, kept in zip(shots, keep, strict=True) if kept)
+
+
+def fitting(pairs: Sequence[str], names: Sequence[str], only: Collection[str], problems: Problems) -> list[bool]:
+    """Returns which shots fit a pattern; all of them without a pattern. Each pattern must fit a shot.
+
+    Args:
+        pairs: ``subject/prompt`` of each shot.
+        names: of the shots.
+    """
+    patterns = list(dict.fromkeys(only))
+    keep = [not patterns] * len(names)
     for pattern in patterns:
         literal = pattern.replace("[", "[[]")  # a name may hold brackets, as in name: "[ACME] {subject}"
         fits = [
-            fnmatchcase(pair, pattern) or fnmatchcase(shot.name, pattern) or fnmatchcase(shot.name, literal)
-            for pair, shot in zip(pairs, shots, strict=True)
+            fnmatchcase(pair, pattern) or fnmatchcase(name, pattern) or fnmatchcase(name, literal)
+            for pair, name in zip(pairs, names, strict=True)
         ]
         if not any(fits):
             hint = nearest(pattern, dict.fromkeys(pairs), "subject/prompt")
             problems.option(f"--only {shown_value(pattern)}: fits no shot; {hint}")
         keep = [a or b for a, b in zip(keep, fits, strict=True)]
-    return tuple(shot for shot, kept in zip(shots, keep, strict=True) if kept)
+    return keep
