@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import typer
 
 import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
+from lynx_parallel.cli.each import EachCommand, each
 from lynx_parallel.cli.export import export
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
@@ -39,8 +41,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=_HELP,
 )
-for command in (render, plan, status, failures, report, reroll, takes, verify, forget, export, doctor, fetch):
-    app.command(context_settings=_HELP)(command)
+for command in (
+    render, plan, status, failures, report, reroll, takes, verify, forget, export, each, doctor, fetch,
+):  # fmt: skip
+    app.command(context_settings=_HELP, cls=EachCommand if command is each else None)(command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """click's UsageError, or that of the copy of click in newer versions of typer."""
@@ -71,10 +75,11 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
     commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
     words: list[str] = []
-    if "--debug" in arguments:
+    own = set(itertools.takewhile(lambda word: word != "--", arguments))  # not those of the command of each
+    if "--debug" in own:
         show_log(sys.stderr)
     try:
-        if not {"-h", "--help", "--version"} & set(arguments):
+        if not {"-h", "--help", "--version"} & own:
             check_working_folder()
             ensure_home()
         words = completed(arguments, commands)
@@ -92,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
     except (LynxError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and discard_unwritten(sys.stdout):
             error.filename = "standard output"
-        if "--debug" in arguments:
+        if "--debug" in own:
             traceback.print_exc()
         else:
             Lines(sys.stderr)(in_words(error))

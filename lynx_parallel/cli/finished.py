@@ -79,12 +79,17 @@ def split_by_state(made: MadeFiles, sources: Mapping[str, Source], *, replace: b
         InputErrors: files that would be replaced and must not be, one line each.
     """
     states = {file: made.state(file, source) for file, source in sources.items()}
-    lines = []
-    for file, state in states.items():
-        if state == "foreign":
-            lines.append(f"{shown_path(made.path(file))}: exists and was not made by this command, or changed since")
-        elif state == "other" and not replace:
-            lines.append(f"{shown_path(made.path(file))}: was made in another way; add --replace or another --to")
+    lines = [
+        f"{shown_path(made.path(file))}: exists, and was not made by this command or was changed since; it is kept"
+        for file, state in states.items()
+        if state == "foreign"
+    ]
+    others = [file for file, state in states.items() if state == "other"]
+    if others and not replace:
+        lines.append(
+            f"{shown_path(made.folder)}: {counted(len(others), 'file')} made with another command or other settings, "
+            f"such as {others[0]}; add --replace, or choose another --to"
+        )
     if lines:
         raise InputErrors(lines)
     return [file for file in states if states[file] != "done"], [file for file in states if states[file] == "done"]

@@ -54,6 +54,8 @@ def meant(error: Exception, arguments: Sequence[str], commands: Collection[str])
     if command == "render" and (later := [word for word in rest if word in commands]):
         others = [word for word in rest if word != later[0]]
         return f"; put the command first: lynx-render {' '.join([later[0], *others])}"
+    if command == "each":
+        return "; put -- before the command"
     return "; one manifest or pipeline at a time" if command in ("render", "plan", "fetch", "doctor") else ""
 
 

@@ -25,4 +25,5 @@ def finished_campaign(folder: Path, manifest: str = MANIFEST) -> tuple[Campaign,
         finish(campaign, shot, name=shot.name, shot=ids_of(shot))
     output = Output(campaign.output)
     output.private.mkdir()
+    output.journal.touch()
     return campaign, output
