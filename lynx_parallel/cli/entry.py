@@ -14,6 +14,7 @@ import typer
 import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.each import EachCommand, each
+from lynx_parallel.cli.encode import encode
 from lynx_parallel.cli.export import export
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings=_HELP,
 )
 for command in (
-    render, plan, status, failures, report, reroll, takes, verify, forget, export, each, doctor, fetch,
+    render, plan, status, failures, report, reroll, takes, verify, forget, export, each, encode, doctor, fetch,
 ):  # fmt: skip
     app.command(context_settings=_HELP, cls=EachCommand if command is each else None)(command)
 
