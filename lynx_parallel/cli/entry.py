@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ import typer
 
 import lynx_parallel
 from lynx_parallel.cli.doctor import doctor
+from lynx_parallel.cli.each import EachCommand, each
+from lynx_parallel.cli.encode import encode
+from lynx_parallel.cli.export import export
 from lynx_parallel.cli.fetch import fetch
 from lynx_parallel.cli.forget import forget
 from lynx_parallel.cli.help import help, show_help
@@ -39,6 +43,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Render": (render, plan),
     "Look": (status, failures, report),
     "Choose takes": (reroll, takes),
+    "Deliver": (export, each, encode),
     "Set up": (init, schema, fetch, doctor, help),
     "Clean up": (verify, forget),
 }
@@ -62,7 +67,8 @@ app = typer.Typer(
 )
 for _group, _commands in COMMANDS.items():
     for _command in _commands:
-        app.command(cls=Command, context_settings=_HELP, rich_help_panel=_group)(_command)
+        _class = EachCommand if _command is each else Command
+        app.command(cls=_class, context_settings=_HELP, rich_help_panel=_group)(_command)
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """click's UsageError, or that of the copy of click in newer versions of typer."""
@@ -86,12 +92,13 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
     words: list[str] = []
     group: Any = typer.main.get_command(app)
-    if "--debug" in arguments:
+    ours = list(itertools.takewhile(lambda word: word != "--", arguments))  # not those of the command of ``each``
+    if "--debug" in ours:
         show_log(sys.stderr)
     try:
         if os.environ.get(COMPLETION):
             return group.main([], "lynx-render", COMPLETION, standalone_mode=False)
-        if not {"-h", "--help", "--version"} & set(arguments):
+        if not {"-h", "--help", "--version"} & set(ours):
             check_working_folder()
             ensure_home()
         own = [*_HELP["help_option_names"], *(name for parameter in group.params for name in parameter.opts)]
@@ -109,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return int(error.exit_code)
-        return _refuse([usage_line(error, words, group)], int(error.exit_code), USAGE_CODE, arguments)
+        return _refuse([usage_line(error, words, group)], int(error.exit_code), USAGE_CODE, ours)
     except (LynxError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None and discard_unwritten(sys.stdout):
             if isinstance(error, BrokenPipeError):
@@ -117,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
             error.filename = "standard output"
         lines = error.lines if isinstance(error, InputErrors) else [in_words(error)]
         code = error.exit_code if isinstance(error, LynxError) else ClusterError.exit_code
-        return _refuse(lines, code, code_of(error), arguments)
+        return _refuse(lines, code, code_of(error), ours)
 
 
 def _refuse(lines: Sequence[str], code: int, help_code: str, arguments: Sequence[str]) -> int:

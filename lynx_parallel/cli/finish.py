@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from lynx_parallel.engine.isolation import users_environment
 from lynx_parallel.errors import FAULT_CODE
 from lynx_parallel.text import shown_path
 
@@ -100,7 +100,7 @@ def run_command(
         "seconds": f"{summary.seconds:.0f}" if summary else "0", "fault": fault or (summary.fault if summary else ""),
         **counts,
     }  # fmt: skip
-    environment = {**os.environ, **{f"LYNX_{name.upper()}": value for name, value in told.items()}}
+    environment = {**users_environment(), **{f"LYNX_{name.upper()}": value for name, value in told.items()}}
     try:
         # Ray's output has taken the descriptors 1 and 2.
         ended = subprocess.run(

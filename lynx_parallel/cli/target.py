@@ -65,7 +65,10 @@ class Target:
         for folder in sorted((self.output.private / "manifests").glob("*"), reverse=True):
             try:
                 record = read_record(folder)
-                return load_campaign(record.as_of_today(record.manifest)) if record else None
+                if record is None:
+                    return None
+                sets = [value for value in record.request.set if not value.startswith("output=")]
+                return load_campaign(record.as_of_today(record.manifest), sets)
             except (InputErrors, KeyError):  # pictures or the pipeline are gone
                 return None
         return None

@@ -149,5 +149,6 @@ def _setting(option: str, rest: Sequence[str]) -> str:
 
 def _unexpected(extra: str, command: str) -> str:
     """Returns a line about words that a command does not take."""
-    hint = "one pipeline at a time" if command in ("fetch", "doctor") else f"see lynx-render {command} --help"
+    hints = {"fetch": "one pipeline at a time", "doctor": "one pipeline at a time", "each": "put -- before the command"}
+    hint = hints.get(command, f"see lynx-render {command} --help")
     return f"{escaped(extra)}: unexpected argument; {hint}"

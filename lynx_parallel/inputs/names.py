@@ -5,18 +5,28 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections.abc import Collection
 
 from lynx_parallel.inputs.problems import nearest
 from lynx_parallel.output.sidecar import SUFFIXES
 
-_FIELDS = ("subject", "prompt", "variant", "take", "seed")
+FIELDS = ("subject", "prompt", "variant", "take", "seed")
+NUMBERS = frozenset({"take", "seed"})
+"""Fields that are whole numbers, which take a format."""
+DELIVERED_NAME = "{subject}_{prompt}_t{take:02}"
+"""Default pattern of delivered files. Shots of a variant get ``_{variant}`` at the end."""
 _INT_SPEC = re.compile(r"0?[0-9]{0,2}d?", re.ASCII)
 _MAX_COMPONENT = 200  # bytes; file systems take 255, and the longest suffix with .part has 25
 _MAX_TOTAL = 1000
 
 
-def pattern_mistake(pattern: str) -> str | None:
-    """Returns what is wrong with a ``name:`` pattern, or None."""
+def pattern_mistake(pattern: str, fields: Collection[str] = FIELDS, numbers: Collection[str] = NUMBERS) -> str | None:
+    """Returns what is wrong with a ``name:`` pattern, or None.
+
+    Args:
+        fields: that it may use.
+        numbers: those of them that are whole numbers.
+    """
     try:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
@@ -24,9 +34,9 @@ def pattern_mistake(pattern: str) -> str | None:
     for _, field, spec, conversion in parts:
         if field is None:
             continue
-        if field not in _FIELDS:
-            return f"{{{field[:80]}}}: unknown field; {nearest(field, _FIELDS)}"
-        number = field in ("take", "seed")
+        if field not in fields:
+            return f"{{{field[:80]}}}: unknown field; {nearest(field, fields)}"
+        number = field in numbers
         if conversion or (spec and not (number and _INT_SPEC.fullmatch(spec))):
             return f"{{{field}}}: takes no format" if not number else f"{{{field}}}: a format is like {{take:02}}"
     return None

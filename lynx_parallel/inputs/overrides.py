@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -78,34 +78,49 @@ def _is_text(text: str) -> bool:
     return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
 
 
-def select(shots: Sequence[Shot], only: Iterable[str], problems: Problems) -> tuple[Shot, ...]:
+def select(shots: Sequence[Shot], only: Collection[str], problems: Problems) -> tuple[Shot, ...]:
     """Returns the shots whose ``subject/prompt`` or name fits a pattern. Each pattern must fit a shot."""
-    patterns = list(dict.fromkeys(only))
-    if not patterns:
+    if not only:
         return tuple(shots)
-    keep = [False] * len(shots)
     pairs = [f"{shot.subject.id}/{shot.prompt.id}" for shot in shots]
-    for pattern in patterns:
-        literal = pattern.replace("[", "[[]")  # a name may hold brackets, as in name: "[ACME] {subject}"
-        fits = [
-            fnmatchcase(pair, pattern) or fnmatchcase(shot.name, pattern) or fnmatchcase(shot.name, literal)
-            for pair, shot in zip(pairs, shots, strict=True)
-        ]
-        if not any(fits):
-            problems.option(f"--only {shown_value(pattern)}: fits no shot; {_near_pattern(pattern, shots)}")
-        keep = [a or b for a, b in zip(keep, fits, strict=True)]
+    keep = fitting(pairs, [shot.name for shot in shots], only, problems)
     return tuple(shot for shot, kept in zip(shots, keep, strict=True) if kept)
 
 
-def _near_pattern(pattern: str, shots: Sequence[Shot]) -> str:
-    """Returns what a pattern without a shot may have meant: the nearest ids in place of unknown ones."""
-    pairs = dict.fromkeys(f"{shot.subject.id}/{shot.prompt.id}" for shot in shots)
+def fitting(pairs: Sequence[str], names: Sequence[str], only: Collection[str], problems: Problems) -> list[bool]:
+    """Returns which shots fit a pattern; all of them without a pattern. Each pattern must fit a shot.
+
+    Args:
+        pairs: ``subject/prompt`` of each shot.
+        names: of the shots.
+    """
+    patterns = list(dict.fromkeys(only))
+    keep = [not patterns] * len(names)
+    for pattern in patterns:
+        literal = pattern.replace("[", "[[]")  # a name may hold brackets, as in name: "[ACME] {subject}"
+        fits = [
+            fnmatchcase(pair, pattern) or fnmatchcase(name, pattern) or fnmatchcase(name, literal)
+            for pair, name in zip(pairs, names, strict=True)
+        ]
+        if not any(fits):
+            problems.option(f"--only {shown_value(pattern)}: fits no shot; {_near_pattern(pattern, pairs)}")
+        keep = [a or b for a, b in zip(keep, fits, strict=True)]
+    return keep
+
+
+def _near_pattern(pattern: str, every: Iterable[str]) -> str:
+    """Returns what a pattern without a shot may have meant: the nearest ids in place of unknown ones.
+
+    Args:
+        every: ``subject/prompt`` of each shot.
+    """
+    pairs = dict.fromkeys(every)
     subject, slash, prompt = pattern.partition("/")
     near = "/".join(
         one if re.search(r"[*?[]", one) else next(iter(near_names(one, known)), one)
         for one, known in (
-            (subject, dict.fromkeys(shot.subject.id for shot in shots)),
-            (prompt, dict.fromkeys(shot.prompt.id for shot in shots)),
+            (subject, dict.fromkeys(pair.partition("/")[0] for pair in pairs)),
+            (prompt, dict.fromkeys(pair.partition("/")[2] for pair in pairs)),
         )
     )
     if slash and any(fnmatchcase(pair, near) for pair in pairs):

@@ -76,7 +76,8 @@ Frames = Annotated[
 ]
 MIN_FPS = 1 / 2000
 """Least frames per second that ffmpeg accepts."""
-Fps = Annotated[float, Field(ge=MIN_FPS, le=240), must("a number from 1/2000 (0.0005) to 240")]
+MAX_FPS = 240
+Fps = Annotated[float, Field(ge=MIN_FPS, le=MAX_FPS), must("a number from 1/2000 (0.0005) to 240")]
 Steps = Annotated[int, Field(ge=1, le=1000), must("a whole number from 1 to 1000")]
 SchedulerName = Annotated[
     Literal["unipc", "dpm++", "dpm++_sde", "euler", "lcm", "rcm"],

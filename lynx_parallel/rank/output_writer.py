@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,20 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from lynx_parallel.errors import DamagedError, RenderError
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.manifest import Shot
 from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS
 from lynx_parallel.output.atomic import atomic_write
-from lynx_parallel.output.checksums import CHECKSUM_KEY, add_checksum, metadata_of, sha256_file
+from lynx_parallel.output.checksums import add_checksum, sha256_file
 from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.rank.disk_space import when_room
 from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered, RenderOrder
-from lynx_parallel.stages.latents import decode, to_frames
+from lynx_parallel.stages.latents import decode, read_latents, to_frames
 from lynx_parallel.stages.poster import write_poster
 from lynx_parallel.stages.video import encode_video
 from lynx_parallel.text import one_line
@@ -102,18 +100,11 @@ class OutputWriter:
             DamagedError: the file holds other bytes than were written.
             RenderError: the file cannot be read.
         """
-        try:
-            data = order.latents.read_bytes()
-        except OSError as error:
-            raise RenderError(f"{order.latents}: {error.strerror}") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != order.sha256 if order.sha256 else CHECKSUM_KEY not in (metadata_of(data) or {}):
-            raise DamagedError(f"{order.latents}: the latents are damaged: their checksum differs")
+        saved, facts = read_latents(order.latents, order.sha256)
         if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
-        saved = load(data)["latents"]
         made = self.write(self._frames(self.vae, saved), order.shot, order.video, order.parts, {}, self._tiled)
-        return replace(made, outputs={**made.outputs, "latents": {"size": len(data), "sha256": found}})
+        return replace(made, outputs={**made.outputs, "latents": facts})
 
     def save_latents(self, latents: torch.Tensor, path: Path, metadata: Mapping[str, str]) -> None:
         """Writes final latents. They appear whole or not at all, and stay of use if the video cannot be made."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load
 
+from lynx_parallel.errors import DamagedError, RenderError
 from lynx_parallel.inputs.decode_memory import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from lynx_parallel.model.precision import Fp32Precision, convolutions_in
+from lynx_parallel.output.checksums import CHECKSUM_KEY, metadata_of
 
 LATENT_CHANNELS = 16
 
@@ -92,3 +97,23 @@ def to_frames(video_BCFHW: torch.Tensor) -> np.ndarray:
     """Converts [1, 3, F, H, W] in [-1, 1] to uint8 [F, H, W, 3]."""
     levels = ((video_BCFHW[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(1, 2, 3, 0).cpu().numpy()
+
+
+def read_latents(path: Path, sha256: str | None) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Returns saved latents [1, 16, T, h, w], and size and sha256 of their file.
+
+    Args:
+        sha256: of the file by its sidecar; without it, the checksum in the file's header is compared.
+
+    Raises:
+        DamagedError: the file holds other bytes than were written.
+        RenderError: the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RenderError(f"{path}: {error.strerror}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256 if sha256 else CHECKSUM_KEY not in (metadata_of(data) or {}):
+        raise DamagedError(f"{path}: the latents are damaged: their checksum differs")
+    return load(data)["latents"], {"size": len(data), "sha256": found}

@@ -57,7 +57,8 @@ def test_a_command_that_fails_is_a_line(tmp_path: Path, capfd: pytest.CaptureFix
 def test_it_also_runs_if_the_run_could_not_begin(tmp_path: Path, demo: Path) -> None:
     write(tmp_path)
     draw(tmp_path)
-    command = "echo $LYNX_EXIT_CODE $LYNX_FAULT > finished"
+    command = 'echo "$LYNX_EXIT_CODE $LYNX_FAULT" > finished; echo "[$PYTHONSAFEPATH]" > python'
     done = light("m.yaml", "--deadline", "soon", "--on-finish", command, cwd=tmp_path)
     assert done.returncode == 2
     assert (tmp_path / "finished").read_text().startswith("2 --deadline soon: must be a time")
+    assert (tmp_path / "python").read_text() == "[]\n", "a script in Python finds the modules beside it"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lynx_parallel.stages.video import probe
+from lynx_parallel.stages.video import probe, read_frames
 from tests.helpers.command import PATIENCE_S, environment, lynx_render
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.golden_cases import relative_error
@@ -77,6 +77,18 @@ def journal(output: Path, event: str) -> list[dict[str, Any]]:
 
 def test_the_driver_imports_no_torch(first: FirstRun) -> None:
     assert first.imported == []
+
+
+def test_what_is_delivered(first: FirstRun) -> None:
+    """Two ranks decoded rows of each video. Decoding it whole rounds a few values the other way, see parallel.vae."""
+    output = first.folder / "renders" / "demo"
+    exported = lynx_render("export", output, "--to", "delivery", cwd=first.folder)
+    assert (exported.returncode, len(list((first.folder / "delivery").glob("*.mp4")))) == (0, 4), exported.stdout
+    encoded = lynx_render("encode", output, "--format", "h264", "--to", "again", cwd=first.folder)
+    assert encoded.returncode == 0, encoded.stdout
+    for name in NAMES:
+        render, again = (read_frames(folder / f"{name}.mp4").astype(int) for folder in (output, first.folder / "again"))
+        assert abs(render - again).mean() < 0.1
 
 
 def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun, head: Head) -> None:

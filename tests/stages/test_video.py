@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lynx_parallel.errors import RenderError
 from lynx_parallel.inputs.sampling import MIN_FPS
 from lynx_parallel.stages import video as encode
 from lynx_parallel.stages.video import VideoInfo, encode_video, probe, read_frames
+from tests.helpers.mp4_boxes import Colours, boxes, colours, sample_entry
 
 
 def moving(frames: int = 9, height: int = 48, width: int = 80) -> np.ndarray:
@@ -133,6 +135,24 @@ def test_file_plays_while_loading_in_the_right_colours(tmp_path: Path, codec: st
     expected = 16 + 219 / 255 * (colour @ [0.2126, 0.7152, 0.0722])  # ITU-R BT.709, 3.2
     assert np.frombuffer(luma, np.uint8).mean() == pytest.approx(expected, abs=1)
     assert np.abs(read_frames(path).astype(int) - colour).max() <= 3
+
+
+@pytest.mark.parametrize(("codec", "entry", "configuration"), [("h264", "avc1", "avcC"), ("h265", "hvc1", "hvcC")])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_boxes_of_the_file(tmp_path: Path, codec: str, entry: str, configuration: str, lossless: bool) -> None:
+    """What Apple's players and browsers look at before they decode a picture."""
+    path = tmp_path / "a.mp4"
+    encode_video(moving(), path, fps=16, codec=codec, crf=18, lossless=lossless)
+    content = path.read_bytes()
+    order = [kind for kind, _ in boxes(content)]
+    assert order[0] == "ftyp"
+    assert order.index("moov") < order.index("mdat"), "faststart: the index comes first"
+    kind, described = sample_entry(content)
+    assert kind == entry
+    assert configuration in described
+    assert colours(described["colr"]) == Colours(1, 1, 1, full_range=False)
+    said = subprocess.run([encode._ffmpeg(), "-i", path], capture_output=True, text=True, check=False).stderr
+    assert re.search(rf"Video: {'hevc' if codec == 'h265' else codec} .*\({entry} .*yuv420p\(tv, bt709", said)
 
 
 # Failures

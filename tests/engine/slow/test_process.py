@@ -82,6 +82,16 @@ def test_the_folder_of_the_package_and_what_the_user_named_stay(tmp_path: Path) 
     assert run.stdout.strip() == os.pathsep.join([str(REPOSITORY), str(tmp_path)])
 
 
+def test_the_users_own_programs_get_the_users_variables(tmp_path: Path) -> None:
+    code = (
+        "from lynx_parallel.engine.isolation import isolate, users_environment; isolate(); isolate()\n"
+        "print([users_environment().get(name) for name in ('PYTHONPATH', 'PYTHONSAFEPATH', 'MARKER')])"
+    )
+    path = os.pathsep.join([str(REPOSITORY), "x"])
+    run = python("-c", code, cwd=tmp_path, PYTHONPATH=path, MARKER="m")
+    assert run.stdout == f"[{path!r}, None, 'm']\n"
+
+
 CLOSED = """
 import os, sys
 for descriptor in {descriptors}:
