@@ -84,7 +84,8 @@ def _deliver(delivery: Delivery, videos: Sequence[Video], say: Lines) -> tuple[s
         raise InputErrors([f"{shown_path(path)}: {reason}" for path, reason in conflicts.items()])
     left = [video for video in videos if video.file not in present]
     with delivery.working(videos):
-        _check_room(delivery.folder, sum(video.size for video in left))
+        if not delivery.link:
+            _check_room(delivery.folder, sum(video.size for video in left))
         damaged = {}
         for video in left:
             if fault := delivery.add(video):
@@ -97,6 +98,7 @@ def _deliver(delivery: Delivery, videos: Sequence[Video], say: Lines) -> tuple[s
 
 
 def _check_room(folder: Path, size: int) -> None:
+    """Raises ClusterError if the copies do not fit on the disk."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise ClusterError(f"{shown_path(folder)}: {shown_size(size)} are needed, {shown_size(free)} are free")

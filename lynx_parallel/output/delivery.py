@@ -63,14 +63,15 @@ class Video:
 class Delivery:
     """A folder for delivery.
 
-    Args:
-        link: make hard links. Where the file system has none, files are copied; ``no_links`` then is the reason.
+    Attributes:
+        link: make hard links. It becomes False where the file system has none: files are copied then.
+        no_links: why there are none; empty if there are, or if none were asked for.
     """
 
     def __init__(self, folder: Path, *, link: bool = False):
         self.folder = folder
         self.no_links = ""
-        self._link = link
+        self.link = link
 
     @contextlib.contextmanager
     def working(self, videos: Iterable[Video]) -> Iterator[None]:
@@ -130,7 +131,7 @@ class Delivery:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with video.source.open("rb") as source, atomic_write(path) as part:
-                linked = self._link and self._linked(video.source, part)
+                linked = self.link and self._linked(video.source, part)
                 with naming(path), open(os.devnull if linked else part, "wb") as copy:
                     if _copy(source, copy, video.source) != video.sha256:
                         raise _Damaged
@@ -148,8 +149,8 @@ class Delivery:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            self._link, self.no_links = False, error.strerror or str(error)
-        return self._link
+            self.link, self.no_links = False, error.strerror or str(error)
+        return self.link
 
     def write_lists(self, videos: Iterable[Video]) -> None:
         """Writes both lists: these videos, and those that the list has from earlier exports and that still exist."""

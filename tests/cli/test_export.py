@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lynx_parallel.cli.entry import run
 from lynx_parallel.engine.record import write_record
 from lynx_parallel.inputs.records import Request
 from lynx_parallel.output.folder import Output
@@ -99,6 +103,18 @@ def test_what_is_there_is_never_replaced(folder: Path) -> None:
         "d/ada_walk_t01.mp4: exists with other content; remove it, or choose another name or folder",
         "d/videos.json: exists and is not ours",
     ]
+
+
+def test_too_little_room_is_known_before_anything_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_campaign(tmp_path)
+    monkeypatch.setattr(gc, "disable", lambda: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=81))
+    assert run(["export", str(tmp_path / "out"), "--to", str(tmp_path / "d")]) == 3
+    assert capsys.readouterr().err == f"{tmp_path}/d: 82 B are needed, 81 B are free\n"
+    assert not list((tmp_path / "d").iterdir())
+    assert run(["export", str(tmp_path / "out"), "--to", str(tmp_path / "d"), "--link"]) == 0, "links need no room"
 
 
 def test_bad_options(folder: Path) -> None:
