@@ -51,7 +51,7 @@ def each(
     to: Annotated[
         str | None, typer.Option("--to", metavar="FOLDER", help="Folder for the results; default OUTPUT_FOLDER-each.")
     ] = None,
-    suffix: Annotated[str, typer.Option("--suffix", help="Suffix of the results.")] = ".mp4",
+    suffix: Annotated[str, typer.Option("--suffix", metavar=".SUFFIX", help="Suffix of the results.")] = ".mp4",
     name: Annotated[
         str, typer.Option("--name", metavar="PATTERN", help="Names of the results, as for export.")
     ] = "{name}",
@@ -70,6 +70,10 @@ def each(
     {in} stands for the video and {out} for the file to write. {name}, {subject}, {prompt}, {variant}, {take}, {seed},
     {width}, {height}, {num_frames} and {fps} may be used, too. No shell is involved. Each task gets one GPU
     (CUDA_VISIBLE_DEVICES). Run it again to do what is left.
+
+    Examples:
+        lynx-render each renders/spring --picked -- upscale {in} {out}
+        lynx-render each --to sound --jobs 4 -- add-sound --seed {seed} {in} {out}
     """
     from lynx_parallel.engine.crew import Crew, places, visible_gpus
     from lynx_parallel.inputs.finished import names_of

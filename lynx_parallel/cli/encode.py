@@ -56,9 +56,14 @@ def encode(
     as_json: JsonAtEnd = False,
     debug: Debug = False,
 ) -> None:
-    """Make other formats of the finished shots, from their saved latents.
+    """Make other formats of finished shots, from their saved latents.
 
     The frames are those of the render. Run it again to do what is left. Exits with 1 if a shot has no latents.
+
+    Examples:
+        lynx-render encode renders/spring --format webp --quality 80
+        lynx-render encode renders/spring --format h265 --crf 22 --picked
+        lynx-render encode --format png --only 'ada/*' --to frames
     """
     from lynx_parallel.inputs.finished import names_of
     from lynx_parallel.inputs.formats import read_format

@@ -43,6 +43,11 @@ def export(
     """Copy the finished videos to a folder, with names of their own.
 
     videos.csv and videos.json list them. Nothing that is there is replaced. Exits with 1 if a video is damaged.
+
+    Examples:
+        lynx-render export renders/spring --to delivery --picked
+        lynx-render export campaign.yaml --to copies --name '{subject}/{prompt}'
+        lynx-render export --to delivery --only 'ada/*' --link
     """
     from lynx_parallel.inputs.finished import names_of
     from lynx_parallel.output.delivery import Delivery

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lynx_parallel.cli.help_text import OUTPUT, SHOTS
 from lynx_parallel.cli.target import Target
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.text import counted, shown_path
@@ -20,11 +21,19 @@ if TYPE_CHECKING:
     from lynx_parallel.inputs.finished import Selection
     from lynx_parallel.output.made_files import MadeFiles, Source
 
-Picked = Annotated[bool, typer.Option("--picked", help="Only takes that a review accepted.")]
+Picked = Annotated[bool, typer.Option("--picked", help="Only takes that a review accepted.", rich_help_panel=SHOTS)]
 Replace = Annotated[
-    bool, typer.Option("--replace", help="Replace files that this command made with another COMMAND or settings.")
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace files that this command made with another COMMAND or settings.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-JsonAtEnd = Annotated[bool, typer.Option("--json", help="End with a JSON summary on stdout; lines go to stderr.")]
+JsonAtEnd = Annotated[
+    bool,
+    typer.Option("--json", help="End with a JSON summary on stdout; lines go to stderr.", rich_help_panel=OUTPUT),
+]
 MOST_LINES = 10
 """Shots that are left out and get a line each. Further ones are counted."""
 
