@@ -112,7 +112,7 @@ def test_too_little_room_is_known_before_anything_is_copied(
     monkeypatch.setattr(gc, "disable", lambda: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=81))
     assert run(["export", str(tmp_path / "out"), "--to", str(tmp_path / "d")]) == 3
-    assert capsys.readouterr().err == f"{tmp_path}/d: 82 B are needed, 81 B are free\n"
+    assert capsys.readouterr().err == f"{tmp_path}/d: 82 B are needed, 81 B are free\nhelp: lynx-render help LX201\n"
     assert not list((tmp_path / "d").iterdir())
     assert run(["export", str(tmp_path / "out"), "--to", str(tmp_path / "d"), "--link"]) == 0, "links need no room"
 
@@ -126,6 +126,6 @@ def test_bad_options(folder: Path) -> None:
         "--name '{promt}': {promt}: unknown field; did you mean 'prompt'?"
     )
     assert refused("export", "out", "--to", "d", "--only", "eve/*", cwd=folder)[0].startswith(
-        "--only 'eve/*': fits no shot; (subject/prompt: ada/run, ada/walk, bob/run, bob/walk)"
+        "--only 'eve/*': fits no shot; subject/prompt: ada/run, ada/walk, bob/run, bob/walk"
     )
     assert tree(folder) == before

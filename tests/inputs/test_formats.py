@@ -32,7 +32,7 @@ def test_formats(name: str, options: dict[str, Any], expected: Format) -> None:
     ("name", "options", "lines"),
     [
         ("hevc", {}, ["--format hevc: no such format; did you mean 'h265'? (formats: h264, h265, webp, png, poster)"]),
-        ("gif", {}, ["--format gif: no such format; (formats: h264, h265, webp, png, poster)"]),
+        ("gif", {}, ["--format gif: no such format; formats: h264, h265, webp, png, poster"]),
         (
             "png", {"crf": 0, "fps": 300.0, "lossless": True},
             [
