@@ -64,17 +64,19 @@ def collect(calls: Iterable[Callable[[], Result]]) -> list[Result]:
     """Calls each and returns the results.
 
     Raises:
-        InputErrors: the lines of all calls that raised one, each line once.
+        InputErrors: that of the only call that raised one; else the lines of all that did, each line once.
     """
     results: list[Result] = []
-    lines: list[str] = []
+    errors: list[InputErrors] = []
     for call in calls:
         try:
             results.append(call())
         except InputErrors as error:
-            lines += error.lines
-    if lines:
-        raise InputErrors(dict.fromkeys(lines))
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise InputErrors(dict.fromkeys(line for error in errors for line in error.lines))
     return results
 
 

@@ -105,7 +105,7 @@ def test_every_command_line_parses() -> None:
             context = group.commands[name].make_context(name, list(rest))
         except Exception as error:
             pytest.fail(f"{where}: {error}")
-        assert context.params["manifest"].endswith(".yaml")
+        assert all(manifest.endswith(".yaml") for manifest in context.params["manifest"])
 
 
 # Ray's launcher

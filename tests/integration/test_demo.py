@@ -20,6 +20,7 @@ from lynx_parallel.stages.video import probe, read_frames
 from tests.helpers.command import PATIENCE_S, environment, lynx_render
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.golden_cases import relative_error
+from tests.helpers.light_command import errors_of
 from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
@@ -161,10 +162,9 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun, head: Head
 def test_a_layout_that_does_not_fit_is_one_line(campaign: Path, tmp_path: Path) -> None:
     run = lynx_render(campaign, "--ulysses", "3", cwd=tmp_path)
     assert run.returncode == 2
-    assert (
-        run.stderr
-        == "--ulysses 3: does not divide the model's 4 attention heads; one of 1, 2, 4 (astronaut/pumpkin-t01)\n"
-    )
+    assert errors_of(run) == [
+        "--ulysses 3: does not divide the model's 4 attention heads; one of 1, 2, 4 (astronaut/pumpkin-t01)"
+    ]
     assert not (tmp_path / "renders").exists()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from lynx_parallel.engine.ray_folder import MAX_PARENT_BYTES
 from tests.helpers.command import COMMAND, PATIENCE_S, environment, started, steps, wait_for
+from tests.helpers.light_command import errors_of
 from tests.helpers.repository import REPOSITORY
 
 MARK = "import os; open(os.environ['MARKER'], 'a').write(__name__ + ' ')\n"
@@ -105,7 +106,7 @@ def test_a_ray_that_cannot_start_is_one_line(campaign: Path, tmp_path: Path) -> 
         )  # fmt: skip
     assert run.returncode == 3, run.stdout
     assert run.stderr.startswith("Ray did not start on this machine: a port that Ray needs is taken. Unset")
-    assert run.stderr.count("\n") == 1
+    assert len(errors_of(run)) == 1
     [log] = (tmp_path / "renders" / "demo" / ".lynx" / "logs" / "ray").iterdir()
     assert f"(log: {log.relative_to(tmp_path)})" in run.stderr
     assert not (tmp_path / "renders" / "demo" / ".lynx" / "lock").exists()
