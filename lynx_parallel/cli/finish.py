@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,6 +18,8 @@ from lynx_parallel.text import shown_path
 if TYPE_CHECKING:
     from lynx_parallel.engine.summary import Summary
     from lynx_parallel.inputs.manifest import Campaign
+    from lynx_parallel.output.run_status import RunStatus
+    from lynx_parallel.view.metrics_file import MetricsFile
 
 
 class Ended:
@@ -73,6 +77,33 @@ def print_json(ended: Sequence[Ended], exit_code: int) -> None:
     """Prints the summary of a run: that of its campaign, or those of several under ``campaigns``."""
     each = [one.as_json() for one in ended]
     typer.echo(json.dumps(each[0] if len(each) == 1 else {"campaigns": each, "exit_code": exit_code}))
+
+
+def end_metrics(metrics: MetricsFile, campaigns: Sequence[Campaign], exit_code: int) -> None:
+    """Writes the last metrics. If no run has begun, they are counts of the output folders' files."""
+
+    def status() -> RunStatus:
+        names = [[shot.name for shot in campaign.shots] for campaign in campaigns]
+        each = [
+            count_states(shot_states(Output(campaign.output), own, read=False))
+            for campaign, own in zip(campaigns, names, strict=True)
+        ]
+        total, done, blocked = (
+            sum(map(len, names)),
+            sum(one["done"] for one in each),
+            sum(one["blocked"] for one in each),
+        )
+        return RunStatus(
+            "", ", ".join(str(campaign.path) for campaign in campaigns), socket.gethostname(), os.getpid(), now(),
+            total=total, done=done, blocked=blocked, fraction=float(done + blocked == total),
+        )  # fmt: skip
+
+    from lynx_parallel.output.folder import Output
+    from lynx_parallel.output.journal import now
+    from lynx_parallel.output.run_status import RunStatus
+    from lynx_parallel.output.shot_states import count_states, shot_states
+
+    metrics.end(exit_code, status)
 
 
 def run_command(

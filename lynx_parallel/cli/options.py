@@ -64,6 +64,15 @@ Events = Annotated[
         "--events", metavar="FILE|-", help="Also write events, one JSON object per line.", rich_help_panel=OUTPUT
     ),
 ]
+MetricsTo = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-file",
+        metavar="FILE.prom",
+        help="Also write metrics for node exporter's textfile collector.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.", rich_help_panel=OUTPUT)]
 
 # Where and how long to render: of render and of plan, so that either takes the other's command line.

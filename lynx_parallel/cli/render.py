@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lynx_parallel.cli.approve import approve_plan
-from lynx_parallel.cli.finish import Ended, print_json, run_command
+from lynx_parallel.cli.finish import Ended, end_metrics, print_json, run_command
 from lynx_parallel.cli.forecast import announce
 from lynx_parallel.cli.help import show_help
 from lynx_parallel.cli.help_text import OUTPUT, SHOTS
 from lynx_parallel.cli.load import Loaded, load_all
-from lynx_parallel.cli.observe import observed
+from lynx_parallel.cli.observe import metrics_path, observed
 from lynx_parallel.cli.options import (
     Address,
     Attention,
@@ -32,6 +32,7 @@ from lynx_parallel.cli.options import (
     Manifests,
     MaxFailures,
     MaxGpus,
+    MetricsTo,
     OneExpert,
     Only,
     Quiet,
@@ -75,7 +76,7 @@ def render(
         ),
     ] = False,
     verify: Verify = False, strict: Strict = False, as_json: Json = False, quiet: Quiet = False,
-    events: Events = None,
+    events: Events = None, metrics_file: MetricsTo = None,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Do not write report.html at the end.", rich_help_panel=OUTPUT)
     ] = False,
@@ -138,6 +139,7 @@ def render(
     from lynx_parallel.engine.campaign_run import CampaignRun
     from lynx_parallel.engine.driver import Driver
     from lynx_parallel.engine.sample import Sample
+    from lynx_parallel.view.metrics_file import MetricsFile
 
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise ClusterError(f"{platform.system()} {platform.machine()}: lynx-render runs on Linux x86-64")
@@ -150,6 +152,7 @@ def render(
     )  # fmt: skip
     refuse_commands(manifest, context)
     part = read_shard(shard)
+    metrics_to = metrics_path(metrics_file)
     if sample is not None and sample_only is not None:
         raise InputErrors(["--sample: not together with --sample-only; choose one"])
     for option, count in (("--sample", sample), ("--sample-only", sample_only)):
@@ -180,15 +183,19 @@ def render(
         for loaded in each
     ]
     chosen = None
+    every = [loaded.campaign for loaded in each]
+    metrics = None if metrics_to is None else MetricsFile(metrics_to, ", ".join(str(one.output) for one in every))
     try:
-        with observed(say, quiet=quiet, events=events) as observer:
+        with observed(say, quiet=quiet, events=events, metrics=metrics) as observer:
             if sample is not None:
                 chosen = Sample(sample, sample_only is not None, lambda: write_reports(observer.say))
             Driver(campaigns, cluster, observer, chosen).run()
     except LynxError as error:
+        if metrics is not None:
+            end_metrics(metrics, every, error.exit_code)
         if on_finish is not None:
-            for loaded in each:
-                run_command(on_finish, loaded.campaign, None, error.exit_code, str(error), output=say.stream)
+            for campaign in every:
+                run_command(on_finish, campaign, None, error.exit_code, str(error), output=say.stream)
         raise
     ended = [Ended(one.campaign, one.summary, one.title, allow_blocked=allow_blocked) for one in campaigns]
     for loaded, one in zip(each, ended, strict=True):
@@ -200,10 +207,12 @@ def render(
         print(ended[0].summary.fault, file=sys.stderr)
     codes = [code for one in ended for code in one.summary.codes.values()]
     show_help([*([FAULT_CODE] if ended[0].summary.fault else []), *codes])
+    exit_code = max(one.exit_code for one in ended)
+    if metrics is not None:
+        end_metrics(metrics, every, exit_code)
     if on_finish is not None:
         for one in ended:
             run_command(on_finish, one.campaign, one.summary, one.exit_code, output=say.stream)
-    exit_code = max(one.exit_code for one in ended)
     if as_json:
         print_json(ended, exit_code)
     raise typer.Exit(exit_code)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from lynx_parallel.inputs.records import Request
 
 _NOT_REPEATED = {
-    "manifest", "set_", "only", "yes", "verify", "strict", "as_json", "quiet", "events", "no_report", "review",
+    "manifest", "set_", "only", "yes", "verify", "strict", "as_json", "quiet", "events",
+    "metrics_file", "no_report", "review",
     "sample", "sample_only", "deadline", "card", "on_finish", "allow_blocked", "shard",
     "debug", "stop_after", "address", "help",
 }  # fmt: skip

@@ -87,6 +87,7 @@ class Attempt:
 
         def begin(done: int) -> None:
             self.stage = "denoising"
+            run.resumed.setdefault(name, done)
             prepared(done)
 
         run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,9 @@ class Attempt:
                 self._ranks = self._made_by(gang, footprint)
                 with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
                     decoded = await gang.render(self._order, begin)
+                if decoded:
+                    self.stage = "encoding"
+                    run.summary.steps += item.shot.sampling.num_inference_steps - run.resumed.pop(name, 0)
                 self._check_subject()
                 return decoded
         return True

@@ -106,6 +106,7 @@ class Driver:
             with (
                 deferred_signals() as pending,
                 ray_cluster(address, private, log, pending, self.say) as cluster,
+                self._metrics_in_ray(busy),
                 self._locked(busy),
             ):
                 with interruptible(pending):
@@ -118,6 +119,15 @@ class Driver:
                         campaign.finish()
         except Interrupted as stop:
             self._stopped_by(stop.number)
+
+    @contextlib.contextmanager
+    def _metrics_in_ray(self, busy: Sequence[CampaignRun]) -> Iterator[None]:
+        """Also gives statuses and events to Ray's metrics. Needs a running Ray."""
+        from lynx_parallel.engine.metrics import RayMetrics
+
+        metrics = RayMetrics(", ".join(str(campaign.output.folder) for campaign in busy))
+        self.observer = self.observer.beside(metrics.watch, metrics.event)
+        yield
 
     @contextlib.contextmanager
     def _locked(self, busy: Sequence[CampaignRun]) -> Iterator[None]:

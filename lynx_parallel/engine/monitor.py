@@ -117,6 +117,7 @@ class Monitor:
         self._began = self._looked = clock()
         self._gpu_seconds = 0.0
         self._device = ""
+        self._steps = 0
         self._working: tuple[float, float] | None = None  # time and fraction when the first shot began
 
     def status(
@@ -142,6 +143,8 @@ class Monitor:
         if self._working is None and any(gang.stage == "denoising" for gang in gangs):
             self._working = at, fraction
         summaries = [campaign.summary for campaign in self._campaigns]
+        # A failed attempt loses steps, and a stopped one is not in a slot at the end.
+        self._steps = max(self._steps, sum(one.steps for one in summaries) + sum(map(_steps, mine)))
         return replace(
             self._first, updated=now(), state=state if exit_code is None else "ended",
             rendered=sum(len(one.rendered) for one in summaries), encoded=sum(len(one.encoded) for one in summaries),
@@ -150,6 +153,7 @@ class Monitor:
             left_seconds=None if exit_code is not None else self._left(at, fraction),
             gpu_seconds=round(self._gpu_seconds, 1), device=self._device, gangs=gangs,
             failures=tuple(self._failures())[-MOST_FAILURES:], exit_code=exit_code,
+            steps=self._steps,
         )  # fmt: skip
 
     def _may_be_mine(self, slot: Slot) -> bool:
@@ -196,6 +200,14 @@ def unfinished(runs: InTurn) -> Iterator[ShotKey]:
 
 def _key(campaign: CampaignRun, item: Item) -> ShotKey:
     return str(campaign.output.folder), item.shot.name
+
+
+def _steps(slot: Slot) -> int:
+    """Returns the steps that this run has made of the shot that the gang of a slot denoises."""
+    attempt, seen = slot.attempt, slot.seen
+    if attempt is None or seen is None or attempt.stage != "denoising":
+        return 0
+    return max(seen.step - attempt.run.resumed.get(attempt.item.shot.name, 0), 0)
 
 
 def _gang(slot: Slot) -> GangStatus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lynx_parallel.output.run_status import RunStatus
@@ -27,3 +27,16 @@ class Observer:
     progress: Callable[[str], None] | None = None
     watch: Callable[[RunStatus], None] = _ignore
     event: Callable[[Mapping[str, Any]], None] = _ignore
+
+    def beside(self, watch: Callable[[RunStatus], None], event: Callable[[Mapping[str, Any]], None]) -> Observer:
+        """Returns an observer that gives each status and each event to two receivers."""
+
+        def watch_both(status: RunStatus) -> None:
+            self.watch(status)
+            watch(status)
+
+        def event_to_both(record: Mapping[str, Any]) -> None:
+            self.event(record)
+            event(record)
+
+        return replace(self, watch=watch_both, event=event_to_both)

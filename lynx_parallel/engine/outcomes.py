@@ -40,7 +40,10 @@ class Outcomes:
         """
         board, run = self._board, work.run
         item, name = work.item, work.item.shot.name
-        run.journal.append("done", name=name, attempt=attempt, video=item.digests.video, seconds=round(seconds, 3))
+        run.journal.append(
+            "done", name=name, attempt=attempt, video=item.digests.video, seconds=round(seconds, 3),
+            stages=rendered.seconds,
+        )  # fmt: skip
         with contextlib.suppress(OSError):  # the next run removes them
             remove_unpublished(run.output, name)
             run.output.resume_state(item.digests.resume).unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ class Run:
         first: names of the shots of the sample, which are made before the others.
         progress: takes lines that are repeated with other numbers; None for ``say``.
         others: summaries of the run's other campaigns.
+        resumed: steps that earlier runs had made, of each shot that was begun.
         title: how lines call the campaign, different for each; empty if it is the only one.
     """
 
@@ -52,6 +53,7 @@ class Run:
     progress: Callable[[str], None] | None = None
     first: frozenset[str] = frozenset()
     others: tuple[Summary, ...] = ()
+    resumed: dict[str, int] = field(default_factory=dict)
     title: str = ""
 
     @property

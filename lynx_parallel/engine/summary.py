@@ -19,6 +19,7 @@ class Summary:
         codes: code of each failed or blocked shot, by name; see ``docs/troubleshooting.md``.
         left: number of shots that were not finished because the run was stopped.
         retries: number of failed attempts that were repeated.
+        steps: denoising steps of the shots that were decoded, without those that earlier runs had made.
         left_out: machines and GPUs that were excluded because they were at fault, each with its reason.
         fault: the fault that ended the run, with a remedy; empty if there was none.
         conditioning: how often subjects, texts, identities and references were made, and how often found kept.
@@ -33,6 +34,7 @@ class Summary:
     codes: dict[str, str] = field(default_factory=dict)
     left: int = 0
     retries: int = 0
+    steps: int = 0
     left_out: list[str] = field(default_factory=list)
     fault: str = ""
     conditioning: Counter[str] = field(default_factory=Counter)

@@ -36,6 +36,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def replace_at_once(path: Path, content: bytes) -> None:
+    """Replaces a small file at once. It is not flushed to the disk: the next one follows in seconds.
+
+    The temporary ends in ``.part``.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for example. The old file stays.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with naming(path):
+            part.write_bytes(content)
+            os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Adds ``path`` to each OSError of the block that names no file, as those of ``write`` and ``fsync`` do."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from lynx_parallel.output.atomic import replace_at_once
 from lynx_parallel.output.sidecar import encode_text
 
 STATUS_VERSION = 1
@@ -75,6 +75,8 @@ class RunStatus:
         total: shots of the manifest; ``to_make`` of them were to be made when the run began.
         done: shots that were done before the run.
         rendered, encoded, failed, blocked, retries: counts of this run.
+        steps: denoising steps that this run has made. Steps that a failed attempt loses, and that are made again, count
+            once.
         fraction: part of the run's work that is done, from 0 to 1.
         seconds: since the run began; ``left_seconds`` to its end, estimated, or None.
         gpu_seconds: seconds that ranks have existed, summed over them; on the CPU also.
@@ -108,6 +110,7 @@ class RunStatus:
     failures: tuple[FailedShot, ...] = ()
     exit_code: int | None = None
     version: int = field(default=STATUS_VERSION)
+    steps: int = 0
 
     @property
     def finished(self) -> int:
@@ -119,17 +122,9 @@ class RunStatus:
 
 
 def write_status(path: Path, status: RunStatus) -> None:
-    """Replaces the status at once. It is not flushed to the disk: the next one follows in seconds.
-
-    An error, such as a full disk, leaves the old status.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(encode_text(json.dumps(status.as_json(), ensure_ascii=False)))
-        os.replace(part, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    """Replaces the status at once. An error, such as a full disk, leaves the old status."""
+    with contextlib.suppress(OSError):
+        replace_at_once(path, encode_text(json.dumps(status.as_json(), ensure_ascii=False)))
 
 
 def read_status(path: Path) -> RunStatus | None:

@@ -85,6 +85,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, campaign_of: Any, monke
     assert any(gang.finishing for status in statuses for gang in status.gangs), "one is encoded beside the next"
     last = statuses[-1]
     assert (last.state, last.exit_code, last.fraction, last.gangs, last.left_seconds) == ("ended", 0, 1.0, (), None)
+    assert last.steps == 13 * 4
     assert (last.rendered, last.finished, last.to_make, last.total) == (13, 13, 13, 13)
     assert read_status(output.status) == last
     # One gang of two ranks is at work nearly all the time.
@@ -92,6 +93,31 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path, campaign_of: Any, monke
     names = {event["event"] for event in events}
     assert {"attempt", "done", "gang_started", "status"} <= names
     assert sum(event["event"] == "done" for event in events) == 13
+    assert all("stages" in event for event in events if event["event"] == "done")
+
+
+def test_steps_of_earlier_runs_and_of_a_running_shot(
+    tmp_path: Path, campaign_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of an earlier run do not count, nor do those that a failed shot has lost. The count never falls."""
+    campaign = campaign_of(tmp_path / "out")
+    first = campaign.shots[-1].name  # it has the highest priority
+    begun = Slot.begin
+
+    def begin(slot: Slot, attempt: Any) -> None:
+        """As if the gang had made the first three of four steps at once."""
+        begun(slot, attempt)
+        if attempt is not None and attempt.stage == "denoising":
+            slot.see(Progress(3, 4, 0.0))
+
+    monkeypatch.setattr(Slot, "begin", begin)
+    world = World(iter(["done", "subject"]), partial={first: 2})
+    statuses, _, summary, _ = watched(campaign, world, monkeypatch)
+    steps = [status.steps for status in statuses]
+    assert steps == sorted(steps)
+    assert len(summary.rendered) == 6  # subject b failed
+    assert steps[5] == 1, "the third step of the first shot, of which an earlier run had made two"
+    assert steps[-1] == summary.steps == 6 * 4
 
 
 def test_the_time_left_is_right_within_a_shot(

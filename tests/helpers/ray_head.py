@@ -43,6 +43,7 @@ class Head:
     Attributes:
         address: of the cluster, for ``--address``.
         url: of the dashboard.
+        metrics: address of the metrics of its node.
         token: without it, the head refuses everything. It is stored under ``HOME``.
         env: environment of its users.
     """
@@ -50,6 +51,7 @@ class Head:
     process: psutil.Process
     address: str
     url: str
+    metrics: str
     token: str
     env: dict[str, str]
 
@@ -94,6 +96,7 @@ def ray_head(home: Path, *, dashboard: bool) -> Iterator[Head]:
         "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0",
         # Keeps it on the loopback interface, which --node-ip-address does not.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_metrics_report_interval_ms": "1000",
         "AUTOSCALER_METRIC_PORT": str(others[0]), "DASHBOARD_METRIC_PORT": str(others[1]),
     }  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -112,7 +115,9 @@ def ray_head(home: Path, *, dashboard: bool) -> Iterator[Head]:
     )  # fmt: skip
     process = psutil.Process(started.pid)
     token = (home / ".ray" / "auth_token").read_text().strip()
-    one = Head(process, f"127.0.0.1:{gcs}", url, token, env | {"RAY_ADDRESS": url})
+    one = Head(
+        process, f"127.0.0.1:{gcs}", url, f"http://127.0.0.1:{metrics}/metrics", token, env | {"RAY_ADDRESS": url}
+    )
 
     def up() -> bool:
         assert started.poll() is None, started.communicate()[0]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from lynx_parallel.output.run_status import read_status
 from lynx_parallel.stages.video import probe
@@ -44,6 +49,37 @@ print(seen)
 """
 
 
+def samples_of(text: str, output: Path) -> dict[str, float]:
+    """Returns the samples of an output folder. A name has the sample's stage, state or gang in braces."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("output") == str(output):
+                own = [value for label, value in sample.labels.items() if label in ("stage", "state", "gang")]
+                found[sample.name + (f"{{{own[0]}}}" if own else "")] = sample.value
+    return found
+
+
+@contextlib.contextmanager
+def scraped(head: Head, output: Path) -> Iterator[dict[str, float]]:
+    """Reads the metrics of a head's node again and again, as Prometheus does. Yields the last value of each sample."""
+    found: dict[str, float] = {}
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.wait(0.5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(head.metrics, timeout=10) as answer:
+                found.update(samples_of(answer.read().decode(), output))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_a_reader_never_sees_a_torn_file_or_a_wrong_count(head: Head, tmp_path: Path) -> None:
     output, stop = tmp_path / "out", tmp_path / "stop"
     reader = subprocess.Popen(
@@ -51,10 +87,11 @@ def test_a_reader_never_sees_a_torn_file_or_a_wrong_count(head: Head, tmp_path: 
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        run = head.render(
-            "demo", "--set", f"output={output}", "--events", "events.jsonl", "--sample", "2",
-            "--on-finish", "env > finished; echo heard", cwd=tmp_path,
-        )  # fmt: skip
+        with scraped(head, output) as metrics:
+            run = head.render(
+                "demo", "--set", f"output={output}", "--events", "events.jsonl", "--metrics-file", "lynx.prom",
+                "--sample", "2", "--on-finish", "env > finished; echo heard", cwd=tmp_path,
+            )  # fmt: skip
         assert reader.poll() is None, reader.communicate()[1]
     finally:
         stop.touch()
@@ -75,6 +112,20 @@ def test_a_reader_never_sees_a_torn_file_or_a_wrong_count(head: Head, tmp_path: 
     assert events[-1]["event"] == "run_ended"
     [gang] = [event for event in events if event["event"] == "gang_started"]
     assert gang["device"] == "cpu"
+
+    written = samples_of((tmp_path / "lynx.prom").read_text(), output)
+    assert written["lynx_shots{done}"] == written["lynx_shots_rendered_total"] == 4
+    assert written["lynx_steps_total"] == status.steps == 4 * 4
+    assert written["lynx_run_exit_code"] == 0
+    assert written["lynx_stage_seconds_count{denoise}"] == written["lynx_stage_seconds_count{total}"] == 4
+    assert written["lynx_stage_seconds_sum{total}"] > written["lynx_stage_seconds_sum{denoise}"] > 0
+    # Ray's endpoint had the same metrics during the run, but no counter that is zero, and perhaps not the last values.
+    during = {name.removeprefix("ray_").partition("{")[0] for name in metrics}
+    assert during >= {name.partition("{")[0] for name, value in written.items() if value}
+    assert metrics["ray_lynx_shots{done}"] + metrics["ray_lynx_shots{left}"] == 4
+    assert metrics["ray_lynx_ranks"] == 2
+    assert metrics["ray_lynx_shots_rendered_total"] >= 1
+    assert metrics["ray_lynx_stage_seconds_count{denoise}"] >= 1
 
     assert "heard" in run.stdout
     finished = dict(line.split("=", 1) for line in (tmp_path / "finished").read_text().splitlines() if "=" in line)
