@@ -22,7 +22,7 @@ from lynx_parallel.stages.video import encode_video, probe
 from tests.helpers.campaigns import draw, edit_sidecar, finish, load, tree, write
 from tests.helpers.command import started, wait_for
 from tests.helpers.finished import ids_of
-from tests.helpers.light_command import light, refused
+from tests.helpers.light_command import errors_of, light, refused
 from tests.helpers.saved_latents import finish_with_latents
 from tests.helpers.webp import read_webp
 
@@ -172,12 +172,12 @@ def test_tiles_are_decoded_as_the_render_decoded_them(made: Made) -> None:
 
 def test_bad_options(first: Made) -> None:
     assert refused("encode", "out", "--format", "mov", "--device", "tpu", cwd=first.folder) == [
-        "--format mov: no such format; (formats: h264, h265, webp, png, poster)",
+        "--format mov: no such format; formats: h264, h265, webp, png, poster",
         "--device tpu: must be auto, cuda or cpu",
     ]
     if not torch.cuda.is_available():
         done = light("encode", "out", "--format", "png", "--device", "cuda", "--only", "ada/*", cwd=first.folder)
-        assert (done.returncode, done.stderr) == (3, "--device cuda: torch finds no CUDA device here\n")
+        assert (done.returncode, errors_of(done)) == (3, ["--device cuda: torch finds no CUDA device here"])
         assert not [path for path in (first.folder / "out-png").rglob("*") if path.suffix == ".png"]
 
 
