@@ -62,7 +62,7 @@ def samples_of(text: str, output: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def scraped(head: Head, output: Path) -> Iterator[dict[str, float]]:
-    """Reads the metrics of a head's node again and again, as Prometheus does. Yields the highest value of each sample."""
+    """Reads the metrics of a head's node again and again, as Prometheus does. Yields the highest of each sample."""
     found: dict[str, float] = {}
     ended = threading.Event()
 
