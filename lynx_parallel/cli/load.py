@@ -54,16 +54,26 @@ def load(
     """
     from lynx_parallel.inputs.load import load_campaign
     from lynx_parallel.inputs.records import find_record
-    from lynx_parallel.plan.parts import plan_parts
 
     campaign = load_campaign(manifest, set_ or (), only or ())
+    if record := find_record(manifest):
+        campaign = replace(campaign, notices=(*campaign.notices, *record.changed_pictures()))
+    return load_parts(campaign, verify=verify, whole=not only, download=download)
+
+
+def load_parts(campaign: Campaign, *, verify: bool = False, whole: bool = True, download: bool = True) -> Loaded:
+    """Finds the weights of a campaign and checks its inputs. Arguments and errors are those of ``load``.
+
+    Args:
+        whole: whether it has all shots of its manifest.
+    """
+    from lynx_parallel.plan.parts import plan_parts
+
     found = [_load_part(part, download) for part in campaign.each]
     parts = tuple(one.part for one in found)
-    record = find_record(manifest)
-    of_record = record.changed_pictures() if record else ()
-    notices = (*campaign.notices, *of_record, *(notice for one in found for notice in one.notices))
+    notices = (*campaign.notices, *(notice for one in found for notice in one.notices))
     campaign = replace(campaign, notices=tuple(dict.fromkeys(notices)))
-    replan = partial(plan_parts, campaign, parts, today=date.today(), verify=verify, whole=not only)
+    replan = partial(plan_parts, campaign, parts, today=date.today(), verify=verify, whole=whole)
     missing = [(part, one.part) for one in found for part in one.missing]
     return Loaded(campaign, parts, tuple(missing), replan, [line for one in found for line in one.lora_lines])
 

@@ -30,8 +30,9 @@ from lynx_parallel.output.run_status import read_status
 from lynx_parallel.output.shot_states import count_states, shot_states
 output, names, most, seen = Output(Path(sys.argv[1])), sys.argv[3:], 0, 0
 while not Path(sys.argv[2]).exists():
+    there = output.status.exists()
     run = read_status(output.status)
-    assert run is not None or not output.status.exists(), "a torn status"
+    assert run is not None or not there, "a torn status"
     states = shot_states(output, names)
     done = count_states(states)["done"]
     assert done >= most, (done, most)
