@@ -6,14 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lynx_parallel.cli.help_text import OUTPUT, SHOTS
 from lynx_parallel.cli.options import Debug, Json
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.cache_root import cache_root
+from lynx_parallel.text import shown_path
 from lynx_parallel.view.lines import Lines
 
 if TYPE_CHECKING:
@@ -32,19 +35,39 @@ def forget(
         bool, typer.Option("--everywhere", help="In all output folders that this machine's cache knows.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    delete_videos: Annotated[
+        bool,
+        typer.Option(
+            "--delete-videos",
+            help="Also videos, latents, sidecars, posters, takes and logs; writes a receipt.",
+            rich_help_panel=SHOTS,
+        ),
+    ] = False,
+    receipt: Annotated[
+        str | None,
+        typer.Option(
+            "--receipt",
+            metavar="FILE",
+            help="Receipt of --delete-videos; default forgotten-SUBJECT-DATE.json.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """List the stored data of a person. With --yes, remove it.
 
-    That is cached face data, crops, resume states and superseded files. Finished videos are listed and never removed.
+    That is cached face data, crops, resume states and superseded files. Finished videos are listed, and removed only
+    with --delete-videos.
 
     Examples:
         lynx-render forget ada
         lynx-render forget ada drawn --from campaign.yaml --yes
         lynx-render forget ada --everywhere --yes
+        lynx-render forget ada --delete-videos --yes --receipt ada.json
     """
     from lynx_parallel.subject import forget as kept
+    from lynx_parallel.subject.receipt import check_receipt, describe, write_receipt
 
     if from_ and everywhere:
         raise InputErrors(["--everywhere: not together with --from; choose one"])
@@ -54,16 +77,27 @@ def forget(
     several = [] if from_ or everywhere else [name for name in wanted if len(wanted[name]) > 1]
     if yes and several:
         raise InputErrors(_choose(name, wanted[name]) for name in several)
-    search = kept.find(wanted)
-    if yes:
+    if receipt is not None and not delete_videos:
+        raise InputErrors(["--receipt: needs --delete-videos"])
+    search = kept.find(wanted, with_videos=delete_videos)
+    path = Path(os.path.abspath(receipt or f"forgotten-{'-'.join(wanted)}-{date.today().isoformat()}.json"))
+    if yes and delete_videos:
+        check_receipt(path)
+        before = describe(search)
         kept.forget(search, Lines(sys.stderr))
+        write_receipt(path, search, before)
+    elif yes:
+        kept.forget(search, Lines(sys.stderr))
+    written = str(path) if yes and delete_videos else ""
     code = int(yes and any(found.left for found in search.subjects.values()))
     if as_json:
         rows = [_as_json(found, search, used) for found in search.subjects.values()]
-        typer.echo(json.dumps({"subjects": rows, "removed": yes, "exit_code": code}, default=str))
+        typer.echo(json.dumps({"subjects": rows, "removed": yes, "receipt": written, "exit_code": code}, default=str))
     else:
         for line in _lines(search, yes, bool(from_)):
             typer.echo(line)
+        if written:
+            typer.echo(f"receipt: {shown_path(written)}")
         for name in several:
             typer.echo(_choose(name, wanted[name]))
     raise typer.Exit(code)
@@ -135,9 +169,16 @@ def _lines(search: Search, yes: bool, named: bool) -> Iterator[str]:
                 for path in paths:
                     yield f"  {'left   ' if path in left and yes else 'removed' if yes else 'remove '} {path}"
         listed += len(found.removable)
-        yield f"{name}: videos that remain: {len(found.videos)}{', for you to delete:' * bool(found.files)}"
-        for path in found.files:
-            yield f"  keep    {path}"
+        if not found.with_videos:
+            yield f"{name}: videos that remain: {len(found.videos)}{', for you to delete:' * bool(found.files)}"
+            for path in found.files:
+                yield f"  keep    {path}"
+        else:
+            yield f"{name}: videos: {len(found.videos)}, with their latents, sidecars, posters and logs:"
+            for path in (*found.logs, *found.files):
+                yield f"  {'left   ' if yes and os.path.lexists(path) else 'removed' if yes else 'remove '} {path}"
+            if found.takes:
+                yield f"{name}: takes with seeds of their own: {found.takes}"
         if found.hosts:
             shown = ", ".join(found.hosts[:MAX_HOSTS])
             rest = f" and {len(found.hosts) - MAX_HOSTS} more" if len(found.hosts) > MAX_HOSTS else ""

@@ -16,7 +16,9 @@ from pathlib import Path
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.modes import reason
 from lynx_parallel.output.owners import Owners
+from lynx_parallel.output.posters import REPORT
 from lynx_parallel.output.shard import FolderLock
+from lynx_parallel.output.takes import changing, read_takes
 from lynx_parallel.subject.cache import SubjectCache, check_ids, faces, remove
 
 KINDS = {
@@ -40,7 +42,10 @@ class Found:
         superseded: earlier videos that were moved aside, with their siblings.
         unfinished: half-written files of a run that was killed.
         videos: one file per finished shot: the video, or the latents of one that is gone.
-        files: all files of finished shots. Only the user deletes them.
+        files: all files of finished shots, each shot's sidecar last; with their posters if they are to be removed.
+            Otherwise only the user deletes them.
+        logs: folders of the logs of its shots, if videos are removed.
+        takes: number of its takes with seeds of their own.
         hosts: other machines that rendered the subject. Their caches are not seen from here.
     """
 
@@ -53,11 +58,15 @@ class Found:
     videos: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
+    logs: list[Path] = field(default_factory=list)
+    takes: int = 0
+    with_videos: bool = False
 
     @property
     def removable(self) -> list[Path]:
-        """Files that ``forget`` removes."""
-        return [path for kind in KINDS for path in getattr(self, kind)]
+        """Files that ``forget`` removes. A sidecar goes after the files that it names, which are found by it."""
+        found = [path for kind in KINDS for path in getattr(self, kind)]
+        return [*found, *self.logs, *self.files] if self.with_videos else found
 
     @property
     def left(self) -> list[Path]:
@@ -96,10 +105,11 @@ def cached_outputs(subjects: Collection[str]) -> dict[str, set[Path]]:
     return SubjectCache().uses(subjects)
 
 
-def find(wanted: Mapping[str, Collection[Path]]) -> Search:
+def find(wanted: Mapping[str, Collection[Path]], *, with_videos: bool = False) -> Search:
     """Looks for all that is kept of subjects; removes nothing.
 
     Args:
+        with_videos: whether finished videos are to be removed, too.
         wanted: real paths of the output folders to search, by subject. Of the cache, only what these folders used
             counts.
 
@@ -108,7 +118,7 @@ def find(wanted: Mapping[str, Collection[Path]]) -> Search:
         OSError: the cache or an output folder cannot be read.
     """
     check_ids(wanted)
-    search = Search(wanted, {name: Found(name) for name in wanted})
+    search = Search(wanted, {name: Found(name, with_videos=with_videos) for name in wanted})
     for name, found in search.subjects.items():
         found.cached = SubjectCache().kept({name: wanted[name]})
     for folder in search.outputs:
@@ -126,10 +136,15 @@ def _search(output: Output, search: Search) -> None:
             one.crops.append(crops)
         one.hosts = sorted({*one.hosts, *owners.hosts(subject)} - {socket.gethostname()})
         for name in owners.shots(subject):
-            paths = [output.path(name, kind) for kind in ("video", "latents", "sidecar")]
-            paths = [path for path in paths if path.is_file()]
+            poster, sidecar = output.poster(name), output.path(name, "sidecar")
+            paths = [output.path(name, "video"), output.path(name, "latents"), *([poster] if one.with_videos else [])]
+            paths = [path for path in (*paths, sidecar) if path.is_file()]
             one.files += paths
-            one.videos += [path for path in paths[:1] if path != output.path(name, "sidecar")]
+            one.videos += [path for path in paths[:1] if path not in (poster, sidecar)]
+            if one.with_videos and (logs := output.logs(name, 0).parent).is_dir():
+                one.logs.append(logs)
+        if one.with_videos:
+            one.takes += sum(key[0] == subject for key in read_takes(output.takes))
 
     def sort(kind: str, path: Path, owner: str | None) -> None:
         if owner is None:
@@ -160,7 +175,7 @@ def _shot_of(path: Path, folder: Path) -> str:
 
 
 def forget(search: Search, warn: Callable[[str], None]) -> None:
-    """Removes what ``find`` found and is not a finished video. ``Found.left`` tells what could not be removed.
+    """Removes what ``find`` found; finished videos if it was asked for them. ``Found.left`` tells what is left.
 
     Raises:
         ClusterError: a run is at work in one of the output folders; nothing is removed then.
@@ -183,6 +198,18 @@ def forget(search: Search, warn: Callable[[str], None]) -> None:
                     warn(f"{path}: cannot be removed: {reason(error)}")
         for output in search.outputs:
             _remove_empty(Output(output).private / "superseded")
+            _forget_takes(Output(output), {name for name, found in search.subjects.items() if found.with_videos})
+
+
+def _forget_takes(output: Output, subjects: Collection[str]) -> None:
+    """Removes the takes of subjects, and the report, which shows them. ``lynx-render report`` writes it again."""
+    if not subjects:
+        return
+    (output.folder / REPORT).unlink(missing_ok=True)
+    if output.takes.exists():
+        with changing(output.takes) as takes:
+            for key in [key for key in takes if key[0] in subjects]:
+                del takes[key]
 
 
 def _remove_empty(folder: Path) -> None:

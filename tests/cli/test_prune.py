@@ -1,4 +1,4 @@
-"""The command prune: lists first, removes with --yes, and keeps what the next run uses."""
+"""lynx-render prune: lists first, removes with --yes, and keeps what the next run uses."""
 
 from __future__ import annotations
 

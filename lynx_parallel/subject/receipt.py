@@ -1,0 +1,82 @@
+"""The receipt of a removal: what was removed, and what may remain. It holds no face data and no prompts.
+
+Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lynx_parallel.errors import InputErrors
+from lynx_parallel.output.atomic import atomic_write
+from lynx_parallel.output.journal import now
+from lynx_parallel.subject.forget import Search
+
+RECEIPT_VERSION = 1
+
+
+def check_receipt(path: Path) -> None:
+    """Refuses a receipt that exists or whose folder does not, before anything is removed.
+
+    Raises:
+        InputErrors: one line.
+    """
+    if os.path.lexists(path):
+        raise InputErrors([f"--receipt {path}: exists already; name another file"])
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputErrors([f"--receipt {path}: its folder cannot be written"])
+
+
+def describe(search: Search) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns size and sha256 of each file to be removed, also of those in folders, by subject and path."""
+    return {
+        name: {str(path): _facts(path) for path in _files(found.removable)} for name, found in search.subjects.items()
+    }
+
+
+def write_receipt(path: Path, search: Search, before: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Writes the receipt of a removal.
+
+    Args:
+        before: by ``describe``, before the removal.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    subjects = [
+        {
+            "subject": name,
+            "outputs": sorted(map(str, search.wanted[name])),
+            "removed": [{"path": one, **facts} for one, facts in before[name].items() if not os.path.lexists(one)],
+            "left": [one for one in before[name] if os.path.lexists(one)],
+            "takes": found.takes,
+            "hosts": found.hosts,
+        }
+        for name, found in search.subjects.items()
+    ]
+    text = json.dumps({"version": RECEIPT_VERSION, "time": now(), "subjects": subjects}, indent=2)
+    with atomic_write(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            found += sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+        else:
+            found.append(path)
+    return found
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError:  # a broken link, or a file that cannot be read
+        return {"size": None, "sha256": None}

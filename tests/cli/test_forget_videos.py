@@ -1,0 +1,120 @@
+"""lynx-render forget --delete-videos: everything of one person goes, nothing of another; a receipt says what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lynx_parallel.cli.load import load
+from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.takes import Take, changing, read_takes
+from tests.helpers.campaigns import draw, finish, tree, write
+from tests.helpers.light_command import light, of_shots, refused
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, demo: Path) -> Campaign:
+    """Four finished shots of two people, with posters, logs, takes, a report, and an older video of each."""
+    write(tmp_path)
+    draw(tmp_path)
+    loaded = load(str(tmp_path / "m.yaml"), None, None, False)
+    output = Output(loaded.campaign.output)
+    journal = Journal(output.journal)
+    for shot in loaded.campaign.shots:
+        finish(loaded.campaign, shot, weights=loaded.parts[0].digests)
+        journal.append("attempt", name=shot.name, subject=shot.subject.id, attempt=1)
+        for path in (output.poster(shot.name), output.logs(shot.name, 1) / "rank0.log"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(shot.name)
+    journal.close()
+    with changing(output.takes) as takes:
+        for shot in loaded.campaign.shots[::2]:
+            take = Take(shot.subject.id, shot.prompt.id, shot.take, 7)
+            takes[take.key] = take
+    (output.folder / "report.html").write_text("page")
+    return loaded.campaign
+
+
+def forget(folder: Path, *options: str) -> dict[str, Any]:
+    run = light("forget", "ada", "--from", "out", "--delete-videos", "--json", *options, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def test_it_lists_first(campaign: Campaign) -> None:
+    folder = campaign.path.parent
+    before = tree(folder)
+    run = light("forget", "ada", "--from", "out", "--delete-videos", cwd=folder)
+    assert f"  remove  {campaign.output}/ada/walk-t01.mp4" in run.stdout.splitlines()
+    assert "ada: takes with seeds of their own: 1" in run.stdout
+    assert run.stdout.splitlines()[-1].startswith("Nothing was removed. Add --yes to remove ")
+    assert tree(folder) == before
+
+
+def test_all_of_one_person_goes(campaign: Campaign) -> None:
+    folder, output = campaign.path.parent, Output(campaign.output)
+    before = tree(output.folder)
+    digest = hashlib.sha256((output.folder / "ada" / "walk-t01.mp4").read_bytes()).hexdigest()
+    found = forget(folder, "--yes", "--receipt", "receipt.json")
+    assert found["receipt"] == str(folder / "receipt.json")
+    after = tree(output.folder)
+    assert not [name for name in after if "ada" in name]
+    others = {name: content for name, content in before.items() if "bob" in name}
+    assert len(others) >= 8
+    assert others.items() <= after.items(), "the other person's files are the same"
+    assert {take.subject for take in read_takes(output.takes).values()} == {"bob"}
+    assert "report.html" not in after
+    receipt = json.loads((folder / "receipt.json").read_text())
+    [one] = receipt["subjects"]
+    assert (receipt["version"], one["subject"], one["left"], one["takes"]) == (1, "ada", [], 1)
+    by_path = {row["path"]: row for row in one["removed"]}
+    assert by_path[f"{campaign.output}/ada/walk-t01.mp4"]["sha256"] == digest
+    assert {Path(path).suffix for path in by_path} >= {".mp4", ".safetensors", ".json", ".jpg", ".log"}
+    assert "walks" not in (folder / "receipt.json").read_text(), "no prompts"
+    assert light("verify", "out", cwd=folder).returncode == 0
+    planned = of_shots(light("plan", "m.yaml", "--shots", cwd=folder).stdout)
+    actions = {line.split()[1].rstrip(":"): line.split()[0] for line in planned if "-t01" in line}
+    # The take of bob/walk has another seed since.
+    assert actions == dict(zip(["ada/walk-t01", "ada/run-t01", "bob/walk-t01"], ["render"] * 3, strict=True)) | {
+        "bob/run-t01": "done"
+    }
+
+
+def test_a_receipt_is_never_replaced(campaign: Campaign) -> None:
+    folder = campaign.path.parent
+    (folder / "receipt.json").write_text("mine")
+    before = tree(folder)
+    options = ("forget", "ada", "--from", "out", "--delete-videos", "--yes", "--receipt")
+    assert refused(*options, "receipt.json", cwd=folder) == [
+        f"--receipt {folder}/receipt.json: exists already; name another file"
+    ]
+    assert refused(*options, "none/receipt.json", cwd=folder) == [
+        f"--receipt {folder}/none/receipt.json: its folder cannot be written"
+    ]
+    assert refused("forget", "ada", "--receipt", "x.json", cwd=folder) == ["--receipt: needs --delete-videos"]
+    assert tree(folder) == before
+
+
+def test_a_removal_that_stopped_in_between_is_completed(campaign: Campaign) -> None:
+    """The sidecar goes last, so that the shot is still known."""
+    folder = campaign.path.parent
+    (campaign.output / "ada" / "walk-t01.mp4").unlink()
+    (campaign.output / "ada" / "run-t01.json").unlink()
+    forget(folder, "--yes", "--receipt", "receipt.json")
+    assert not [name for name in tree(campaign.output) if "ada" in name]
+
+
+def test_without_the_option_videos_stay(campaign: Campaign) -> None:
+    folder = campaign.path.parent
+    run = light("forget", "ada", "--from", "out", "--yes", cwd=folder)
+    assert run.returncode == 0
+    assert (campaign.output / "ada" / "walk-t01.mp4").exists()
+    assert (campaign.output / "report.html").exists()
+    assert not list(folder.glob("forgotten-*"))
