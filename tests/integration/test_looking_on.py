@@ -43,8 +43,9 @@ while not Path(sys.argv[2]).exists():
             assert output.path(shot.name, kind).stat().st_size == made["size"], (shot.name, kind)
     for line in output.journal.read_bytes().splitlines() if output.journal.exists() else ():
         json.loads(line)
-    for path in output.folder.rglob("*.mp4"):
-        path.read_bytes()
+    for file in output.files():
+        if file.endswith(".mp4"):
+            (output.folder / file).read_bytes()
     most, seen = done, seen + 1
 print(seen)
 """
