@@ -84,8 +84,9 @@ def forget(
     if yes and delete_videos:
         check_receipt(path)
         before = describe(search)
+        write_receipt(path, search, before, finished=False)
         kept.forget(search, Lines(sys.stderr))
-        write_receipt(path, search, before)
+        write_receipt(path, search, before, finished=True)
     elif yes:
         kept.forget(search, Lines(sys.stderr))
     written = str(path) if yes and delete_videos else ""

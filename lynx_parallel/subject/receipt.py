@@ -39,11 +39,14 @@ def describe(search: Search) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def write_receipt(path: Path, search: Search, before: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Writes the receipt of a removal.
+def write_receipt(
+    path: Path, search: Search, before: Mapping[str, Mapping[str, Mapping[str, Any]]], *, finished: bool
+) -> None:
+    """Writes the receipt of a removal: once before it, and again at its end.
 
     Args:
         before: by ``describe``, before the removal.
+        finished: False before the removal. If it is killed, the receipt lists what was to be removed, under ``left``.
 
     Raises:
         OSError: it cannot be written.
@@ -53,13 +56,15 @@ def write_receipt(path: Path, search: Search, before: Mapping[str, Mapping[str, 
             "subject": name,
             "outputs": sorted(map(str, search.wanted[name])),
             "removed": [{"path": one, **facts} for one, facts in before[name].items() if not os.path.lexists(one)],
-            "left": [one for one in before[name] if os.path.lexists(one)],
+            "left": [{"path": one, **facts} for one, facts in before[name].items() if os.path.lexists(one)],
             "takes": found.takes,
             "hosts": found.hosts,
         }
         for name, found in search.subjects.items()
     ]
-    text = json.dumps({"version": RECEIPT_VERSION, "time": now(), "subjects": subjects}, indent=2)
+    text = json.dumps(
+        {"version": RECEIPT_VERSION, "finished": now() if finished else None, "subjects": subjects}, indent=2
+    )
     with atomic_write(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from lynx_parallel.cli.forget import forget as forget_command
 from lynx_parallel.cli.load import load
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.takes import Take, changing, read_takes
+from lynx_parallel.subject import forget as subject_forget
 from tests.helpers.campaigns import draw, finish, tree, write
 from tests.helpers.light_command import light, of_shots, refused
 
@@ -73,6 +75,7 @@ def test_all_of_one_person_goes(campaign: Campaign) -> None:
     assert "report.html" not in after
     receipt = json.loads((folder / "receipt.json").read_text())
     [one] = receipt["subjects"]
+    assert receipt["finished"]
     assert (receipt["version"], one["subject"], one["left"], one["takes"]) == (1, "ada", [], 1)
     by_path = {row["path"]: row for row in one["removed"]}
     assert by_path[f"{campaign.output}/ada/walk-t01.mp4"]["sha256"] == digest
@@ -109,6 +112,22 @@ def test_a_removal_that_stopped_in_between_is_completed(campaign: Campaign) -> N
     (campaign.output / "ada" / "run-t01.json").unlink()
     forget(folder, "--yes", "--receipt", "receipt.json")
     assert not [name for name in tree(campaign.output) if "ada" in name]
+
+
+def test_a_killed_removal_leaves_a_receipt(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = campaign.path.parent
+    monkeypatch.chdir(folder)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subject_forget, "forget", killed)
+    with pytest.raises(KeyboardInterrupt):
+        forget_command(["ada"], from_=["out"], yes=True, delete_videos=True, receipt="receipt.json")
+    receipt = json.loads((folder / "receipt.json").read_text())
+    [one] = receipt["subjects"]
+    assert (receipt["finished"], one["removed"]) == (None, [])
+    assert f"{campaign.output}/ada/walk-t01.mp4" in {row["path"] for row in one["left"]}
 
 
 def test_without_the_option_videos_stay(campaign: Campaign) -> None:
