@@ -14,7 +14,7 @@ import typer
 
 from lynx_parallel.cli.help_text import OUTPUT, SHOTS
 from lynx_parallel.cli.options import Debug, Json
-from lynx_parallel.errors import InputErrors
+from lynx_parallel.errors import ClusterError, InputErrors
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.text import shown_path
 from lynx_parallel.view.lines import Lines
@@ -85,7 +85,11 @@ def forget(
         check_receipt(path)
         before = describe(search)
         write_receipt(path, search, before, finished=False)
-        kept.forget(search, Lines(sys.stderr))
+        try:
+            kept.forget(search, Lines(sys.stderr))
+        except ClusterError:  # a run is at work: nothing was removed
+            path.unlink()
+            raise
         write_receipt(path, search, before, finished=True)
     elif yes:
         kept.forget(search, Lines(sys.stderr))

@@ -14,6 +14,7 @@ from lynx_parallel.cli.load import load
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.shard import FolderLock
 from lynx_parallel.output.takes import Take, changing, read_takes
 from lynx_parallel.subject import forget as subject_forget
 from tests.helpers.campaigns import draw, finish, tree, write
@@ -128,6 +129,16 @@ def test_a_killed_removal_leaves_a_receipt(campaign: Campaign, monkeypatch: pyte
     [one] = receipt["subjects"]
     assert (receipt["finished"], one["removed"]) == (None, [])
     assert f"{campaign.output}/ada/walk-t01.mp4" in {row["path"] for row in one["left"]}
+
+
+def test_not_while_a_run_is_at_work(campaign: Campaign) -> None:
+    folder = campaign.path.parent
+    with FolderLock(campaign.output / ".lynx"):
+        run = light("forget", "ada", "--from", "out", "--delete-videos", "--yes", "--receipt", "r.json", cwd=folder)
+    assert run.returncode == 3
+    assert "another driver is at work here" in run.stderr
+    assert not (folder / "r.json").exists()
+    assert (campaign.output / "ada" / "walk-t01.mp4").exists()
 
 
 def test_without_the_option_videos_stay(campaign: Campaign) -> None:
