@@ -17,13 +17,12 @@ from pydantic import ValidationError
 
 from lynx_parallel.inputs.cache_root import cache_root
 from lynx_parallel.inputs.cards import Card
-from lynx_parallel.inputs.model_config import transformer_config
 from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.parts import Part
 from lynx_parallel.plan.plan import Item
-from lynx_parallel.plan.work import WAN_14B, shot_flops, work_key
+from lynx_parallel.plan.work import config_of, shot_flops, work_key
 from lynx_parallel.text import counted
 
 MOST_READ = 40
@@ -78,7 +77,7 @@ def rates_of_card(card: Card, vae_dtype: str) -> Rates:
 
 def fit(part: Part, sidecars: Iterable[Mapping[str, Any]]) -> Rates | None:
     """Returns the rates of finished shots, medians over them; None if no sidecar tells any."""
-    config, has_reference = _config(part), part.weights.ref is not None
+    config, has_reference = config_of(part), part.weights.ref is not None
     flops, decode, overhead = [], [], []
     for sidecar in sidecars:
         with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError, ValidationError):
@@ -129,7 +128,7 @@ def estimate(part: Part, items: Sequence[Item], rates: Rates, *, ranks: int, gan
         ranks: of a gang. A shot is taken to be faster by their number.
         gangs: that are at work at the same time.
     """
-    config, has_reference = _config(part), part.weights.ref is not None
+    config, has_reference = config_of(part), part.weights.ref is not None
     known: dict[tuple[Any, ...], float] = {}
     each = []
     for item in items:
@@ -146,12 +145,6 @@ def estimate(part: Part, items: Sequence[Item], rates: Rates, *, ranks: int, gan
     return Estimate(statistics.median(each), whole, sum(each) * ranks / 3600, rates.source)
 
 
-def _config(part: Part) -> Mapping[str, Any]:
-    """Returns the sizes of the transformer; those of the 14B if its configuration is not on this machine."""
-    folder = part.weights.base / "transformer"
-    return transformer_config(part.weights) if folder.is_dir() else WAN_14B
-
-
 def _sampling(settings: Mapping[str, Any]) -> Sampling:
     """Returns the settings of a sidecar that decide the work of its shot."""
     names = {name: settings[f"sampling.{name}"] for name in Sampling.model_fields if f"sampling.{name}" in settings}
@@ -163,7 +156,7 @@ def _megapixels(sampling: Sampling) -> float:
 
 
 def _key(part: Part, device: str) -> str:
-    config = _config(part)
+    config = config_of(part)
     model = "×".join(str(config[name]) for name in ("num_layers", "num_attention_heads", "attention_head_dim"))
     return f"{device}, {model}, {part.campaign.pipeline.model.dtype}, {part.campaign.pipeline.model.vae_dtype}"
 

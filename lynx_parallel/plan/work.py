@@ -63,13 +63,19 @@ def work_key(sampling: Sampling) -> tuple[Any, ...]:
     return (*(getattr(sampling, name) for name in _DECISIVE),)
 
 
+def config_of(part: Part) -> Mapping[str, Any]:
+    """Returns the sizes of the transformer; those of the 14B if its configuration is not on this machine."""
+    folder = part.weights.base / "transformer"
+    return transformer_config(part.weights) if folder.is_dir() else WAN_14B
+
+
 def costs(parts: Iterable[Part], todo: Iterable[Item]) -> dict[str, float]:
     """Returns the work of each shot that is to be made, by name: operations of its denoising, less if it is encoded."""
     todo, found = list(todo), dict[str, float]()
     for part in parts:
         if not part.of(todo):
             continue
-        config, has_reference = transformer_config(part.weights), part.weights.ref is not None
+        config, has_reference = config_of(part), part.weights.ref is not None
         known: dict[tuple[Any, ...], float] = {}  # there are many shots of the same size
         for item in part.of(todo):
             sampling = item.shot.sampling

@@ -378,3 +378,12 @@ def test_an_embedding_that_no_shot_needs(folder: Path) -> None:
     assert set(actions(planned(folder, "--only", "bob/*"))) == {"render"}
     (folder / "ada.npy").write_bytes(_npy(GOOD))
     assert len(planned(folder)["shots"]) == 4
+
+
+def test_a_shard_without_the_weights(folder: Path) -> None:
+    """A laptop that has no weights plans the same division."""
+    edit(folder, "base: demo:tiny", "base: Wan-AI/Wan2.1-T2V-14B-Diffusers", "full.yaml")
+    plans = [light("plan", "m.yaml", "--shard", f"{number}/2", "--json", cwd=folder) for number in (1, 2)]
+    assert [run.returncode for run in plans] == [0, 0], plans[0].stderr
+    names = [[shot["name"] for shot in json.loads(run.stdout)["shots"]] for run in plans]
+    assert names == [["ada/walk-t01", "ada/run-t01"], ["bob/walk-t01", "bob/run-t01"]]
