@@ -25,6 +25,7 @@ from lynx_parallel.cli.help import help, show_help
 from lynx_parallel.cli.help_text import Command, Group
 from lynx_parallel.cli.init import init
 from lynx_parallel.cli.plan import plan
+from lynx_parallel.cli.prune import prune
 from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.report import report
@@ -45,7 +46,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Choose takes": (reroll, takes),
     "Deliver": (export, each, encode),
     "Set up": (init, schema, fetch, doctor, help),
-    "Clean up": (verify, forget),
+    "Clean up": (verify, prune, forget),
 }
 """All commands by group, in the order in which help shows them. A new command needs a place here."""
 COMPLETION = "_LYNX_RENDER_COMPLETE"

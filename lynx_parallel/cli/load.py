@@ -68,6 +68,18 @@ def load(
     return Loaded(campaign, parts, tuple(missing), replan, [line for one in found for line in one.lora_lines])
 
 
+def plan_with_present(campaign: Campaign) -> Plan:
+    """Compares a campaign with its output folder, by the weights on this machine. Asks no network.
+
+    Raises:
+        InputErrors: embedding files cannot be used, or weights are missing that nothing downloads.
+    """
+    from lynx_parallel.plan.parts import plan_parts
+
+    parts = [_load_part(part, download=False).part for part in campaign.each]
+    return plan_parts(campaign, parts, today=date.today(), whole=False)
+
+
 def load_all(
     manifests: Sequence[str],
     set_: list[str] | None,

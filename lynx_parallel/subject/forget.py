@@ -16,6 +16,7 @@ from pathlib import Path
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.modes import reason
 from lynx_parallel.output.owners import Owners
+from lynx_parallel.output.prune import remove_empty_folders
 from lynx_parallel.output.shard import FolderLock
 from lynx_parallel.subject.cache import SubjectCache, check_ids, faces, remove
 
@@ -182,12 +183,4 @@ def forget(search: Search, warn: Callable[[str], None]) -> None:
                 except OSError as error:
                     warn(f"{path}: cannot be removed: {reason(error)}")
         for output in search.outputs:
-            _remove_empty(Output(output).private / "superseded")
-
-
-def _remove_empty(folder: Path) -> None:
-    """Removes the empty folders below a folder."""
-    for path, _, _ in os.walk(folder, topdown=False):
-        if Path(path) != folder:
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
+            remove_empty_folders(Output(output).private / "superseded")
