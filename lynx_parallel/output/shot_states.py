@@ -47,7 +47,7 @@ def shot_states(output: Output, names: Iterable[str] | None = None, *, read: boo
         names: of all shots of a manifest, in order; None for those that the folder knows, by name.
         read: whether sidecars are read. Otherwise their beginnings are looked at, and states have no sidecar.
     """
-    last = _last_results(output)
+    last = last_results(output)
     if names is None:
         suffix = SUFFIXES["sidecar"]
         found = {file.removesuffix(suffix) for file in output.files(last.keys()) if file.endswith(suffix)}
@@ -77,7 +77,7 @@ def _state(output: Output, name: str, last: tuple[str, str, str] | None, read: b
     return ShotState(name, "left", logs=logs)
 
 
-def _last_results(output: Output) -> dict[str, tuple[str, str, str]]:
+def last_results(output: Output) -> dict[str, tuple[str, str, str]]:
     """Returns the last event of each shot that the journals know, its reason and its code."""
     last: dict[str, tuple[str, str, str, str]] = {}
     for record in read_journals(*output.journals):

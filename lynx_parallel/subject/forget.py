@@ -17,6 +17,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.modes import reason
 from lynx_parallel.output.owners import Owners
 from lynx_parallel.output.posters import REPORT
+from lynx_parallel.output.prune import remove_empty_folders
 from lynx_parallel.output.shard import FolderLock
 from lynx_parallel.output.takes import changing, read_takes
 from lynx_parallel.subject.cache import SubjectCache, check_ids, faces, remove
@@ -197,7 +198,7 @@ def forget(search: Search, warn: Callable[[str], None]) -> None:
                 except OSError as error:
                     warn(f"{path}: cannot be removed: {reason(error)}")
         for output in search.outputs:
-            _remove_empty(Output(output).private / "superseded")
+            remove_empty_folders(Output(output).private / "superseded")
             _forget_takes(Output(output), {name for name, found in search.subjects.items() if found.with_videos})
 
 
@@ -210,11 +211,3 @@ def _forget_takes(output: Output, subjects: Collection[str]) -> None:
         with changing(output.takes) as takes:
             for key in [key for key in takes if key[0] in subjects]:
                 del takes[key]
-
-
-def _remove_empty(folder: Path) -> None:
-    """Removes the empty folders below a folder."""
-    for path, _, _ in os.walk(folder, topdown=False):
-        if Path(path) != folder:
-            with contextlib.suppress(OSError):
-                os.rmdir(path)

@@ -1,4 +1,4 @@
-"""What can be removed from an output folder, and what is chosen of it."""
+"""What an output folder no longer needs, and its removal."""
 
 from __future__ import annotations
 
@@ -8,103 +8,158 @@ from pathlib import Path
 import pytest
 
 from lynx_parallel.output.folder import Output
-from lynx_parallel.output.prune import Prunable, choose, find_prunable, remove
-from tests.helpers.campaigns import tree
+from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.prune import Entry, choose, find_prunable, prune, resume_states
+from tests.helpers.campaigns import finish, load, tree, write
 
-FILES = {
-    "superseded/0a1b2c3d/ada/walk-t01.mp4": 30,
-    "superseded/0a1b2c3d/ada/walk-t01.json": 3,
-    "damaged/ada/run-t01.latents.safetensors": 20,
-    "partial/used.safetensors": 7,
-    "partial/old.safetensors": 8,
-    "logs/ada/walk-t01/1/rank0.log": 2,
-    "logs/ada/walk-t01/1/rank1.log": 2,
-    "logs/bob/walk-t01/1/rank0.log": 5,
-    "logs/ray/2026.log": 1,
-    "journal.jsonl": 1,
-    "takes.json": 1,
-}
+ADA, BOB = "ada/walk-t01", "bob/walk-t01"
+USED, ABANDONED = "1" * 64, "2" * 64
+
+
+def put(path: Path, size: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    return path
+
+
+def kinds(entries: list[Entry]) -> dict[str, list[str]]:
+    """Names of the files by kind."""
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        found.setdefault(entry.kind, []).extend(path.name for path in entry.files)
+    return found
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Output:
-    for age, (name, size) in enumerate(FILES.items()):
-        path = tmp_path / "out" / ".lynx" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x" * size)
-        os.utime(path, (1000 - age, 1000 - age))
-    (tmp_path / "out" / "ada").mkdir()
-    (tmp_path / "out" / "ada" / "walk-t01.mp4").write_bytes(b"video")
-    return Output(tmp_path / "out")
+    """One shot is done and one is not. Something of each kind can be removed, and much must stay."""
+    write(tmp_path)
+    campaign = load(tmp_path)
+    finish(campaign, next(shot for shot in campaign.shots if shot.name == ADA))
+    output = Output(campaign.output)
+    for suffix in (".json", ".latents.safetensors", ".mp4"):
+        put(output.private / "superseded" / "12345678" / (ADA + suffix), 10)
+    put(output.private / "damaged" / "ada" / "walk-t01.latents.safetensors", 20)
+    for digest in (USED, ABANDONED):
+        put(output.resume_state(digest), 30)
+    for name in (ADA, BOB):
+        put(output.logs(name, 1) / "rank0.log", 5)
+    put(output.private / "partial" / "mine.safetensors")
+    put(output.private / "logs" / "ray" / "2026.log")
+    put(output.private / "latents" / f"{BOB}.latents.safetensors")
+    put(output.private / "manifests" / "2026" / "run.json")
+    put(output.private / "prompts" / "a.safetensors")
+    put(output.private / "takes.json")
+    put(output.poster(ADA))
+    return output
 
 
-def found(output: Output) -> list[Prunable]:
-    return find_prunable(output, {output.resume_state("old")}, ["ada/walk-t01"])
-
-
-def names(output: Output, chosen: list[Prunable]) -> set[str]:
-    return {str(one.path.relative_to(output.private)) for one in chosen}
-
-
-def test_what_is_found(output: Output) -> None:
+def test_what_can_be_removed(output: Output) -> None:
     before = tree(output.folder)
-    assert names(output, found(output)) == {
-        "superseded/0a1b2c3d/ada/walk-t01.mp4", "superseded/0a1b2c3d/ada/walk-t01.json",
-        "damaged/ada/run-t01.latents.safetensors", "partial/old.safetensors", "logs/ada/walk-t01/1",
-    }  # fmt: skip
-    assert {one.kind: one.size for one in found(output)} | {"superseded": 0} == {
-        "superseded": 0, "damaged": 20, "state": 8, "log": 4
-    }  # fmt: skip
+    entries = find_prunable(output, {USED})
+    assert kinds(entries) == {
+        "superseded": ["walk-t01.latents.safetensors", "walk-t01.mp4", "walk-t01.json"],  # the sidecar last
+        "damaged": ["walk-t01.latents.safetensors"],
+        "states": [f"{ABANDONED}.safetensors"],
+        "logs": ["rank0.log"],
+    }
+    assert sorted(entry.size for entry in entries) == [5, 20, 30, 30]
     assert tree(output.folder) == before
 
 
-def test_by_age(output: Output) -> None:
-    old = choose(found(output), before=998.5)
-    assert "superseded/0a1b2c3d/ada/walk-t01.mp4" not in names(output, old)
-    assert "damaged/ada/run-t01.latents.safetensors" in names(output, old)
+def test_removal_leaves_everything_else(output: Output) -> None:
+    before, entries = tree(output.folder), find_prunable(output, {USED})
+    gone = {str(path.relative_to(output.folder)) for entry in entries for path in entry.files}
+    removed, errors = prune(output, entries)
+    assert (removed, errors) == (entries, {})
+    assert tree(output.folder) == {name: value for name, value in before.items() if name not in gone}
+    assert list((output.private / "superseded").iterdir()) == []
+    assert not (output.private / "logs" / ADA).exists()
+    assert find_prunable(output, {USED}) == []
+    assert prune(output, entries) == (entries, {})  # as after a kill
 
 
-def test_the_newest_stay_up_to_a_size() -> None:
-    every = [Prunable("damaged", Path(str(age)), size, float(age)) for age, size in ((3, 10), (2, 30), (1, 5))]
-    assert [one.path.name for one in choose(every, keep=40)] == ["1"]
-    assert [one.path.name for one in choose(every, keep=39)] == ["1", "2"], "nothing older than what does not fit stays"
-    assert [one.path.name for one in choose(every, keep=0)] == ["1", "2", "3"]
-    assert choose(every, keep=45) == []
-    assert [one.path.name for one in choose(every)] == ["1", "2", "3"]
+def test_states_stay_if_it_is_not_known_which_are_in_use(output: Output) -> None:
+    assert "states" not in kinds(find_prunable(output, None))
+    assert set(resume_states(output)) == {USED, ABANDONED}
 
 
-def test_removal_leaves_the_rest_and_no_empty_folder(output: Output) -> None:
-    assert remove(output, found(output)) == {}
-    left = {str(path.relative_to(output.private)) for path in output.private.rglob("*")}
-    assert left == {
-        "partial", "partial/used.safetensors", "logs", "logs/bob", "logs/bob/walk-t01", "logs/bob/walk-t01/1",
-        "logs/bob/walk-t01/1/rank0.log", "logs/ray", "logs/ray/2026.log", "journal.jsonl", "takes.json",
-    }  # fmt: skip
-    assert (output.folder / "ada" / "walk-t01.mp4").exists()
-    assert found(output) == []
+def test_logs_stay_where_the_last_attempt_did_not_succeed(output: Output) -> None:
+    journal = Journal(output.journal)
+    journal.append("done", name=ADA, video="0")
+    assert "logs" in kinds(find_prunable(output, None))
+    journal.append("failed", name=ADA, reason="no room")
+    assert "logs" not in kinds(find_prunable(output, None))
+    journal.close()
 
 
-def test_a_path_that_cannot_be_removed_is_reported(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    removed = Path.unlink
+def entry(name: str, written: float, size: int) -> Entry:
+    return Entry("damaged", (Path(name),), size, written)
 
-    def refuse(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == ".mp4":
-            raise PermissionError(1, "Operation not permitted")
-        removed(path, missing_ok)
 
-    monkeypatch.setattr(Path, "unlink", refuse)
-    left = remove(output, found(output))
-    assert {path.name: reason for path, reason in left.items()} == {"walk-t01.mp4": "Operation not permitted"}
-    assert names(output, found(output)) == {"superseded/0a1b2c3d/ada/walk-t01.mp4"}
-    monkeypatch.undo()
-    assert remove(output, found(output)) == {}, "run again"
+def test_by_age_and_by_size() -> None:
+    entries = [entry("old", 10, 40), entry("new", 30, 40), entry("middle", 20, 40)]
+
+    def chosen(before: float | None = None, keep: int | None = None) -> list[str]:
+        return [str(one.files[0]) for one in choose(entries, before=before, keep=keep)]
+
+    assert chosen() == ["new", "middle", "old"]
+    assert chosen(before=20) == ["middle", "old"]
+    assert chosen(keep=80) == ["old"]
+    assert chosen(keep=79) == ["middle", "old"]
+    assert chosen(keep=0) == ["new", "middle", "old"]
+    assert chosen(before=15, keep=40) == ["old"]
+    assert chosen(before=5, keep=40) == []
+
+
+def test_the_newest_file_gives_the_age(output: Output) -> None:
+    for number, path in enumerate(sorted((output.private / "superseded").rglob("*.*"))):
+        os.utime(path, (1000 + number, 1000 + number))
+    assert [one.written for one in find_prunable(output, None) if one.kind == "superseded"] == [1002]
 
 
 def test_links_are_not_followed(output: Output, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "picture.jpg").write_bytes(b"mine")
-    (output.private / "superseded" / "link").symlink_to(tmp_path / "mine")
-    (output.private / "superseded" / "file").symlink_to(tmp_path / "mine" / "picture.jpg")
-    remove(output, found(output))
-    assert (tmp_path / "mine" / "picture.jpg").read_bytes() == b"mine"
-    assert not (output.private / "superseded" / "file").is_symlink()
+    others = put(tmp_path / "others" / "video.mp4", 1000).parent
+    (output.private / "superseded" / "12345678" / "folder").symlink_to(others)
+    (output.private / "superseded" / "12345678" / "file.mp4").symlink_to(others / "video.mp4")
+    (output.private / "logs" / ADA / "2").symlink_to(others)
+    entries = find_prunable(output, None)
+    assert sum(one.size for one in entries) < 1000
+    _, errors = prune(output, entries)
+    assert errors == {}
+    assert (others / "video.mp4").stat().st_size == 1000
+    assert list((output.private / "superseded").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["superseded", "damaged", "partial", "logs"])
+def test_a_folder_that_is_a_link_is_not_entered(output: Output, tmp_path: Path, kind: str) -> None:
+    (output.private / kind).rename(tmp_path / "elsewhere")
+    (output.private / kind).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "empty").mkdir()
+    entries = find_prunable(output, set())
+    assert {"partial": "states"}.get(kind, kind) not in kinds(entries)
+    prune(output, entries)
+    assert (tmp_path / "elsewhere" / "empty").is_dir()
+
+
+def test_names_of_odd_bytes(output: Output) -> None:
+    odd = put(output.private / "damaged" / os.fsdecode(b"a\xff\nb.json"))
+    entries = find_prunable(output, None)
+    assert odd in {path for one in entries for path in one.files}
+    assert prune(output, entries)[1] == {}
+    assert not odd.exists()
+
+
+def test_a_file_that_cannot_be_removed_keeps_its_sidecar(output: Output) -> None:
+    entries = find_prunable(output, set())
+    video = next(path for one in entries for path in one.files if path.name.endswith(".mp4"))
+    video.unlink()
+    put(video / "in-the-way")  # a folder cannot be unlinked
+    removed, errors = prune(output, entries)
+    assert list(errors) == [video]
+    assert video.with_suffix(".json").exists()
+    assert kinds(removed).keys() == {"damaged", "states", "logs"}
+
+
+def test_a_folder_without_anything(tmp_path: Path) -> None:
+    assert find_prunable(Output(tmp_path / "none"), set()) == []
