@@ -45,7 +45,7 @@ class Found:
         videos: one file per finished shot: the video, or the latents of one that is gone.
         files: all files of finished shots, each shot's sidecar last; with their posters if they are to be removed.
             Otherwise only the user deletes them.
-        logs: folders of the logs of its shots, if videos are removed.
+        logs: folders of the logs of its attempts, if videos are removed.
         takes: number of its takes with seeds of their own.
         hosts: other machines that rendered the subject. Their caches are not seen from here.
     """
@@ -110,9 +110,9 @@ def find(wanted: Mapping[str, Collection[Path]], *, with_videos: bool = False) -
     """Looks for all that is kept of subjects; removes nothing.
 
     Args:
-        with_videos: whether finished videos are to be removed, too.
         wanted: real paths of the output folders to search, by subject. Of the cache, only what these folders used
             counts.
+        with_videos: whether finished videos are to be removed, too.
 
     Raises:
         InputErrors: no subject id.
@@ -143,7 +143,8 @@ def _search(output: Output, search: Search) -> None:
             one.files += paths
             one.videos += [path for path in paths[:1] if path not in (poster, sidecar)]
             if one.with_videos and (logs := output.logs(name, 0).parent).is_dir():
-                one.logs.append(logs)
+                # Only attempts: the logs of another shot may lie below, as those of a/b do below a.
+                one.logs += sorted(path for path in logs.iterdir() if path.name.isdecimal())
         if one.with_videos:
             one.takes += sum(key[0] == subject for key in read_takes(output.takes))
 
@@ -199,7 +200,8 @@ def forget(search: Search, warn: Callable[[str], None]) -> None:
                     warn(f"{path}: cannot be removed: {reason(error)}")
         for output in search.outputs:
             remove_empty_folders(Output(output).private / "superseded")
-            _forget_takes(Output(output), {name for name, found in search.subjects.items() if found.with_videos})
+            wanted_here = {name for name, outputs in search.wanted.items() if output in outputs}
+            _forget_takes(Output(output), {name for name in wanted_here if search.subjects[name].with_videos})
 
 
 def _forget_takes(output: Output, subjects: Collection[str]) -> None:
@@ -207,6 +209,7 @@ def _forget_takes(output: Output, subjects: Collection[str]) -> None:
     if not subjects:
         return
     (output.folder / REPORT).unlink(missing_ok=True)
+    remove_empty_folders(output.private / "logs")
     if output.takes.exists():
         with changing(output.takes) as takes:
             for key in [key for key in takes if key[0] in subjects]:

@@ -148,3 +148,31 @@ def test_without_the_option_videos_stay(campaign: Campaign) -> None:
     assert (campaign.output / "ada" / "walk-t01.mp4").exists()
     assert (campaign.output / "report.html").exists()
     assert not list(folder.glob("forgotten-*"))
+
+
+def test_what_is_wanted_in_one_folder_is_kept_in_the_other(tmp_path: Path) -> None:
+    """Ada is to be forgotten in one folder, and Bob in another. Each folder has takes of both, and a report."""
+    outputs = {"ada": Output(tmp_path / "one"), "bob": Output(tmp_path / "two")}
+    for output in outputs.values():
+        for subject in ("ada", "bob"):
+            with changing(output.takes) as takes:
+                take = Take(subject, "walk", 1, 7)
+                takes[take.key] = take
+    search = subject_forget.find({name: {output.folder} for name, output in outputs.items()}, with_videos=True)
+    subject_forget.forget(search, print)
+    left = {name: {take.subject for take in read_takes(output.takes).values()} for name, output in outputs.items()}
+    assert left == {"ada": {"bob"}, "bob": {"ada"}}
+
+
+def test_logs_of_a_shot_below_another_stay(tmp_path: Path) -> None:
+    """With a name pattern of one's own, one shot may be called like the folder of another."""
+    output = Output(tmp_path / "out")
+    journal = Journal(output.journal)
+    for name, subject in (("shots", "ada"), ("shots/bob", "bob")):
+        journal.append("attempt", name=name, subject=subject, attempt=1)
+        (output.logs(name, 1)).mkdir(parents=True)
+        (output.logs(name, 1) / "rank0.log").write_text(name)
+    journal.close()
+    subject_forget.forget(subject_forget.find({"ada": {output.folder}}, with_videos=True), print)
+    assert not output.logs("shots", 1).exists()
+    assert (output.logs("shots/bob", 1) / "rank0.log").read_text() == "shots/bob"
