@@ -75,3 +75,11 @@ def in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def is_text(text: str) -> bool:
+    """Returns whether a text from the command line or a file name is UTF-8 without NUL.
+
+    Python shows other bytes as half surrogate pairs.
+    """
+    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)

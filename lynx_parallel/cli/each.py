@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lynx_parallel.cli.finished import JsonAtEnd, Picked, Replace, folder_of, lines_of, select, split_by_state
+from lynx_parallel.cli.finished import (
+    JsonAtEnd,
+    Picked,
+    Replace,
+    end_making,
+    folder_of,
+    lines_of,
+    make_all,
+    select,
+    split_by_state,
+)
 from lynx_parallel.cli.help_text import Command
 from lynx_parallel.cli.options import Debug, Only
 from lynx_parallel.cli.target import TargetArgument, find_target
-from lynx_parallel.text import in_words, one_line, shown_path
+from lynx_parallel.text import one_line, shown_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lynx_parallel.engine.crew import Crew
     from lynx_parallel.inputs.finished import FinishedShot
     from lynx_parallel.inputs.tool_command import ToolCommand
     from lynx_parallel.output.folder import Output
     from lynx_parallel.output.made_files import MadeFiles, Source
-    from lynx_parallel.view.lines import Lines
 
 _COMMAND = "lynx_parallel.command"
 _LAST_BYTES = 4096
@@ -97,19 +102,8 @@ def each(
     failed: dict[str, str] = {}
     if tasks:
         with made.working(), Crew(places(visible_gpus(), jobs)) as crew:
-            failed = _work(_Tool(crew, command, found.output, made), tasks, say)
-    exit_code = int(bool(failed) or not shots)
-    if shots:
-        bad = f", {len(failed)} failed" if failed else ""
-        say(f"{shown_path(made.folder)}: {len(tasks) - len(failed)} made, {len(done)} already done{bad}")
-    if as_json:
-        result = {
-            "to": str(made.folder), "made": [task.file for task in tasks if task.shot.name not in failed],
-            "done": done, "failed": failed, "left_out": dict(selection.left_out),
-            "unfinished": selection.unfinished, "exit_code": exit_code,
-        }  # fmt: skip
-        typer.echo(json.dumps(result))
-    raise typer.Exit(exit_code)
+            failed = make_all(crew, made, tasks, _Tool(crew, command, found.output, made).run, say)
+    end_making(made, selection, tasks, done, failed, say, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -120,17 +114,9 @@ class _Task:
     file: str
     source: Source
 
-
-def _work(tool: _Tool, tasks: Sequence[_Task], say: Lines) -> dict[str, str]:
-    """Does all tasks. Returns why shots failed, by name."""
-    failed = {}
-    for number, (task, (fault, seconds)) in enumerate(tool.crew.work(tasks, tool.run), start=1):
-        if fault:
-            failed[task.shot.name] = fault
-            say(f"[{number}/{len(tasks)}] {task.shot.name}: failed: {fault}")
-        else:
-            say(f"[{number}/{len(tasks)}] made in {seconds:.1f} s: {shown_path(tool.made.path(task.file))}")
-    return failed
+    @property
+    def name(self) -> str:
+        return self.shot.name
 
 
 @dataclass(frozen=True)
@@ -142,16 +128,12 @@ class _Tool:
     output: Output
     made: MadeFiles
 
-    def run(self, task: _Task, gpu: str | None) -> tuple[str, float]:
-        """Makes one file, in a thread. Returns why it failed, or nothing, and the seconds that it took."""
-        began = time.monotonic()
-        try:
-            fault = self._run(task, gpu)
-        except OSError as error:
-            fault = in_words(error)
-        return fault, time.monotonic() - began
+    def run(self, task: _Task, gpu: str | None) -> str:
+        """Makes one file, in a thread. Returns why it failed, or nothing.
 
-    def _run(self, task: _Task, gpu: str | None) -> str:
+        Raises:
+            OSError: a file cannot be read or written, or the command cannot be started.
+        """
         if not self.output.intact(task.shot.name, task.shot.sidecar, "video", verify=True):
             return "its video is damaged; render again to replace it"
         part = self.made.part(task.file)

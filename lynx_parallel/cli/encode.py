@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lynx_parallel.cli.finished import JsonAtEnd, Picked, Replace, folder_of, lines_of, select, split_by_state
+from lynx_parallel.cli.finished import (
+    JsonAtEnd,
+    Picked,
+    Replace,
+    end_making,
+    folder_of,
+    lines_of,
+    make_all,
+    select,
+    split_by_state,
+)
 from lynx_parallel.cli.options import Debug, Device, Only, TiledDecode
 from lynx_parallel.cli.target import TargetArgument, find_target
 from lynx_parallel.errors import InputErrors, RenderError
-from lynx_parallel.text import in_words, shown_path
+from lynx_parallel.inputs.cluster import DEVICES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +31,6 @@ if TYPE_CHECKING:
     from lynx_parallel.output.made_files import MadeFiles, Source
     from lynx_parallel.plan.saved_latents import SavedLatents
     from lynx_parallel.view.lines import Lines
-
-_DEVICES = ("auto", "cuda", "cpu")
 
 
 def encode(
@@ -71,7 +77,7 @@ def encode(
     from lynx_parallel.plan.saved_latents import LatentsFinder
 
     say = lines_of(as_json)
-    wrong = [] if device in _DEVICES else [f"--device {device}: must be {', '.join(_DEVICES[:-1])} or {_DEVICES[-1]}"]
+    wrong = [] if device in DEVICES else [f"--device {device}: must be {', '.join(DEVICES[:-1])} or {DEVICES[-1]}"]
     try:
         form = read_format(format_, fps=fps, crf=crf, quality=quality, lossless=lossless)
     except InputErrors as error:
@@ -98,18 +104,7 @@ def encode(
     todo = [task for task in tasks if task.file in {*left}]
     if todo:
         failed |= _work(made, form, todo, device, say)
-    exit_code = int(bool(failed) or not selection.shots)
-    written = [task.file for task in todo if task.name not in failed]
-    if selection.shots:
-        bad = f", {len(failed)} failed" if failed else ""
-        say(f"{shown_path(made.folder)}: {len(written)} made, {len(done)} already done{bad}")
-    if as_json:
-        result = {
-            "to": str(made.folder), "made": written, "done": done, "failed": failed,
-            "left_out": dict(selection.left_out), "unfinished": selection.unfinished, "exit_code": exit_code,
-        }  # fmt: skip
-        typer.echo(json.dumps(result))
-    raise typer.Exit(exit_code)
+    end_making(made, selection, todo, done, failed, say, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -128,42 +123,26 @@ def _work(made: MadeFiles, form: Format, tasks: Sequence[_Task], device: str, sa
     from lynx_parallel.engine.decoders import DecoderProcess
 
     gpus = [] if device == "cpu" else visible_gpus()
-    failed: dict[str, str] = {}
     with made.working(), Crew(places(gpus)) as crew:
         decoders = {
             gpu: DecoderProcess(crew, device, gpu, made.private / "logs" / f"decoder-{gpu or 'cpu'}.log")
             for gpu in places(gpus)
         }
-
-        def make(task: _Task, gpu: str | None) -> tuple[str, float]:
-            began = time.monotonic()
-            return _make(made, form, task, decoders[gpu]), time.monotonic() - began
-
-        for number, (task, (fault, seconds)) in enumerate(crew.work(tasks, make), start=1):
-            if fault:
-                failed[task.name] = fault
-                say(f"[{number}/{len(tasks)}] {task.name}: failed: {fault}")
-            else:
-                say(f"[{number}/{len(tasks)}] made in {seconds:.1f} s: {shown_path(made.path(task.file))}")
-    return failed
+        return make_all(crew, made, tasks, lambda task, gpu: _make(made, form, task, decoders[gpu]), say)
 
 
 def _make(made: MadeFiles, form: Format, task: _Task, decoder: DecoderProcess) -> str:
     """Makes one file, in a thread. Returns why it failed, or nothing."""
-    latents = task.latents
+    latents, part = task.latents, made.part(task.file)
     try:
-        part = made.part(task.file)
-        try:
-            order = {
-                "latents": str(latents.path), "sha256": latents.sha256, "vae": str(latents.vae),
-                "vae_dtype": latents.vae_dtype, "tiled": task.source.how["tiled"], "format": asdict(form),
-                "fps": latents.fps, "out": str(part),
-            }  # fmt: skip
-            fault = decoder.ask(order)
-            if not fault:
-                made.publish(part, task.file, task.source)
-            return fault
-        finally:
-            made.discard(part)
-    except OSError as error:
-        return in_words(error)
+        order = {
+            "latents": str(latents.path), "sha256": latents.sha256, "vae": str(latents.vae),
+            "vae_dtype": latents.vae_dtype, "tiled": task.source.how["tiled"], "format": asdict(form),
+            "fps": latents.fps, "out": str(part),
+        }  # fmt: skip
+        fault = decoder.ask(order)
+        if not fault:
+            made.publish(part, task.file, task.source)
+        return fault
+    finally:
+        made.discard(part)

@@ -82,6 +82,11 @@ def print_json(ended: Sequence[Ended], exit_code: int) -> None:
 def end_metrics(metrics: MetricsFile, campaigns: Sequence[Campaign], exit_code: int) -> None:
     """Writes the last metrics. If no run has begun, they are counts of the output folders' files."""
 
+    from lynx_parallel.output.folder import Output
+    from lynx_parallel.output.journal import now
+    from lynx_parallel.output.run_status import RunStatus
+    from lynx_parallel.output.shot_states import count_states, shot_states
+
     def status() -> RunStatus:
         names = [[shot.name for shot in campaign.shots] for campaign in campaigns]
         each = [
@@ -97,11 +102,6 @@ def end_metrics(metrics: MetricsFile, campaigns: Sequence[Campaign], exit_code: 
             "", ", ".join(str(campaign.path) for campaign in campaigns), socket.gethostname(), os.getpid(), now(),
             total=total, done=done, blocked=blocked, fraction=float(done + blocked == total),
         )  # fmt: skip
-
-    from lynx_parallel.output.folder import Output
-    from lynx_parallel.output.journal import now
-    from lynx_parallel.output.run_status import RunStatus
-    from lynx_parallel.output.shot_states import count_states, shot_states
 
     metrics.end(exit_code, status)
 

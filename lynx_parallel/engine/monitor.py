@@ -107,6 +107,7 @@ class Monitor:
             for campaign, todo in chosen
             for name, cost in costs(campaign.parts, todo).items()
         }
+        self._whole_cost = sum(self._cost.values())
         plans = [campaign.plan for campaign in self._campaigns]
         self._first = RunStatus(
             self._campaigns[0].name, ", ".join(str(campaign.campaign.path) for campaign in self._campaigns),
@@ -177,7 +178,7 @@ class Monitor:
         return round((at - since) * (1 - fraction) / (fraction - before))
 
     def _fraction(self, slots: Sequence[Slot], unfinished: Iterable[ShotKey]) -> float:
-        whole = sum(self._cost.values())
+        whole = self._whole_cost
         if not whole:
             return 1.0
         left = sum(self._cost.get(key, 0.0) for key in unfinished)

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lynx_parallel.engine.policy import Footprint
@@ -58,7 +59,7 @@ class Work:
         """Identifies the subject. Subjects of several campaigns may share an id."""
         return self.run.shown(self.item.shot.subject.id)
 
-    @property
+    @cached_property
     def key(self) -> ShotKey:
         return str(self.run.output.folder), self.item.shot.name
 

@@ -5,7 +5,6 @@ Settings are not compared with the manifest: that is what ``plan`` does. Imports
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -24,6 +23,7 @@ from lynx_parallel.inputs.names import (
 )
 from lynx_parallel.inputs.overrides import fitting
 from lynx_parallel.inputs.problems import Problems, shown_value
+from lynx_parallel.output.checksums import has_size
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.shot_states import shot_states
 from lynx_parallel.output.takes import TakeKey, TakeState, read_takes
@@ -203,10 +203,7 @@ def _takes(output: Output, campaign: Campaign | None) -> dict[TakeKey, tuple[int
 
 def _has_its_size(output: Output, name: str, sidecar: Mapping[str, Any]) -> bool:
     record = sidecar["outputs"].get("video")
-    try:
-        return isinstance(record, dict) and os.path.getsize(output.path(name, "video")) == record.get("size")
-    except OSError:
-        return False
+    return isinstance(record, dict) and has_size(output.path(name, "video"), record.get("size"))
 
 
 def _expired(sidecar: Mapping[str, Any], shot: Shot | None, today: date) -> str:

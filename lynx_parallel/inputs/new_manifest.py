@@ -23,7 +23,7 @@ from lynx_parallel.inputs.shipped import shipped_names
 from lynx_parallel.inputs.template import template_mistake, unknown_vars
 from lynx_parallel.inputs.text_files import Unreadable, read_text
 from lynx_parallel.inputs.yaml_lines import read_scalar
-from lynx_parallel.text import counted, shown_path
+from lynx_parallel.text import counted, is_text, shown_path
 
 EXAMPLES = {
     "pumpkin": "A {person} carves a pumpkin on a porch in the evening.",
@@ -71,7 +71,7 @@ def find_subjects(folder: Path, ignored: Iterable[Path] = ()) -> Found:
             continue
         if not is_picture(path):
             found.warn("not-a-picture", "files that are no pictures were left out", shown_path(path))
-        elif not _is_text(name):
+        elif not is_text(name):
             found.warn("name-not-text", "pictures whose names are not UTF-8 were left out", shown_path(path))
         elif mistake := picture_mistake(path):
             found.warn("picture-unreadable", "pictures that cannot be read were left out", str(mistake))
@@ -221,8 +221,3 @@ def yaml_text(text: str) -> str:
         [text], default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")
     )
     return str(dumped).strip()[1:-1]
-
-
-def _is_text(name: str) -> bool:
-    """Returns whether a file name is UTF-8. Python shows other bytes as half surrogate pairs."""
-    return not any("\ud800" <= c <= "\udfff" for c in name)

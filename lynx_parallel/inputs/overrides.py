@@ -17,6 +17,7 @@ from lynx_parallel.inputs.problems import Problems, listing, near_names, nearest
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 from lynx_parallel.inputs.table import setting_value
 from lynx_parallel.inputs.yaml_lines import read_scalar
+from lynx_parallel.text import is_text
 
 SETTABLE = (
     *(f"sampling.{name}" for name in Sampling.model_fields),
@@ -46,7 +47,7 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
         shown = f"--set {shown_value(option)[1:-1]}"
         if not equals:
             problems.option(f"{shown}: must be key=value, for example sampling.seed=7")
-        elif not _is_text(text):
+        elif not is_text(text):
             problems.option(f"{shown}: not UTF-8 text")
         elif key not in SETTABLE:
             problems.option(f"{shown}: unknown setting; {suggest(key, SETTABLE)}")
@@ -72,10 +73,6 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
                 (sampling if section == "sampling" else forced.video)[name] = value
     forced.sampling = SamplingOverrides.model_validate(sampling)
     return forced
-
-
-def _is_text(text: str) -> bool:
-    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
 
 
 def select(shots: Sequence[Shot], only: Collection[str], problems: Problems) -> tuple[Shot, ...]:

@@ -137,6 +137,14 @@ def _checksum(key: str, data: bytes, start: int, end: int) -> str:
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def has_size(path: Path, size: Any) -> bool:
+    """Returns whether a file exists and has the size in bytes that a record says."""
+    try:
+        return os.path.getsize(path) == size
+    except OSError:
+        return False
+
+
 def sha256_file(path: Path) -> str:
     """Returns the hex sha256 of a file's content."""
     with path.open("rb") as file:

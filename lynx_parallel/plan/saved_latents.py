@@ -5,7 +5,6 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from lynx_parallel.errors import LynxError, RenderError
 from lynx_parallel.inputs.pipeline import ModelSpec
+from lynx_parallel.output.checksums import has_size
 from lynx_parallel.output.folder import Output
 from lynx_parallel.plan.hashing import DigestCache
 from lynx_parallel.plan.present_weights import snapshot
@@ -64,7 +64,7 @@ class LatentsFinder:
         record, path = sidecar["outputs"].get("latents"), self._output.path(name, "latents")
         if not isinstance(record, dict):
             raise RenderError("no saved latents: its campaign has no save_latents: true")
-        if not _has_size(path, record.get("size")):
+        if not has_size(path, record.get("size")):
             raise RenderError("its latents are missing or damaged; render again to make them")
         model = sidecar.get("model")
         base = model.get("base") if isinstance(model, dict) else None
@@ -113,10 +113,3 @@ class LatentsFinder:
                     raise RenderError(f"{file}: {error.strerror}") from None
                 if not same:
                     raise RenderError(f"{file}: not the file that made the video")
-
-
-def _has_size(path: Path, size: Any) -> bool:
-    try:
-        return os.path.getsize(path) == size
-    except OSError:
-        return False

@@ -32,7 +32,7 @@ def write_format(frames: Frames, path: Path, form: Format, *, fps: float) -> Non
         crf = Video().crf if form.crf is None else form.crf
         encode_video(frames, path, fps=fps, codec=form.name, crf=crf, lossless=form.lossless)
     elif form.name == "webp":
-        _write_webp(frames, path, fps, form.quality, lossless=form.lossless)
+        write_webp(frames, path, fps=fps, quality=form.quality, lossless=form.lossless)
     elif form.name == "png":
         path.mkdir(parents=True)
         digits = max(4, len(str(len(frames))))
@@ -42,8 +42,11 @@ def write_format(frames: Frames, path: Path, form: Format, *, fps: float) -> Non
         Image.fromarray(frames[0]).save(path, format="JPEG", quality=form.quality, optimize=True)
 
 
-def _write_webp(frames: Frames, path: Path, fps: float, quality: int | None, *, lossless: bool) -> None:
-    """Writes an animation that repeats. Identical frames in a row become one that is shown longer."""
+def write_webp(frames: Frames, path: Path, *, fps: float, quality: int | None, lossless: bool) -> None:
+    """Writes an animation that repeats, in WebP whatever the suffix of ``path``.
+
+    Identical frames in a row become one that is shown longer.
+    """
     # WebP counts milliseconds: each end is rounded, so that the whole keeps its length.
     ends = [round(1000 * number / fps) for number in range(len(frames) + 1)]
     durations = [max(end - start, 1) for start, end in itertools.pairwise(ends)]

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from lynx_parallel.inputs.call import read_setting
 from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 from lynx_parallel.output.atomic import atomic_write
+from lynx_parallel.stages.formats import write_webp
 from lynx_parallel.stages.video import encode_video
 
 SUFFIXES = (".mp4", ".webp")
@@ -66,7 +66,7 @@ class LynxOutput:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
             if path.suffix.lower() == ".webp":
-                _write_webp(self.frames, part, fps=rate, lossless=video.lossless)
+                write_webp(self.frames, part, fps=rate, quality=_WEBP_QUALITY, lossless=video.lossless)
             else:
                 encode_video(self.frames, part, fps=rate, codec=video.codec, crf=video.crf, lossless=video.lossless)
 
@@ -103,12 +103,3 @@ class LynxOutput:
             f'<video controls loop autoplay muted playsinline width="{width}" height="{height}" '
             f'style="max-width: 100%; height: auto" src="data:video/mp4;base64,{data}"></video>'
         )
-
-
-def _write_webp(frames: np.ndarray, path: Path, *, fps: float, lossless: bool) -> None:
-    """Writes an animated picture that repeats, in WebP whatever the suffix of ``path``."""
-    first, *others = (Image.fromarray(frame) for frame in frames)
-    first.save(
-        path, format="WEBP", save_all=True, append_images=others, duration=round(1000 / fps), loop=0,
-        quality=_WEBP_QUALITY, lossless=lossless,
-    )  # fmt: skip

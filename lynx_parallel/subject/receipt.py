@@ -5,7 +5,6 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from lynx_parallel.errors import InputErrors
 from lynx_parallel.output.atomic import atomic_write
+from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.output.journal import now
 from lynx_parallel.subject.forget import Search
 
@@ -81,7 +81,6 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 def _facts(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"size": path.stat().st_size, "sha256": sha256_file(path)}
     except OSError:  # a broken link, or a file that cannot be read
         return {"size": None, "sha256": None}

@@ -1,4 +1,4 @@
-"""The arguments of a call of LynxPipeline: what wins, and what a wrong one is told."""
+"""The arguments of a call of LynxPipeline: what wins, and the message about a wrong one."""
 
 from __future__ import annotations
 
