@@ -97,7 +97,7 @@ def test_a_state_in_use_is_kept(folder: Path, demo: Path, target: str) -> None:
     used, abandoned = states(folder)
     done = light("prune", target, "--yes", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "out: abandoned resume states: 1 file, 1 B, 0 s old" in done.stdout
+    assert "out: abandoned resume states: 1 file, 1 B, " in done.stdout
     assert (used.exists(), abandoned.exists()) == (True, False)
 
 
