@@ -61,6 +61,10 @@ class Output:
         """Returns the path of a shot's poster, which a report shows. It may be missing."""
         return self.folder / POSTERS / (name + POSTER_SUFFIX)
 
+    def scores(self, name: str) -> Path:
+        """Returns the path of a shot's scores, see ``output.scores``. It may be missing."""
+        return self.private / "scores" / f"{name}.json"
+
     def resume_state(self, latents_digest: str) -> Path:
         """Returns the path of the resume state of a shot with this digest."""
         return self.private / "partial" / f"{latents_digest}.safetensors"
