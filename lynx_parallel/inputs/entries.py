@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from lynx_parallel.inputs.pipeline import Video
+from lynx_parallel.inputs.quality import AuditionEntry, QualityEntry
 from lynx_parallel.inputs.sampling import SamplingOverrides, Seed
 from lynx_parallel.inputs.strict import Strict, Text, Version, must
 
@@ -152,6 +153,9 @@ class ShotEntry(Strict):
         description="Number of takes, with the seeds sampling.seed, sampling.seed + 1 and so on; or seeds by take.",
     )
     priority: Priority = Field(default=0, description="Place in the order of rendering.")
+    audition: AuditionEntry | None = Field(
+        default=None, description="Run all takes to an early step, and finish only the chosen ones."
+    )
     start_image: StartImage = None
     sampling: SamplingOverrides = Field(default=SamplingOverrides(), description=_OF_SAMPLING)
 
@@ -214,6 +218,9 @@ class ManifestFile(Strict):
     )
     faces: Faces = Field(default="inherit", description="who can read the face crops in the output folder")
     takes: Text | None = Field(default=None, description="a file of takes, by lynx-render takes export")
+    quality: QualityEntry | None = Field(
+        default=None, description="Score each video, and render it again with another seed if it is not good enough."
+    )
     name: Text = Field(
         default=DEFAULT_NAME,
         description="Name of the files of a shot, with {subject}, {prompt}, {variant}, {take} and {seed}.",

@@ -11,6 +11,7 @@ from lynx_parallel.inputs.entries import DEFAULT_NAME
 from lynx_parallel.inputs.manifest import Prompt, Shot, ShotGroup, Subject, Variant
 from lynx_parallel.inputs.names import fold, folder_clash, name_mistake
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
+from lynx_parallel.inputs.quality import audition_mistake
 from lynx_parallel.inputs.sampling import MAX_SEED, Sampling, SamplingOverrides, overlay, sampling_mistake
 from lynx_parallel.inputs.template import fill, template_fields, unknown_vars
 from lynx_parallel.inputs.yaml_lines import Document
@@ -84,6 +85,10 @@ class Expansion:
             message = f"{group.where}: {group.takes} takes from seed {first} pass 2^63-1"
             self.problems.add(group.file, group.line, message)
             return
+        steps = settings.num_inference_steps
+        if group.audition and (wrong := audition_mistake(group.audition, group.takes, steps)):
+            self.problems.add(group.file, group.line, f"{group.where}: audition: {wrong}")
+            return
         numbers = group.numbers or itertools.repeat(None)
         for seed, number in zip(group.seeds or range(first, first + group.takes), numbers, strict=False):
             take = self._take(group, subject, prompt, variant, seed, number)
@@ -98,7 +103,7 @@ class Expansion:
             start = group.start_image or prompt.start_image or subject.start_image
             yield Shot(
                 subject, prompt, take, text, sampling, group.priority, name, variant.id, start, by_hand,
-                own.state if own else "", own is not None, own.history if own else (),
+                own.state if own else "", own is not None, own.history if own else (), group.audition,
             )  # fmt: skip
 
     def _pattern_of(self, variant: Variant) -> str:

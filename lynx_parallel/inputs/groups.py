@@ -11,6 +11,7 @@ from lynx_parallel.inputs.ids import earlier_prompt_ids
 from lynx_parallel.inputs.manifest import Prompt, ShotGroup, Subject
 from lynx_parallel.inputs.near_files import file_mistake
 from lynx_parallel.inputs.problems import KeyPath, Problems, nearest, shown_key, shown_value
+from lynx_parallel.inputs.quality import Audition
 from lynx_parallel.inputs.sources import is_file
 from lynx_parallel.inputs.subject_entry import named_file
 from lynx_parallel.inputs.table import Table
@@ -86,6 +87,7 @@ def _group(
         priority=entry.priority,
         sampling=entry.sampling,
         start_image=start,
+        audition=Audition(**entry.audition.model_dump()) if entry.audition else None,
     )
 
 

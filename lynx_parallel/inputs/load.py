@@ -21,6 +21,7 @@ from lynx_parallel.inputs.pipeline import PipelineSpec, Video
 from lynx_parallel.inputs.pipeline_files import is_bare, named_pipeline, video_of
 from lynx_parallel.inputs.problems import Problems, nearest, shown_value
 from lynx_parallel.inputs.prompts_section import read_prompts
+from lynx_parallel.inputs.quality import quality_of
 from lynx_parallel.inputs.records import Record, find_record
 from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
@@ -104,6 +105,10 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
         ).shots(groups)
         sizes = reference_sizes(shots)
         shots = select(shots, only, problems) if shots else shots
+    auditions = any(shot.audition for shot in shots)
+    quality = quality_of(top.quality, document.file.parent) if top and (top.quality or auditions) else None
+    if quality is not None:
+        _check_pictures(document, shots, problems, gated=quality.attempts > 0)
     problems.raise_if_any()
     assert top is not None
     assert pipeline is not None
@@ -120,6 +125,7 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
         faces=top.faces,
         reference_sizes=sizes,
         crf_place=_crf_place(document, top.video, forced.video, pipeline_path, pipeline.video),
+        quality=quality,
     )
     pipelines, places = {}, {pipeline_path: campaign.crf_place}
     for variant in variants:
@@ -213,6 +219,16 @@ def _crf_place(document: Document, manifest: Video, forced: Mapping[str, Any], p
     if "crf" in manifest.model_fields_set:
         return f"{shown_path(document.file)}:{document.line(('video', 'crf'))}: video.crf: {manifest.crf}"
     return f"{shown_path(path)}: video.crf: {pipeline.crf}"
+
+
+def _check_pictures(document: Document, shots: Sequence[Shot], problems: Problems, *, gated: bool) -> None:
+    """Checks that each subject whose videos are scored has a picture to compare them with."""
+    scored = {shot.subject.id: shot.subject for shot in shots if gated or shot.audition}
+    for name, subject in scored.items():
+        if subject.image is None:
+            document.blame(
+                problems, ("subjects", name), "image: missing: quality and audition compare videos with the picture"
+            )
 
 
 def _check_faces(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.pipeline import PipelineSpec
+from lynx_parallel.inputs.quality import Audition, Quality
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 from lynx_parallel.output.takes import Past, TakeState
 
@@ -91,6 +92,7 @@ class Shot:
         state: ``accepted``, ``rejected`` or empty.
         bound: whether a file of takes decides its seed.
         history: earlier seeds of the take.
+        audition: that the take goes through before it is finished; None for none.
     """
 
     subject: Subject
@@ -106,6 +108,7 @@ class Shot:
     state: TakeState = ""
     bound: bool = False
     history: tuple[Past, ...] = ()
+    audition: Audition | None = None
 
     @property
     def seed(self) -> int:
@@ -116,6 +119,11 @@ class Shot:
     def id(self) -> str:
         """``subject/prompt/take``, then the variant if there is one; unique in a campaign."""
         return "/".join([self.subject.id, self.prompt.id, str(self.take), *([self.variant] if self.variant else [])])
+
+    @property
+    def takes_of(self) -> tuple[str, str, str]:
+        """Identifies the subject, prompt and variant whose takes this shot belongs to."""
+        return self.subject.id, self.prompt.id, self.variant
 
 
 def reference_sizes(shots: Iterable[Shot]) -> dict[str, frozenset[int]]:
@@ -139,6 +147,7 @@ class Campaign:
             output folder.
         reference_sizes: ``reference_size`` of each subject's shots, those left out by ``--only`` included.
         crf_place: what sets ``video.crf``, for messages: the option, or the file with the key.
+        quality: how videos are scored and which are good enough; None if they are not scored.
         parts: if variants have pipelines of their own, a campaign for each pipeline, with its shots; else empty.
     """
 
@@ -156,6 +165,7 @@ class Campaign:
     sources: Mapping[Path, bytes] = field(default_factory=dict, hash=False, repr=False, compare=False)
     crf_place: str = field(default="", compare=False)
     parts: tuple[Campaign, ...] = ()
+    quality: Quality | None = None
 
     @property
     def each(self) -> tuple[Campaign, ...]:
@@ -206,3 +216,4 @@ class ShotGroup:
     priority: int = 0
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     start_image: Path | None = None
+    audition: Audition | None = None

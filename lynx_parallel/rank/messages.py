@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lynx_parallel.inputs.cluster import Attention
-from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.manifest import Points, Shot
 from lynx_parallel.inputs.memory import Task
 from lynx_parallel.inputs.pipeline import VaeDtype, Video
+from lynx_parallel.inputs.recognizers import Recognizer
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.prompt_files import PromptFiles
+from lynx_parallel.output.scores import IdentityScore
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,25 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class ScoreOrder:
+    """How rank 0 scores a video.
+
+    Attributes:
+        recognizer: with the path of its files.
+        picture: of the subject.
+        face: which face of the picture, as in ``Subject``.
+        landmarks: of that face, if the manifest gives them.
+        frames: of the video that are scored.
+    """
+
+    recognizer: Recognizer
+    picture: Path
+    face: str | int
+    landmarks: Points | None
+    frames: int
+
+
+@dataclass(frozen=True)
 class RenderOrder:
     """What a gang needs to render one shot; every rank gets the same order.
 
@@ -102,6 +123,9 @@ class RenderOrder:
         parts: where rank 0 writes ``video``, ``latents`` and ``poster``.
         logs: folder of the ranks' log files.
         first_expert: end before the expert of low noise is needed, with a resume state.
+        until: for an audition: end after this many steps, with a resume state, and decode the x0 that the last step
+            predicts; None makes the whole shot. No latents are written then.
+        score: how the video is scored; None if it is not.
     """
 
     shot: Shot
@@ -114,6 +138,8 @@ class RenderOrder:
     parts: Mapping[str, Path]
     logs: Path
     first_expert: bool = False
+    until: int | None = None
+    score: ScoreOrder | None = None
 
     def log(self, rank: int) -> Path:
         """Returns the log file of a rank."""
@@ -129,6 +155,7 @@ class EncodeOrder:
         parts: where ``video`` and ``poster`` are written.
         logs: folder of the ranks' log files.
         sha256: of the latents' file by its sidecar; None for latents that no sidecar lists.
+        score: as in ``RenderOrder``.
     """
 
     shot: Shot
@@ -137,6 +164,7 @@ class EncodeOrder:
     parts: Mapping[str, Path]
     logs: Path
     sha256: str | None = None
+    score: ScoreOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +178,8 @@ class Rendered:
         conditioning: how often static keys and values were computed, and found kept, for this shot; whether the
             subject came from the cache.
         warnings: lines for the user.
+        score: of the video, if the order asks for one.
+        steps: that were made of an audition; 0 for a whole shot.
     """
 
     outputs: dict[str, dict[str, Any]]
@@ -157,6 +187,8 @@ class Rendered:
     exactness: dict[str, str]
     conditioning: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    score: IdentityScore | None = None
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,6 +210,7 @@ class RankConfig:
         formats: width, height and frames per second of the videos to make.
         save_every: seconds between resume states at least.
         hung_after: seconds, see ``ClusterSpec``.
+        recognizers: that score videos, for the self-check.
         tasks: sizes and layouts that the rank may have to render; empty if unknown.
     """
 
@@ -196,4 +229,5 @@ class RankConfig:
     formats: tuple[tuple[int, int, float], ...] = ((32, 32, 8),)
     save_every: float = 30.0
     hung_after: float = 60.0
+    recognizers: tuple[Recognizer, ...] = ()
     tasks: tuple[Task, ...] = ()

@@ -24,6 +24,7 @@ from lynx_parallel.output.checksums import add_checksum, sha256_file
 from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.rank.disk_space import when_room
 from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered, RenderOrder
+from lynx_parallel.rank.scores import Scores
 from lynx_parallel.stages.latents import decode, read_latents, to_frames
 from lynx_parallel.stages.poster import write_poster
 from lynx_parallel.stages.video import encode_video
@@ -37,7 +38,7 @@ class Decoded:
     Attributes:
         frames: uint8 [F, H, W, 3].
         seconds: of the stages so far.
-        exactness, conditioning, warnings: as in ``Rendered``.
+        exactness, conditioning, warnings, steps: as in ``Rendered``.
     """
 
     frames: np.ndarray
@@ -45,6 +46,7 @@ class Decoded:
     exactness: dict[str, str]
     conditioning: dict[str, int]
     warnings: tuple[str, ...]
+    steps: int = 0
 
 
 class OutputWriter:
@@ -65,6 +67,7 @@ class OutputWriter:
         self._precision = VAE_PRECISIONS[config.vae_dtype]
         self._split: AutoencoderKLWan | None = None
         self._decoded: dict[Path, Decoded] = {}
+        self._scores = Scores()
 
     def load(self) -> None:
         """Loads the VAE alone, for saved latents."""
@@ -104,7 +107,7 @@ class OutputWriter:
         if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
         made = self.write(self._frames(self.vae, saved), order.shot, order.video, order.parts, {}, self._tiled)
-        return replace(made, outputs={**made.outputs, "latents": facts})
+        return self._scores.add(replace(made, outputs={**made.outputs, "latents": facts}), order)
 
     def save_latents(self, latents: torch.Tensor, path: Path, metadata: Mapping[str, str]) -> None:
         """Writes final latents. They appear whole or not at all, and stay of use if the video cannot be made."""
@@ -119,7 +122,10 @@ class OutputWriter:
         """Encodes a shot that was kept. Uses neither the device nor the model, so it runs beside the next shot."""
         kept = self._decoded.pop(order.parts["video"])
         made = self.write(kept.frames, order.shot, order.video, order.parts, kept.seconds, kept.exactness)
-        return replace(made, conditioning=kept.conditioning, warnings=(*kept.warnings, *made.warnings))
+        made = replace(
+            made, conditioning=kept.conditioning, warnings=(*kept.warnings, *made.warnings), steps=kept.steps
+        )
+        return self._scores.add(made, order)
 
     def write(
         self,

@@ -36,10 +36,10 @@ from lynx_parallel.rank.preparation import Preparation
 from lynx_parallel.rank.pulse import Pulse
 from lynx_parallel.rank.resume_states import STATE_DAMAGED, StateSaver, move_damaged
 from lynx_parallel.rank.selfcheck import check_all, check_group
+from lynx_parallel.rank.steps import Steps
 from lynx_parallel.rank.store import COLLECTIVE_TIMEOUT, join_store, open_store
 from lynx_parallel.rank.visibility import missing_files
 from lynx_parallel.stages.conditioning import ShotInputs
-from lynx_parallel.stages.denoise import Step
 from lynx_parallel.stages.prompt import PromptFolder, encode_prompts
 from lynx_parallel.stages.resume_state import ResumeState, load_resume_state
 
@@ -72,7 +72,6 @@ class Rank:
         self._inputs: ShotInputs | None = None
         self._earlier: dict[str, tuple[Counter[str], float]] = {}  # of shots that have been through one expert
         self._stop = False
-        self._saver: StateSaver | None = None
 
     def hello(self) -> Hello:
         """Describes this rank. The driver calls it first: Ray gives no reason if a constructor fails."""
@@ -217,7 +216,7 @@ class Rank:
     def render(self, order: RenderOrder) -> bool:
         """Every rank of the gang at once: denoises and decodes a prepared shot. Does nothing if ``prepare`` failed.
 
-        Rank 0 saves the latents, and keeps the frames for ``finish``.
+        Rank 0 saves the latents, and keeps the frames for ``finish``. With ``until``, the frames are a preview.
 
         Returns:
             Whether the shot is decoded. With ``first_expert`` it may be left with a resume state instead.
@@ -242,21 +241,25 @@ class Rank:
             if self.layout.size > 1:
                 state = broadcast(state, ResumeState, device=self.device)
             assert state is not None
-            until = self.pipeline.steps_before_switch(sampling) if order.first_expert else None
-            if until is not None and state.steps_done >= until:
+            switch = self.pipeline.steps_before_switch(sampling) if order.first_expert else None
+            if switch is not None and state.steps_done >= switch:
                 return False
-            self._saver = None
+            # A state that is beyond the order's last step lacks the prediction, so one more step is made.
+            predict_at = None if order.until is None else max(order.until, state.steps_done + 1)
+            until = predict_at or switch
+            saver = None
             if self.rank == 0:
-                self._saver = StateSaver(order.resume_state, order.digest, self.config.save_every, until)
-            self._pulse.begin(state.steps_done, sampling.num_inference_steps)
-            if state.steps_done:
-                write_log(f"resuming at step {state.steps_done + 1}")
-            latents = self.pipeline.denoise(inputs, sampling, self._on_step, state, until)
+                saver = StateSaver(order.resume_state, order.digest, self.config.save_every, until)
+            total = predict_at or sampling.num_inference_steps
+            steps = Steps(self._pulse, state.steps_done, total, lambda: self._stop, saver, predict_at)
+            latents = self.pipeline.denoise(inputs, sampling, steps.after, state, until)
             counts, took = self._earlier.pop(order.digest, (Counter(), 0.0))
             counts, took = counts + self.pipeline.conditioning.counts, took + time.perf_counter() - began
-            if until is not None:
+            if switch is not None:
                 self._earlier[order.digest] = counts, took
                 return False
+            if steps.predicted is not None:
+                latents = steps.predicted
             seconds = {"denoise": took}
             began = time.perf_counter()
             frames, exactness = self.writer.decode(latents, self.layout, self.rank)
@@ -266,12 +269,13 @@ class Rank:
             assert frames is not None
             if (kernel := self._kernel(need_lse=self.layout.ring > 1)).name != self._kernel().name:
                 exactness["attention"] = kernel.name
-            metadata = latents_metadata(order.digest, order.settings)
-            self.writer.save_latents(latents, order.parts["latents"], metadata)
+            if predict_at is None:
+                metadata = latents_metadata(order.digest, order.settings)
+                self.writer.save_latents(latents, order.parts["latents"], metadata)
             subject = "subject kept" if self._preparation.from_cache else "subject"
             conditioning = {**counts, subject: 1}
             warnings, self._warnings = (*self._preparation.warnings, *self._warnings), ()
-            self.writer.keep(order, Decoded(frames, seconds, exactness, conditioning, warnings))
+            self.writer.keep(order, Decoded(frames, seconds, exactness, conditioning, warnings, predict_at or 0))
             return True
 
     def finish(self, order: RenderOrder) -> Rendered:
@@ -291,10 +295,3 @@ class Rank:
     def _set_damaged_aside(self, reason: str, path: Path) -> None:
         """Moves a damaged file to ``.lynx/damaged/``, and adds a warning to the next sidecar."""
         self._warnings = (*self._warnings, move_damaged(path, reason))
-
-    def _on_step(self, step: Step) -> None:
-        done = step.index + 1
-        self._pulse.step(done, step.total)
-        write_log(f"{time.strftime('%H:%M:%S')} step {done}/{step.total}")
-        if self._saver is not None:
-            self._saver.after(step, stop=self._stop)

@@ -34,17 +34,28 @@ class LocalGuidance:
 
 @dataclass(frozen=True)
 class Step:
-    """The state after a step, for callbacks. Tensors are identical on every rank."""
+    """The state after a step, for callbacks. Tensors are identical on every rank.
+
+    Attributes:
+        velocities: of the guidance branches; ``velocity`` is their sum.
+        latents: [1, 16, T, h, w] fp32 after the step; ``sample`` are those before it.
+    """
 
     index: int
     total: int
     velocities: Mapping[BranchName, torch.Tensor]
     latents: torch.Tensor
     scheduler: Scheduler
+    sample: torch.Tensor
+    velocity: torch.Tensor
 
     def state(self) -> ResumeState:
         """Returns the state from which the shot can resume."""
         return capture(self.scheduler, self.latents)
+
+    def predicted_x0(self) -> torch.Tensor:
+        """Returns the final latents that this step predicts: x0 = x − σ·v, as flow matching defines the velocity."""
+        return self.sample - self.scheduler.sigmas[self.index].to(self.sample) * self.velocity
 
 
 class Phase(NamedTuple):
@@ -98,7 +109,8 @@ def denoise(
         velocities = guidance.share(velocities, list(coefficients), latents)
         # Summed in one fixed order, in fp32: every layout must give the same bits.
         velocity = torch.stack([coefficients[name] * velocities[name] for name in coefficients]).sum(dim=0)
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        sample = latents
+        latents = scheduler.step(velocity, timestep, sample, return_dict=False)[0]
         if on_step is not None:
-            on_step(Step(index, len(scheduler.timesteps), velocities, latents, scheduler))
+            on_step(Step(index, len(scheduler.timesteps), velocities, latents, scheduler, sample, velocity))
     return latents
