@@ -83,6 +83,7 @@ def plan(
         lynx-render plan campaign.yaml --card H100 --max-gpus 8 --deadline 06:00
     """
     from lynx_parallel.plan.parts import check_parts
+    from lynx_parallel.plan.plan import EXPECTED
     from lynx_parallel.plan.shards import part_of_plan
 
     cluster = cluster_spec(
@@ -96,7 +97,7 @@ def plan(
     plans = [loaded.replan() for loaded in each]
     if part is not None:
         plans = [part_of_plan(planned, loaded.parts, part) for loaded, planned in zip(each, plans, strict=True)]
-    left = [planned.of("render", "encode", "unknown") for planned in plans]
+    left = [planned.of(*EXPECTED) for planned in plans]
     collect(partial(check_parts, loaded.parts, todo, cluster) for loaded, todo in zip(each, left, strict=True))
     show_notices([notice for loaded in each for notice in loaded.campaign.notices], strict)
     pages = [

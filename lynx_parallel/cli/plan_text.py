@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lynx_parallel.plan.parts import Part
     from lynx_parallel.plan.plan import Item, Plan
 
-_ACTIONS = {"render": "to render", "encode": "to encode", "done": "done", "blocked": "blocked", "unknown": "unknown"}
+_ACTIONS = {"render": "to render", "encode": "to encode", "audition": "to audition"}
 MOST_NAMED = 3
 """Subjects that a line names if it stands for many."""
 
@@ -38,7 +38,7 @@ def by_subject(items: Sequence[Item]) -> Iterator[str]:
 
 
 def _kind(item: Item) -> str:
-    what = _ACTIONS[item.action]
+    what = _ACTIONS.get(item.action, item.action)
     if item.reason:
         return f"{what} ({item.reason})"
     return f"{what} (new)" if item.action == "render" else what
@@ -47,7 +47,7 @@ def _kind(item: Item) -> str:
 def by_shot(items: Sequence[Item]) -> Iterator[str]:
     """Yields two lines for each shot: what is to be done and why, and its text."""
     for item in items:
-        yield f"{item.action:8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}"
+        yield f"{item.action + ' ':8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}"
         yield f"        {escaped(item.shot.text)}"
 
 

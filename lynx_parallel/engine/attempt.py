@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from lynx_parallel.engine.periodic import PROGRESS_EVERY_S, report_every
 from lynx_parallel.engine.policy import Footprint
+from lynx_parallel.engine.publication import publish_made
 from lynx_parallel.engine.run import Run
-from lynx_parallel.engine.sidecar import made_by, make_sidecar
+from lynx_parallel.engine.sidecar import made_by
 from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
 from lynx_parallel.failures import disk_is_full, machine_at_fault
 from lynx_parallel.inputs.layout import Layout
@@ -21,17 +22,17 @@ from lynx_parallel.output.atomic import part_path, publish, set_aside
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.finished_latents import (
     find_latents,
-    read_record,
     remove_unpublished,
     unpublished_path,
     write_record,
 )
 from lynx_parallel.plan.digests import crops_source, shot_digests
 from lynx_parallel.plan.plan import Item
-from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder
+from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder, ScoreOrder
 
 if TYPE_CHECKING:
     from lynx_parallel.engine.gang import Gang
+    from lynx_parallel.engine.gate import Gate
 
 
 class Attempt:
@@ -40,16 +41,20 @@ class Attempt:
     Args:
         number: from 1, over all runs.
         count: returns how many shots are finished, as lines of progress begin.
+        gate: that the video must pass to become the shot.
 
     Attributes:
         stage: what is done for the shot now, in words.
+        kept: whether the finished video became the shot. If not, it is a candidate or a preview.
     """
 
-    def __init__(self, run: Run, item: Item, number: int, count: Callable[[], str]):
+    def __init__(self, run: Run, item: Item, number: int, count: Callable[[], str], gate: Gate | None = None):
         self.run = run
         self.item = item
         self.number = number
         self._count = count
+        self._gate = gate
+        self.kept = True
         self.logs = run.output.logs(item.shot.name, number)
         self._order: RenderOrder | None = None
         self._ranks: dict[str, Any] = {}
@@ -90,19 +95,21 @@ class Attempt:
             run.resumed.setdefault(name, done)
             prepared(done)
 
-        run.output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
+        for path in (run.output.path(name, "video"), self._parts["video"]):
+            path.parent.mkdir(parents=True, exist_ok=True)
         await self._check_folder(gang)
         with self._keeping_latents():
             self._check_subject()
-            if item.action == "render":
+            if item.denoises:
                 order = await self._form(gang, layout, footprint)
-                self._order = replace(order, first_expert=first_expert and gang.one_expert)
+                first_expert = first_expert and gang.one_expert and item.action == "render"
+                self._order = replace(order, first_expert=first_expert)
                 self._ranks = self._made_by(gang, footprint)
                 with report_every(PROGRESS_EVERY_S, lambda _: self._tell_progress(gang)):
                     decoded = await gang.render(self._order, begin)
                 if decoded:
                     self.stage = "encoding"
-                    run.summary.steps += item.shot.sampling.num_inference_steps - run.resumed.pop(name, 0)
+                    run.summary.steps += max(item.steps - run.resumed.pop(name, 0), 0)
                 self._check_subject()
                 return decoded
         return True
@@ -123,7 +130,10 @@ class Attempt:
             with report_every(PROGRESS_EVERY_S, lambda _: self._tell("encoding")):
                 made = await (self._gang.finish(self._order) if self._order else self._encode())
             self._check_subject()
-            self._publish(made, time.monotonic() - self._began)
+            self.kept = publish_made(
+                self.run, self.item, made, self._parts, number=self.number, seconds=time.monotonic() - self._began,
+                ranks=self._ranks, gate=self._gate,
+            )  # fmt: skip
         return made, time.monotonic() - self._began
 
     @contextlib.contextmanager
@@ -141,12 +151,10 @@ class Attempt:
     @cached_property
     def _parts(self) -> dict[str, Path]:
         """Where rank 0 writes the files."""
-        output, name = self.run.output, self.item.shot.name
-        video = {
-            "video": part_path(output.path(name, "video"), self.number),
-            "poster": part_path(output.poster(name), self.number),
-        }
-        return video if self.item.action == "encode" else {**video, "latents": unpublished_path(output, name)}
+        output, name, action = self.run.output, self.item.shot.name, self.item.action
+        video = output.preview(name) if action == "audition" else output.path(name, "video")
+        parts = {"video": part_path(video, self.number), "poster": part_path(output.poster(name), self.number)}
+        return {**parts, "latents": unpublished_path(output, name)} if action == "render" else parts
 
     async def _check_folder(self, gang: Gang) -> None:
         """Tries to publish in the shot's folder, which may be a link or another mount. A full disk is no error here."""
@@ -198,7 +206,7 @@ class Attempt:
         run, item = self.run, self.item
         self._ranks = self._made_by(self._gang, self._footprint)
         latents, video = item.latents or run.output.path(item.shot.name, "latents"), run.campaign.pipeline.video
-        order = EncodeOrder(item.shot, video, latents, self._parts, self.logs, self._sha256())
+        order = EncodeOrder(item.shot, video, latents, self._parts, self.logs, self._sha256(), self._score_order())
         return await self._gang.encode(order)
 
     async def _form(self, gang: Gang, layout: Layout, footprint: Footprint) -> RenderOrder:
@@ -220,7 +228,16 @@ class Attempt:
         return RenderOrder(
             item.shot, digest, item.digests.settings, run.subject_key(item.shot, gang), crops,
             run.output.resume_state(digest), run.campaign.pipeline.video, self._parts, self.logs,
+            until=item.steps if item.action == "audition" else None, score=self._score_order(),
         )  # fmt: skip
+
+    def _score_order(self) -> ScoreOrder | None:
+        """Returns how rank 0 scores the video, or None if it does not."""
+        quality, shot = self.run.campaign.quality, self.item.shot
+        subject = shot.subject
+        if quality is None or subject.image is None or (self._gate is None and shot.audition is None):
+            return None
+        return ScoreOrder(quality.recognizer, subject.image, subject.face, subject.landmarks, quality.frames)
 
     def _sha256(self) -> str | None:
         """Returns the sha256 of the latents to encode by their sidecar, or None if there is none."""
@@ -232,24 +249,6 @@ class Attempt:
         layout = gang.layout or Layout()
         sharded = footprint.shard and layout.sequence > 1
         return {"layout": layout, "ranks": gang.hellos[: layout.size], "sharded": sharded}
-
-    def _publish(self, made: Rendered, seconds: float) -> None:
-        item, output, name = self.item, self.run.output, self.item.shot.name
-        in_place = item.action == "encode" and item.latents in (None, output.path(name, "latents"))
-        kinds = ("video",) if in_place or not self.run.campaign.save_latents else ("video", "latents")
-        before = None
-        if item.action == "encode":
-            before = read_record(output, name) if item.latents else output.sidecar(name)
-        named = ("video", "latents") if in_place else kinds
-        outputs = {kind: {"file": output.path(name, kind).name, **made.outputs[kind]} for kind in named}
-        if item.stale:
-            output.supersede(name, ("video", "sidecar", *(() if in_place else ("latents",))))
-        sidecar = make_sidecar(
-            item, self.run.campaign.pipeline.model, made, outputs, **self._ranks, attempt=self.number,
-            seconds=seconds, before=before, run=self.run.name,
-            packaging=self.run.packaging,
-        )  # fmt: skip
-        output.commit(name, kinds, sidecar, self.number, latents=unpublished_path(output, name))
 
     async def _tell_progress(self, gang: Gang) -> None:
         with contextlib.suppress(LynxError):

@@ -16,6 +16,7 @@ from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.run_state import RunState
 from lynx_parallel.errors import FAULT_CODE, NOT_TRIED_CODE
 from lynx_parallel.inputs.manifest import Shot
+from lynx_parallel.inputs.recognizers import Recognizer
 from lynx_parallel.plan.digests import prompt_salt
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import counted
@@ -48,13 +49,22 @@ class Board:
         self.shots: list[Shot] = [work.item.shot for work in works]
         self.sizes = GangSizes(run.layout_choice, run.cluster, self.shots, options.device, self.machines.ranks)
         self.slots = [Slot() for _ in range(self.sizes.gangs)]
-        self.denoise = any(work.item.action == "render" for work in works)  # any gang may take a retry
-        self.queue = Queue(works)
+        self.denoise = any(work.item.action != "encode" for work in works)  # any gang may take a retry
+        self.queue = Queue(work for work in works if work.item.action != "auditioned")
+        for work in works:
+            if work.item.action == "auditioned":
+                self.queue.hold(work)
         self.running: set[Work] = set()
         prompts = run.output.prompts(prompt_salt(run.weight_digests, run.campaign.pipeline.model.dtype, options.device))
         self.texts = SharedTexts(prompts, self.shots if self.denoise else ())
         self._total = run.total or len(works)
         self._warned: set[str] = set()
+
+    @property
+    def recognizers(self) -> tuple[Recognizer, ...]:
+        """Those that score the videos of the campaigns."""
+        found = {run.campaign.quality.recognizer: None for run in self.runs if run.campaign.quality is not None}
+        return tuple(found)
 
     @property
     def at_work(self) -> bool:

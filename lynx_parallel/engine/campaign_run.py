@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import lynx_parallel
+from lynx_parallel.engine.gate import keep_candidates
 from lynx_parallel.engine.record import write_record
 from lynx_parallel.engine.sample import Sample
 from lynx_parallel.engine.settle import settle, unsettled
@@ -23,7 +24,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal, now
 from lynx_parallel.output.shard import FolderLock, Shard
 from lynx_parallel.plan.parts import Part, check_parts
-from lynx_parallel.plan.plan import Item, Plan
+from lynx_parallel.plan.plan import TODO, Item, Plan
 from lynx_parallel.plan.shards import part_of_plan, shots_digest
 from lynx_parallel.text import shown_path
 
@@ -75,8 +76,8 @@ class CampaignRun:
 
     @property
     def todo(self) -> list[Item]:
-        """The shots to render or encode."""
-        return self.plan.of("render", "encode")
+        """The shots to render, to audition or to encode, and those that wait for other takes."""
+        return [item for item in self.plan.of(*TODO) if not _waits_for_a_person(item)]
 
     def look(self, observer: Observer) -> None:
         """Compares the campaign with its output folder, and prints the result."""
@@ -172,6 +173,8 @@ class CampaignRun:
         history = self._history()
         plan = self._plan()
         settle(self.output, plan.of("done"), history, self.journal)
+        if keep_candidates(self.parts, self.todo, self.output, self.journal):
+            plan = self._plan()
         blocked = ((item.shot.name, item.reason) for item in plan.of("blocked"))
         self.journal.extend(
             {"event": "blocked", "name": name, "reason": why, "code": BLOCKED_CODE} for name, why in blocked
@@ -196,6 +199,7 @@ class CampaignRun:
         """Completes the summary with the shots that the run did not make."""
         self.summary.skipped = [item.shot.name for item in self.plan.of("done")]
         self.summary.block((item.shot.name, item.reason) for item in self.plan.of("blocked"))
+        self.summary.waiting += [item.shot.name for item in self.plan.of("auditioned") if _waits_for_a_person(item)]
         self.summary.seconds = seconds
 
     def _history(self) -> History:
@@ -212,3 +216,8 @@ class CampaignRun:
             if not disk_is_full(error):
                 raise
             observer.say(f"warning: {shown_path(folder)}: this run cannot be recorded: the disk is full")
+
+
+def _waits_for_a_person(item: Item) -> bool:
+    audition = item.shot.audition
+    return item.action == "auditioned" and audition is not None and audition.choose == "person"

@@ -23,6 +23,7 @@ from lynx_parallel.engine.summary import Summary, exit_code_of_all
 from lynx_parallel.errors import ClusterError, collect
 from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.output.journal import now
+from lynx_parallel.plan.auditions import takes_in_auditions
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.text import shown_duration, shown_path
@@ -174,7 +175,7 @@ class Driver:
                     self.say, campaign.name, total=total, progress=self.observer.progress,
                     first=frozenset(item.shot.name for item in campaign.first),
                     others=tuple(other for other in self.summaries if other is not campaign.summary),
-                    title=campaign.title,
+                    title=campaign.title, takes=takes_in_auditions(part.of(campaign.plan.items)),
                 ),
                 items,
             )

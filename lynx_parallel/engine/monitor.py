@@ -222,14 +222,14 @@ def _gang(slot: Slot) -> GangStatus:
         device=hellos[0].device if hellos else "", hosts=tuple(sorted({hello.host for hello in hellos})),
         finishing=sum(not task.done() for task in slot.finishing),
     )  # fmt: skip
-    if slot.gang is None or attempt is None or (attempt.stage == "encoding" and attempt.item.action == "render"):
+    if slot.gang is None or attempt is None or (attempt.stage == "encoding" and attempt.item.denoises):
         return status
     stage = attempt.stage
     if stage == "denoising" and seen.waits_for:
         stage = f"waiting for {seen.waits_for}"
     elif stage == "denoising" and 0 < seen.total <= seen.step:
         stage = "decoding"
-    total = attempt.item.shot.sampling.num_inference_steps if attempt.item.action == "render" else 0
+    total = attempt.item.steps if attempt.item.denoises else 0
     return replace(
         status, stage=stage, shot=attempt.item.shot.name, step=seen.step if attempt.stage == "denoising" else 0,
         total=total, step_seconds=slot.step_seconds,

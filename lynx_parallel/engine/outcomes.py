@@ -7,13 +7,18 @@ import logging
 from dataclasses import replace
 
 from lynx_parallel.engine.attempt import Attempt
+from lynx_parallel.engine.auditions import Auditions
 from lynx_parallel.engine.board import Board, clock
 from lynx_parallel.engine.faults import DRIVER, source_of
+from lynx_parallel.engine.gate import Gate, is_gated, record_kept
 from lynx_parallel.engine.policy import GiveUp, Retry, decide
 from lynx_parallel.engine.queue import Slot, Work
 from lynx_parallel.errors import DamagedError, LynxError
 from lynx_parallel.failures import SHARED_KINDS, Failure
+from lynx_parallel.output.candidates import Candidate
 from lynx_parallel.output.finished_latents import find_latents, remove_unpublished
+from lynx_parallel.plan.auditions import shown_similarity
+from lynx_parallel.plan.plan import Item
 from lynx_parallel.rank.messages import Rendered
 from lynx_parallel.text import in_words, shown_path
 
@@ -25,12 +30,94 @@ class Outcomes:
 
     Attributes:
         quarantined: why a subject's shots are not tried, by ``Work.subject``.
+        auditions: of the run.
     """
 
     def __init__(self, board: Board):
         self.quarantined: dict[str, str] = {}
         self._board = board
         self._source = source_of(board.shots)
+        self.auditions = Auditions(board)
+
+    def begin(self, work: Work) -> bool:
+        """Chooses the attempt of a shot that must pass the gate. Returns False if nothing is left to render."""
+        if work.gate is None and not is_gated(work.run.campaign, work.item):
+            return True
+        try:
+            if work.gate is None:
+                work.gate = Gate(work.run.campaign, work.run.output, work.item, work.run.weight_digests)
+            following = work.gate.next()
+            if isinstance(following, Item):
+                work.item = following
+                return True
+            self._keep(work, work.gate, following)
+        except (LynxError, OSError) as error:
+            failure = Failure.of(error, work.run.output.logs(work.item.shot.name, 0).parent)
+            self.give_up(work, str(failure), failure.code)
+        return False
+
+    def finished(self, work: Work, rendered: Rendered, attempt: Attempt, seconds: float) -> None:
+        """Records what an attempt has made, and what follows.
+
+        Args:
+            seconds: of the attempt.
+
+        Raises:
+            LynxError, OSError: as ``Gate.keep``.
+        """
+        if attempt.kept:
+            self.done(work, rendered, attempt.number, seconds)
+        elif work.item.action == "audition":
+            assert rendered.score is not None
+            self._board.warn(rendered.warnings)
+            self.auditions.heard(work, rendered.score, attempt.number, seconds)
+        else:
+            self._not_good_enough(work, rendered, attempt.number)
+
+    def _not_good_enough(self, work: Work, rendered: Rendered, attempt: int) -> None:
+        """Records a candidate. Then the shot is rendered with its next seed, or the best candidate becomes the shot."""
+        board, run, item, gate = self._board, work.run, work.item, work.gate
+        assert gate is not None
+        assert rendered.score is not None
+        quality, name, seed = gate.quality, item.shot.name, item.shot.seed
+        run.journal.append(
+            "candidate", name=name, attempt=attempt, seed=seed, recognizer=rendered.score.recognizer,
+            similarity=rendered.score.mean,
+        )  # fmt: skip
+        self._remove_leftovers(work)
+        run.summary.candidates += 1
+        run.summary.conditioning.update(rendered.conditioning)
+        board.warn(rendered.warnings)
+        work.history.clear()
+        following = gate.next()
+        least = f"less than {quality.min_identity:g} by {quality.recognizer.name}"
+        similarity = shown_similarity(rendered.score.mean)
+        number = f"attempt {gate.number(seed)} of {quality.attempts}"
+        then = "the best one is kept"
+        if isinstance(following, Item):
+            then = f"again with seed {following.shot.seed}"
+            work.item = following
+            board.queue.retry(work)
+        run.say(f"{board.count()} {run.shown(name)}: {similarity}, {least} ({number}, seed {seed}); {then}")
+        if not isinstance(following, Item):
+            self._keep(work, gate, following)
+
+    def _keep(self, work: Work, gate: Gate, best: Candidate) -> None:
+        """Makes the best candidate the shot."""
+        board, run, name = self._board, work.run, work.item.shot.name
+        gate.keep(best)
+        record_kept(run.journal, best)
+        run.summary.rendered.append(name)
+        if best.similarity is None or best.similarity < gate.quality.min_identity:
+            run.summary.below.append((name, shown_similarity(best.similarity)))
+        shown = shown_path(run.output.path(name, "video"))
+        run.say(f"{board.count()} kept seed {best.seed}, {shown_similarity(best.similarity)}: {shown}")
+
+    def _remove_leftovers(self, work: Work) -> None:
+        """Removes the files that a finished video has made obsolete."""
+        with contextlib.suppress(OSError):  # the next run removes them
+            remove_unpublished(work.run.output, work.item.shot.name)
+            work.run.output.resume_state(work.item.digests.resume).unlink()
 
     def done(self, work: Work, rendered: Rendered, attempt: int, seconds: float) -> None:
         """Records a finished shot.
@@ -44,9 +131,7 @@ class Outcomes:
             "done", name=name, attempt=attempt, video=item.digests.video, seconds=round(seconds, 3),
             stages=rendered.seconds,
         )  # fmt: skip
-        with contextlib.suppress(OSError):  # the next run removes them
-            remove_unpublished(run.output, name)
-            run.output.resume_state(item.digests.resume).unlink()
+        self._remove_leftovers(work)
         denoised = item.action == "render"
         (run.summary.rendered if denoised else run.summary.encoded).append(name)
         run.summary.conditioning.update(rendered.conditioning)
@@ -99,7 +184,7 @@ class Outcomes:
                 self.quarantined[work.subject] = str(failure)
             if decision.stop:
                 board.state.give_up(f"not tried: {failure}")
-            board.fail(work, str(failure), failure.code)
+            self.give_up(work, str(failure), failure.code)
             return
         if slot.footprint == board.sizes.footprint:  # otherwise another gang has changed it already
             board.change_footprint(decision.footprint)
@@ -108,6 +193,11 @@ class Outcomes:
         run.summary.retries += 1
         run.journal.append("retry", name=name, attempt=attempt.number, kind=failure.kind, reason=str(failure))
         run.say(f"{board.count()} {run.shown(name)}: {failure.kind}, to be tried again: {failure}")
+
+    def give_up(self, work: Work, reason: str, code: str) -> None:
+        """Records a failed shot. An audition goes on without it."""
+        self._board.fail(work, reason, code)
+        self.auditions.settle(work)
 
     def _use_finished_latents(self, work: Work) -> None:
         """Makes the next attempt an encoding if the failed one has finished the latents."""

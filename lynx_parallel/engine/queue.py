@@ -18,6 +18,7 @@ from lynx_parallel.plan.plan import Item
 if TYPE_CHECKING:
     from lynx_parallel.engine.attempt import Attempt
     from lynx_parallel.engine.gang import Gang
+    from lynx_parallel.engine.gate import Gate
     from lynx_parallel.engine.run import Run
     from lynx_parallel.rank.messages import Progress
 
@@ -38,6 +39,7 @@ class Work:
         not_at: GPU or machine that must not try it again, because it may be at fault; see ``engine.faults``.
         reason: why it failed there, once its retries are spent.
         first: whether it belongs to the run's sample.
+        gate: that its video must pass; None before its first attempt, or without a gate.
     """
 
     item: Item
@@ -48,6 +50,7 @@ class Work:
     not_at: str = ""
     reason: str = ""
     first: bool = False
+    gate: Gate | None = None
 
     @property
     def priority(self) -> tuple[bool, int]:
@@ -143,12 +146,13 @@ class Slot:
 class Queue:
     """Shots that gangs pull: highest priority first, then subject by subject, in the given order.
 
-    The time of a pull does not grow with the length of the queue.
+    The time of a pull does not grow with the length of the queue. Shots that wait for others are held and do not count.
     """
 
     def __init__(self, works: Iterable[Work] = ()):
         levels: dict[tuple[bool, int], OrderedDict[str, deque[Work]]] = {}
         self._retries: list[Work] = []
+        self._held: dict[ShotKey, Work] = {}
         self._length = 0
         for work in works:
             level = levels.setdefault(work.priority, OrderedDict())
@@ -162,6 +166,14 @@ class Queue:
     def retry(self, work: Work) -> None:
         """Puts a shot back whose attempt failed."""
         self._retries.append(work)
+
+    def hold(self, work: Work) -> None:
+        """Keeps a shot that waits for others and is not to be pulled."""
+        self._held[work.key] = work
+
+    def release(self, key: ShotKey) -> Work | None:
+        """Removes and returns a shot that waits for others, or None if it does not."""
+        return self._held.pop(key, None)
 
     def pull(self, slot: Slot, taken: Collection[str | None], now: float) -> Work | None:
         """Removes and returns the next shot for a free gang, or None if all remaining shots wait for their retry.
@@ -232,4 +244,4 @@ class Queue:
     def left(self) -> list[Work]:
         """Returns all shots that are not finished."""
         waiting = [work for level in self._levels.values() for works in level.values() for work in works]
-        return [*self._retries, *waiting]
+        return [*self._retries, *waiting, *self._held.values()]

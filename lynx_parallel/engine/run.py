@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.plan.digests import subject_key
 from lynx_parallel.plan.layout_choice import LayoutChoice
+from lynx_parallel.plan.plan import Item
 
 if TYPE_CHECKING:
     from lynx_parallel.engine.gang import Gang
@@ -36,6 +37,7 @@ class Run:
         others: summaries of the run's other campaigns.
         resumed: steps that earlier runs had made, of each shot that was begun.
         title: how lines call the campaign, different for each; empty if it is the only one.
+        takes: the plan's shots that go through an audition together, by ``Shot.takes_of``.
     """
 
     campaign: Campaign
@@ -55,6 +57,7 @@ class Run:
     others: tuple[Summary, ...] = ()
     resumed: dict[str, int] = field(default_factory=dict)
     title: str = ""
+    takes: Mapping[tuple[str, str, str], Sequence[Item]] = field(default_factory=dict)
 
     @property
     def summaries(self) -> list[Summary]:

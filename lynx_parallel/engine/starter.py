@@ -136,13 +136,14 @@ class GangStarter:
     def _rank_config(self) -> RankConfig:
         board, run, footprint = self._board, self._board.run, self._board.sizes.footprint
         model, samplings = run.campaign.pipeline.model, [shot.sampling for shot in board.shots]
-        left = [work.item for work in (*board.running, *board.queue.left()) if work.item.action == "render"]
+        left = [work.item for work in (*board.running, *board.queue.left()) if work.item.denoises]
         return RankConfig(
             run.weights, model.dtype, denoise=board.denoise, shard=footprint.shard, attention=run.cluster.attention,
             tiled_decode=footprint.tiled_decode, one_expert=footprint.one_expert, face=run.face,
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=board.texts.files,
             vae_dtype=model.vae_dtype,
             video=run.campaign.pipeline.video,
+            recognizers=board.recognizers,
             formats=tuple({(s.width, s.height, s.fps): None for s in samplings}),
             tasks=tuple({run.layout_choice.task(item.shot, footprint.ranks) for item in left}),
         )  # fmt: skip

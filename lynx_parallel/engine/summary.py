@@ -17,6 +17,11 @@ class Summary:
     Attributes:
         failed, blocked: (name, reason).
         codes: code of each failed or blocked shot, by name; see ``docs/troubleshooting.md``.
+        auditioned: number of takes of which a preview was made.
+        not_chosen: takes that were auditioned and are not finished. That is no failure.
+        waiting: takes that were auditioned and wait for a person's choice.
+        candidates: number of videos that were rendered and were not good enough.
+        below: (name, similarity in words) of finished shots whose best video is not good enough.
         left: number of shots that were not finished because the run was stopped.
         retries: number of failed attempts that were repeated.
         steps: denoising steps of the shots that were decoded, without those that earlier runs had made.
@@ -32,6 +37,11 @@ class Summary:
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
     codes: dict[str, str] = field(default_factory=dict)
+    auditioned: int = 0
+    not_chosen: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    candidates: int = 0
+    below: list[tuple[str, str]] = field(default_factory=list)
     left: int = 0
     retries: int = 0
     steps: int = 0
@@ -53,8 +63,8 @@ class Summary:
 
     @property
     def finished(self) -> int:
-        """Number of shots of this run that need no more work: rendered, encoded or failed."""
-        return len(self.rendered) + len(self.encoded) + len(self.failed)
+        """Number of shots with which this run has no more to do: rendered, encoded, failed, or out of an audition."""
+        return len(self.rendered) + len(self.encoded) + len(self.failed) + len(self.not_chosen) + len(self.waiting)
 
     @property
     def exit_code(self) -> int:
@@ -64,7 +74,7 @@ class Summary:
             return 128 + self.stopped_by
         if self.fault:
             return ClusterError.exit_code
-        return 1 if self.failed or self.blocked else 0
+        return 1 if self.failed or self.blocked or self.waiting else 0
 
 
 def exit_code_of_all(summaries: Iterable[Summary]) -> int:

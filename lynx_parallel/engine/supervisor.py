@@ -84,7 +84,7 @@ class Supervisor:
             self._record_untried(board.queue.left())
             return
         reason = board.state.reason or next((f"no ranks could be started: {error}" for error in errors), "not tried")
-        for work in board.queue.left():
+        for work in board.queue.left() if board.queue else ():  # alone, those that wait for others stay for a later run
             board.fail(work, reason)
 
     @property
@@ -152,7 +152,7 @@ class Supervisor:
                     await asyncio.sleep(IDLE_S)
                 elif reason := self._outcomes.quarantined.get(work.subject):
                     board.running.discard(work)
-                    board.fail(work, reason, KIND_CODES["subject"])
+                    self._outcomes.give_up(work, reason, KIND_CODES["subject"])
                 else:
                     await self._make(slot, work, attempt)
             await slot.finished()
@@ -174,7 +174,7 @@ class Supervisor:
     def _strand(self, work: Work) -> None:
         """Fails a shot whose retries are spent. Any other shot is tried again where it failed."""
         if work.reason:
-            self._board.fail(work, work.reason, code_of_reason(work.reason))
+            self._outcomes.give_up(work, work.reason, code_of_reason(work.reason))
         else:
             work.not_at = ""
             self._board.queue.retry(work)
@@ -210,13 +210,14 @@ class Supervisor:
         """
         gang = slot.gang
         assert gang is not None
-        board, run, item = self._board, work.run, work.item
-        name = item.shot.name
+        board, run, name = self._board, work.run, work.item.shot.name
         again = attempt is not None
         if attempt is None:
+            if not self._outcomes.begin(work):
+                return False
             number = run.output.next_attempt(name, len(work.history) + 1)
-            attempt = Attempt(run, item, number, board.count)
-        number = attempt.number
+            attempt = Attempt(run, work.item, number, board.count, work.gate)
+        item, number = work.item, attempt.number
         slot.begin(attempt)
         try:
             if not await self._texts_ready(slot, work):
@@ -263,12 +264,11 @@ class Supervisor:
         """Encodes and publishes a shot, and settles its outcome."""
         try:
             rendered, seconds = await attempt.finish()
+            self._outcomes.finished(work, rendered, attempt, seconds)
         except DamagedError as error:
             self._outcomes.render_again(work, attempt, error)
         except (LynxError, OSError) as error:
-            await self._outcomes.failed(slot, work, error, attempt, decoded=work.item.action == "render")
-        else:
-            self._outcomes.done(work, rendered, attempt.number, seconds)
+            await self._outcomes.failed(slot, work, error, attempt, decoded=attempt.item.denoises)
 
     def _prepared(self, slot: Slot, attempt: Attempt, done: int) -> None:
         slot.begin(attempt)

@@ -53,7 +53,7 @@ class Turns:
             quarantined: subjects whose shots are not tried, as ``Work.subject``.
         """
         following = self._board.queue.peek(slot, self._taken(slot), clock())
-        if following is None or following.item.action != "render" or following.subject in (slot.subject, *quarantined):
+        if following is None or not following.item.denoises or following.subject in (slot.subject, *quarantined):
             return
         if slot.gang is not None:
             shot = following.item.shot

@@ -76,7 +76,6 @@ ALIASES = {
     "ref_layers": Alias("model.adapters.ref"),
     # ffmpeg
     "vcodec": Alias("video.codec"),
-    "quality": Alias("video.crf"),
     "format": Alias("video.container"),
 }
 

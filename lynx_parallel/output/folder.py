@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -21,10 +20,13 @@ from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.output.posters import POSTER_SUFFIX, POSTERS
 from lynx_parallel.output.prompt_files import PromptFiles
 from lynx_parallel.output.shard import Shard, shard_folders
-from lynx_parallel.output.sidecar import SIDECAR_VERSION, SUFFIXES, encode_text, read_sidecar
+from lynx_parallel.output.sidecar import SUFFIXES, read_sidecar, write_sidecar
 
 _POSTER_PART = re.compile(rf"(.+){re.escape(POSTER_SUFFIX)}\.[0-9]+\.part")
 PART = re.compile(r"(.+)\.(mp4|latents\.safetensors|json)\.[0-9]+\.part")
+
+_FOLDERS = ("superseded", "partial", "faces", "prompts", "latents", "candidates", "auditions", "scores")
+"""Folders below ``.lynx`` in which runs write."""
 
 
 class Output:
@@ -64,6 +66,14 @@ class Output:
     def scores(self, name: str) -> Path:
         """Returns the path of a shot's scores, see ``output.scores``. It may be missing."""
         return self.private / "scores" / f"{name}.json"
+
+    def audition(self, name: str) -> Path:
+        """Returns the path of the record of a take's audition, see ``output.auditions``. It may be missing."""
+        return self.private / "auditions" / f"{name}.json"
+
+    def preview(self, name: str) -> Path:
+        """Returns the path of the preview of a take's audition. It may be missing."""
+        return self.private / "auditions" / f"{name}.mp4"
 
     def resume_state(self, latents_digest: str) -> Path:
         """Returns the path of the resume state of a shot with this digest."""
@@ -149,7 +159,7 @@ class Output:
             match = _POSTER_PART.fullmatch(str(path.relative_to(posters)))
             parts += [path] if match and match[1] in ours else []
         if alone:
-            for folder in ("superseded", "partial", "faces", "prompts", "latents"):
+            for folder in _FOLDERS:
                 parts += (self.private / folder).rglob("*.part")
             parts += self.private.glob("probe-*")
         for path in parts:
@@ -255,28 +265,27 @@ class Output:
         name: str,
         kinds: tuple[str, ...],
         sidecar: dict[str, Any],
-        attempt: int = 1,
-        latents: Path | None = None,
+        parts: Mapping[str, Path] = {},
     ) -> None:
-        """Publishes the ``.part`` files of an attempt that is finished, and then its sidecar.
+        """Publishes the files of an attempt that is finished, and then its sidecar.
 
         Args:
             kinds: outputs that this attempt wrote. Other outputs that the sidecar lists stay.
-            latents: where the latents are, if not in the attempt's ``.part`` file.
+            parts: where ``latents``, ``video`` and ``poster`` are, if not in the ``.part`` files of a first attempt.
         """
         for kind in ("latents", "video"):
             path = self.path(name, kind)
             if kind in kinds:
-                publish((latents if kind == "latents" else None) or part_path(path, attempt), path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                publish(parts.get(kind) or part_path(path), path)
             if kind in sidecar["outputs"]:
                 sidecar["outputs"][kind]["mtime_ns"] = path.stat().st_mtime_ns
         poster = self.poster(name)
         with contextlib.suppress(OSError):  # a report can do without
-            if (part := part_path(poster, attempt)).exists():
+            if (part := parts.get("poster") or part_path(poster)).exists():
+                poster.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, poster)
-        text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"
-        with atomic_write(self.path(name, "sidecar")) as part:
-            part.write_bytes(encode_text(text))
+        write_sidecar(self.path(name, "sidecar"), sidecar)
 
     def record(self, run: str) -> Path:
         """Returns the folder of a run's record; see ``lynx_parallel.inputs.records``."""

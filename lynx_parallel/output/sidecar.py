@@ -1,4 +1,4 @@
-"""Reads sidecars, and defines their version and the suffixes of a shot's files. Imports neither torch nor Ray."""
+"""Sidecars: their version, and the suffixes of a shot's files. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from lynx_parallel.output.atomic import atomic_write
 
 SIDECAR_VERSION = 1
 
@@ -38,6 +42,17 @@ def read_sidecar(path: str) -> dict[str, Any] | None:
         return None
     digests = (str(sidecar["digests"].get(key)) for key in ("latents", "video"))
     return sidecar if all(map(_DIGEST.fullmatch, digests)) else None
+
+
+def write_sidecar(path: Path, sidecar: Mapping[str, Any]) -> None:
+    """Writes a sidecar, with its version. It appears whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = json.dumps({"version": SIDECAR_VERSION, **sidecar}, indent=2, ensure_ascii=False) + "\n"
+    with atomic_write(path) as part:
+        part.write_bytes(encode_text(text))
 
 
 def looks_like_sidecar(path: str) -> bool:

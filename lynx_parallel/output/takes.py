@@ -181,6 +181,15 @@ def rerolled(take: Take, taken: Collection[int]) -> Take:
 
 def derived_seed(key: TakeKey, number: int, taken: Collection[int]) -> int:
     """Returns a seed below 2^32 that depends on the take and on ``number`` alone, unless it is already taken."""
+    return _hashed_seed(key, number, taken)
+
+
+def attempt_seed(seed: int, attempt: int, taken: Collection[int]) -> int:
+    """Returns a seed below 2^32 that depends on a seed and the number of an attempt, unless it is already taken."""
+    return _hashed_seed(("attempt", seed), attempt, taken)
+
+
+def _hashed_seed(key: tuple[str | int, ...], number: int, taken: Collection[int]) -> int:
     while True:
         text = "\0".join([*map(str, key), str(number)])
         seed = int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:4], "big")

@@ -138,7 +138,7 @@ def estimate(part: Part, items: Sequence[Item], rates: Rates, *, ranks: int, gan
         if (key := work_key(sampling)) not in known:
             work = shot_flops(sampling, config, has_reference=has_reference) / rates.flops
             known[key] = (work + rates.decode * _megapixels(sampling)) / ranks + rates.overhead
-        each.append(known[key])
+        each.append(known[key] * item.share)
     if not each:
         return Estimate(0.0, 0.0, 0.0, rates.source)
     whole = max(sum(each) / gangs, max(each))

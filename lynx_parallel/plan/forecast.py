@@ -19,7 +19,7 @@ from lynx_parallel.plan.estimate import Estimate, Rates, estimate, fit, rates_of
 from lynx_parallel.plan.gpu_memory import predictions
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.parts import Part
-from lynx_parallel.plan.plan import Item, Plan
+from lynx_parallel.plan.plan import EXPECTED, Item, Plan
 from lynx_parallel.text import counted, rough_duration
 
 
@@ -137,13 +137,13 @@ def machine_of(cluster: ClusterSpec, card: Card | None) -> Machine:
 
 def make_forecast(parts: Sequence[Part], plan: Plan, cluster: ClusterSpec, machine: Machine) -> Forecast:
     """Returns the forecast of what a plan leaves to do."""
-    todo = plan.of("render", "encode", "unknown")
+    todo = plan.of(*EXPECTED)
     found = (_forecast(part, plan, cluster, machine) for part in parts if part.of(todo))
     return Forecast(machine, tuple(one for one in found if one is not None))
 
 
 def _forecast(part: Part, plan: Plan, cluster: ClusterSpec, machine: Machine) -> PartForecast | None:
-    items = part.of(plan.of("render", "encode", "unknown"))
+    items = part.of(plan.of(*EXPECTED))
     try:
         choice = LayoutChoice(cluster, part.weights)
         ranks = choice.ranks(machine.device, machine.ranks)

@@ -14,6 +14,8 @@ from lynx_parallel.errors import collect
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
+from lynx_parallel.output.folder import Output
+from lynx_parallel.plan.auditions import with_auditions
 from lynx_parallel.plan.changes import Change, find_changes
 from lynx_parallel.plan.checks import check_work
 from lynx_parallel.plan.plan import Item, Known, Plan, in_order, list_orphans, make_plan
@@ -55,7 +57,8 @@ def plan_parts(
         for item in make_plan(part.campaign, part.known, today=today, verify=verify, whole=False).items
     }
     orphans = list_orphans(campaign) if whole else []
-    return Plan([items[shot.name] for shot in in_order(campaign.shots)], orphans)
+    ordered = [items[shot.name] for shot in in_order(campaign.shots)]
+    return Plan(with_auditions(ordered, Output(campaign.output), campaign.quality), orphans)
 
 
 def check_parts(parts: Sequence[Part], todo: Sequence[Item], cluster: ClusterSpec) -> None:

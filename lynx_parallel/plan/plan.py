@@ -26,7 +26,12 @@ _log = logging.getLogger(__name__)
 _OF_WEIGHTS = ("weights", "face.detector", "face.recognizer")
 """Names that ``changed`` returns if weights differ."""
 
-Action = Literal["done", "encode", "render", "blocked", "unknown"]
+Action = Literal["done", "encode", "render", "audition", "auditioned", "not chosen", "blocked", "unknown"]
+
+TODO: tuple[Action, ...] = ("render", "encode", "audition", "auditioned")
+"""Actions of shots that a run still has to do with. It only waits for other takes of those ``auditioned``."""
+EXPECTED: tuple[Action, ...] = (*TODO, "unknown")
+"""Actions of shots that count for a forecast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +39,15 @@ class Item:
     """One shot, and the action for it.
 
     Attributes:
-        action: ``done``: nothing; ``encode``: saved latents to mp4; ``render``: all of it;
+        action: ``done``: nothing; ``encode``: saved latents to mp4; ``render``: all of it; ``audition``: the first
+            steps, for a preview; ``auditioned``: nothing until other takes or a person decide; ``not chosen``: nothing;
             ``blocked``: not allowed or not possible, see ``reason``; ``unknown``: weights are not on this machine, so
             that only their digests could tell.
         reason: why, in words for the user; empty for a shot never made before.
         stale: old files with other or unknown settings exist, and are moved aside when the new ones are done.
         latents: finished latents to encode that no sidecar lists; None for those of the shot's sidecar.
         warnings: for the sidecar: parts of the texts that the model does not see.
+        share: part of the shot's work that is expected, less than 1 in and after an audition.
     """
 
     shot: Shot
@@ -50,6 +57,18 @@ class Item:
     stale: bool = False
     latents: Path | None = None
     warnings: tuple[str, ...] = ()
+    share: float = 1.0
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the transformer is needed."""
+        return self.action in ("render", "audition")
+
+    @property
+    def steps(self) -> int:
+        """Number of denoising steps after which the action ends."""
+        audition = self.shot.audition if self.action == "audition" else None
+        return self.shot.sampling.num_inference_steps if audition is None else audition.step
 
 
 @dataclass(frozen=True)
@@ -85,10 +104,12 @@ class Plan:
     def __str__(self) -> str:
         """Returns one line with the number of shots by action."""
         count = {action: len(self.of(action)) for action in get_args(Action)}
-        unknown = f", {count['unknown']} unknown" if count["unknown"] else ""
+        audition = f"{count['audition']} to audition, " if count["audition"] else ""
+        rare = ("auditioned", "not chosen", "unknown")
+        others = "".join(f", {count[action]} {action}" for action in rare if count[action])
         return (
-            f"{counted(len(self.items), 'shot')}: {count['render']} to render, {count['encode']} to encode, "
-            f"{count['done']} done, {count['blocked']} blocked{unknown}"
+            f"{counted(len(self.items), 'shot')}: {audition}{count['render']} to render, {count['encode']} to encode, "
+            f"{count['done']} done, {count['blocked']} blocked{others}"
         )
 
     def of(self, *actions: Action) -> list[Item]:

@@ -18,7 +18,7 @@ def part_of_plan(plan: Plan, parts: Sequence[Part], shard: Shard) -> Plan:
     Every driver must get the same division, whatever is finished. So all shots of the manifest count as if they were
     to be rendered.
     """
-    work = costs(parts, [replace(item, action="render") for item in plan.items])
+    work = costs(parts, [replace(item, action="render", share=1.0) for item in plan.items])
     mine = names_of_shard(plan.items, work, shard)
     return Plan([item for item in plan.items if item.shot.name in mine], plan.orphans if shard.number == 1 else [])
 
@@ -27,22 +27,24 @@ def names_of_shard(items: Iterable[Item], work: Mapping[str, float], shard: Shar
     """Returns the names of the shots of one shard.
 
     The shots are put in order by subject, and the order is cut into pieces of equal work. So most subjects belong to
-    one shard, which makes their conditioning once.
+    one shard, which makes their conditioning once. Takes of one audition stay together.
 
     Args:
         items: of the whole manifest.
         work: of each shot, by name, in any unit.
     """
-    subjects: dict[str, list[str]] = {}
+    subjects: dict[str, dict[object, list[str]]] = {}
     for item in items:
-        subjects.setdefault(item.shot.subject.id, []).append(item.shot.name)
+        shot = item.shot
+        unit = shot.takes_of if shot.audition else shot.name
+        subjects.setdefault(shot.subject.id, {}).setdefault(unit, []).append(shot.name)
     whole = sum(work.values())
     before, names = 0.0, set[str]()
-    for name in (name for own in subjects.values() for name in own):
-        middle = before + work[name] / 2
-        if whole and int(shard.count * middle / whole) == shard.number - 1:
-            names.add(name)
-        before += work[name]
+    for together in (together for own in subjects.values() for together in own.values()):
+        cost = sum(work[name] for name in together)
+        if whole and int(shard.count * (before + cost / 2) / whole) == shard.number - 1:
+            names.update(together)
+        before += cost
     return names
 
 

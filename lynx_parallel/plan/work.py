@@ -81,5 +81,5 @@ def costs(parts: Iterable[Part], todo: Iterable[Item]) -> dict[str, float]:
             sampling = item.shot.sampling
             if (key := work_key(sampling)) not in known:
                 known[key] = shot_flops(sampling, config, has_reference=has_reference)
-            found[item.shot.name] = known[key] * (ENCODING if item.action == "encode" else 1)
+            found[item.shot.name] = known[key] * (ENCODING if item.action == "encode" else item.share)
     return found
