@@ -107,7 +107,8 @@ class Gate:
 
     def bind(self, seed: int) -> None:
         """Records that the take has this seed from now on, so that the next plan finds the shot done."""
-        bind_seed(self._output, self._planned.shot, seed, [item.shot.seed for item in self.items])
+        tried = [one.item.shot.seed for one in self.attempts() if one.candidate is not None]
+        bind_seed(self._output, self._planned.shot, seed, tried)
 
     def keep(self, candidate: Candidate) -> None:
         """Makes a candidate the shot, and its seed that of the take. A repeated call completes it.
@@ -141,7 +142,7 @@ def bind_seed(output: Output, shot: Shot, seed: int, tried: Sequence[int]) -> No
     """Writes the seed of a take to the file of takes. Does nothing if the take has this seed.
 
     Args:
-        tried: seeds of all attempts, in order. Those before ``seed`` become the take's history.
+        tried: seeds of the attempts that were made, in order. The others than ``seed`` become the take's history.
 
     Raises:
         InputErrors, OSError: the file of takes cannot be read or written.
