@@ -6,23 +6,31 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from lynx_parallel.engine.gate import Attempted, next_of
+from lynx_parallel.engine.gate import Attempted, Gate, keep_candidates, next_of
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.quality import Quality
 from lynx_parallel.inputs.recognizers import Recognizer
-from lynx_parallel.output.candidates import Candidate, candidate_name, choose
+from lynx_parallel.output.candidates import Candidate, candidate_name, choose, has_candidates
+from lynx_parallel.output.checksums import add_checksum
+from lynx_parallel.output.finished_latents import latents_metadata, unpublished_path
 from lynx_parallel.output.folder import Output
+from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.scores import read_scores
 from lynx_parallel.output.takes import attempt_seed, read_takes
-from lynx_parallel.plan.plan import Plan
+from lynx_parallel.plan.parts import Part, plan_parts
+from lynx_parallel.plan.plan import Item, Plan
+from lynx_parallel.plan.weights import find_weights
 from tests.helpers.fake_gangs import World, supervise
 
 QUALITY = "quality: {min_identity: 0.5, attempts: 3}\n"
@@ -91,7 +99,10 @@ def test_a_bad_video_is_rendered_again_with_a_derived_seed(load: Load, tmp_path:
     assert {take.seed for take in read_takes(output.takes).values()} == {second(42)}
     assert [past.seed for past in read_takes(output.takes)["a", "look", "", 1].history] == [42]
     shown = "no face" if first is None else "identity 0.490"
-    assert f"a/look-t01: {shown}, less than 0.5 by dlib (attempt 1 of 3, seed 42); again with seed {second(42)}" in "\n".join(lines)  # noqa: E501
+    assert (
+        f"a/look-t01: {shown}, less than 0.5 by dlib (attempt 1 of 3, seed 42); again with seed {second(42)}"
+        in "\n".join(lines)
+    )
     candidate = output.sidecar(candidate_name("a/look-t01", 42))
     assert candidate is not None
     assert candidate["quality"]["mean"] == first
@@ -193,7 +204,7 @@ def test_a_driver_that_dies_while_it_keeps_a_candidate(
             run(load, world)
     assert calls >= number
     complete(load(QUALITY), tmp_path)
-    summary, _, _ = run(load, world)
+    run(load, world)
     assert set(world.made.values()) == {1}
     assert len(world.made) == 18
     output = Output(tmp_path / "out")
@@ -207,17 +218,10 @@ def test_a_driver_that_dies_while_it_keeps_a_candidate(
 
 def complete(campaign: Campaign, folder: Path) -> None:
     """Does what a driver does once it has the lock."""
-    from datetime import date
-
-    from lynx_parallel.engine.gate import keep_candidates
-    from lynx_parallel.output.journal import Journal
-    from lynx_parallel.plan.parts import Part, plan_parts
-    from lynx_parallel.plan.weights import find_weights
-
     output = Output(folder / "out")
     part = Part(campaign, find_weights(campaign.pipeline.model))
-    plan = plan_parts(campaign, [part], today=date.today())
-    keep_candidates([part], plan.of("render", "encode"), output, Journal(output.journal))
+    todo = _planned(campaign).of("render", "encode")
+    keep_candidates([part], todo, output, Journal(output.journal))
 
 
 def test_a_failed_attempt_is_tried_again_with_its_seed(load: Load, tmp_path: Path) -> None:
@@ -283,3 +287,26 @@ def test_a_chosen_candidate_is_written_down(tmp_path: Path) -> None:
     output.path(one.own, "sidecar").parent.mkdir(parents=True)
     assert choose(output, one).sidecar["quality"] == {"mean": 0.3, "kept": True}
     assert json.loads(output.path(one.own, "sidecar").read_text())["quality"]["kept"] is True
+
+
+def test_latents_of_a_killed_attempt_are_only_encoded(load: Load, tmp_path: Path) -> None:
+    campaign = load(QUALITY)
+    supervise(campaign, World(iter(()), similarity=scores(first=0.1)), ClusterSpec(), stop_after=170)
+    output = Output(tmp_path / "out")
+    item = next(item for item in _planned(campaign).items if has_candidates(output, item.shot.name))
+    gate = Gate(campaign, output, item, {})
+    following = gate.next()
+    assert isinstance(following, Item)
+    assert (following.action, following.shot.seed) == ("render", second(42))
+    latents = add_checksum(save({"latents": np.zeros(1)}), latents_metadata(following.digests.latents, None))
+    path = unpublished_path(output, item.shot.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(latents)
+    again = gate.next()
+    assert isinstance(again, Item)
+    assert (again.action, again.latents, again.shot.seed) == ("encode", path, second(42))
+
+
+def _planned(campaign: Campaign) -> Plan:
+    part = Part(campaign, find_weights(campaign.pipeline.model))
+    return plan_parts(campaign, [part], today=date.today())
