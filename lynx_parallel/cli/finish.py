@@ -13,7 +13,7 @@ import typer
 
 from lynx_parallel.engine.isolation import users_environment
 from lynx_parallel.errors import FAULT_CODE
-from lynx_parallel.text import shown_path
+from lynx_parallel.text import counted, shown_path
 
 if TYPE_CHECKING:
     from lynx_parallel.engine.summary import Summary
@@ -57,6 +57,22 @@ class Ended:
             f"{len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
             f"{shown_path(self.campaign.output)}{again}"
         )
+        if summary.auditioned or summary.not_chosen:
+            say(f"{shown}{summary.auditioned} auditioned, {len(summary.not_chosen)} not chosen")
+        if summary.waiting:
+            say(
+                f"{shown}{counted(len(summary.waiting), 'take')} wait for a choice: "
+                "pick in the report, then lynx-render render MANIFEST --review review.csv"
+            )
+        if summary.candidates:
+            accepted = max(len(summary.rendered), 1)
+            renders = accepted + summary.candidates - len(summary.below)
+            say(
+                f"{shown}quality: {renders} renders for {counted(len(summary.rendered), 'shot')}, "
+                f"{renders / accepted:.2f} per shot"
+            )
+        for name, similarity in summary.below:
+            say(f"{shown}{name}: below the gate: {similarity}; its best attempt is kept")
         if made := summary.conditioning:
             kinds = ("subject", "reference", "identity", "text")
             counts = ", ".join(f"{kind} {made[kind]} made, {made[kind + ' kept']} reused" for kind in kinds)

@@ -223,7 +223,8 @@ class Attempt:
             run.output.folder, item.shot.subject.id, crops_source(run.campaign, item.shot.subject, run.weight_digests),
             run.campaign.reference_sizes.get(item.shot.subject.id, frozenset()), run.campaign.faces == "private",
         )  # fmt: skip
-        write_record(run.output, item.shot.name, made_by(**self._made_by(gang, footprint)))
+        if item.action == "render":
+            write_record(run.output, item.shot.name, made_by(**self._made_by(gang, footprint)))
         digest = item.digests.resume
         return RenderOrder(
             item.shot, digest, item.digests.settings, run.subject_key(item.shot, gang), crops,
@@ -233,11 +234,13 @@ class Attempt:
 
     def _score_order(self) -> ScoreOrder | None:
         """Returns how rank 0 scores the video, or None if it does not."""
-        quality, shot = self.run.campaign.quality, self.item.shot
+        quality, recognizer, shot = self.run.campaign.quality, self.run.recognizer, self.item.shot
         subject = shot.subject
-        if quality is None or subject.image is None or (self._gate is None and shot.audition is None):
+        if quality is None or recognizer is None or subject.image is None:
             return None
-        return ScoreOrder(quality.recognizer, subject.image, subject.face, subject.landmarks, quality.frames)
+        if self._gate is None and shot.audition is None:
+            return None
+        return ScoreOrder(recognizer, subject.image, subject.face, subject.landmarks, quality.frames)
 
     def _sha256(self) -> str | None:
         """Returns the sha256 of the latents to encode by their sidecar, or None if there is none."""

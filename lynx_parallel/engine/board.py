@@ -63,8 +63,7 @@ class Board:
     @property
     def recognizers(self) -> tuple[Recognizer, ...]:
         """Those that score the videos of the campaigns."""
-        found = {run.campaign.quality.recognizer: None for run in self.runs if run.campaign.quality is not None}
-        return tuple(found)
+        return tuple({run.recognizer: None for run in self.runs if run.recognizer is not None})
 
     @property
     def at_work(self) -> bool:

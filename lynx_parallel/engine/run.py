@@ -11,6 +11,7 @@ from lynx_parallel.engine.summary import Summary
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.manifest import Campaign, Shot
 from lynx_parallel.inputs.packaging import packagings
+from lynx_parallel.inputs.recognizers import Recognizer, with_files
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
@@ -76,6 +77,12 @@ class Run:
         """Returns the key of a shot's subject in the cache of a gang's ranks."""
         device = "cpu" if gang.hellos[0].device == "cpu" else "cuda"
         return subject_key(self.campaign, shot, self.weight_digests, device)
+
+    @cached_property
+    def recognizer(self) -> Recognizer | None:
+        """Scores the videos, with its files; None if they are not scored."""
+        quality = self.campaign.quality
+        return None if quality is None else with_files(quality.recognizer, self.face)
 
     @cached_property
     def packaging(self) -> dict[str, str]:

@@ -5,8 +5,12 @@ Scores of different recognisers have different scales. They are never compared w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, get_args
+
+from lynx_parallel.inputs.weight_files import FaceFiles
 
 RecognizerName = Literal["dlib", "insightface", "sface", "arcface_ir_se50"]
 
@@ -40,10 +44,12 @@ class Recognizer:
 
     Attributes:
         path: pack, folder or file; empty for that of the pipeline, or for files of an installed package.
+        detector: that of the pipeline, for a recogniser without one of its own; empty until ``with_files``.
     """
 
     name: RecognizerName
     path: str = ""
+    detector: str = ""
 
     @property
     def scale(self) -> Scale:
@@ -64,3 +70,41 @@ def parse_recognizer(text: str) -> Recognizer:
         if name == known:
             return Recognizer(known, path)
     raise ValueError(f"must be one of {', '.join(get_args(RecognizerName))}, or NAME:PATH")
+
+
+DLIB_REMEDY = "recognizer dlib: its packages are not installed: pip install 'lynx-parallel[dlib]'"
+
+
+def with_files(recognizer: Recognizer, face: FaceFiles | None) -> Recognizer:
+    """Returns the recogniser with the files that it takes from the pipeline, if the manifest names none.
+
+    Args:
+        face: face models of the pipeline; None without any.
+    """
+    if face is None or recognizer.name not in ("insightface", "arcface_ir_se50"):
+        return recognizer
+    own = face.detector if recognizer.name == "insightface" else face.recognizer
+    return replace(recognizer, path=recognizer.path or str(own), detector=str(face.detector))
+
+
+def recognizer_mistake(recognizer: Recognizer) -> str:
+    """Returns why a recogniser of ``with_files`` cannot be used here, or an empty text. Loads nothing."""
+    name, path = recognizer.name, Path(recognizer.path)
+    if name == "dlib":
+        missing = any(find_spec(package) is None for package in ("dlib", "face_recognition_models"))
+        return DLIB_REMEDY if missing else ""
+    if not recognizer.path:
+        return f"recognizer {name}: its files are not known: write {name}:PATH"
+    if not path.exists():
+        return f"recognizer {name}: {path}: no such {'file' if name == 'arcface_ir_se50' else 'folder'}"
+    if name == "sface" and None in sface_files(path):
+        return f"recognizer sface: {path}: must hold face_detection_yunet*.onnx and face_recognition_sface*.onnx"
+    if name == "arcface_ir_se50" and not recognizer.detector:
+        return "recognizer arcface_ir_se50: needs the detector of a pipeline with a section face"
+    return ""
+
+
+def sface_files(folder: Path) -> tuple[Path | None, Path | None]:
+    """Returns the detector and the recogniser of OpenCV's SFace in a folder, each None if it is missing."""
+    detectors, recognizers = folder.glob("face_detection_yunet*.onnx"), folder.glob("face_recognition_sface*.onnx")
+    return max(detectors, default=None), max(recognizers, default=None)

@@ -82,8 +82,9 @@ def make_shot(output: Output, candidate: Candidate) -> None:
     to_move = [kind for kind in ("latents", "video") if os.path.lexists(output.path(own, kind))]
     old = output.sidecar(name)
     stale = ("sidecar",) if old is not None and old["digests"] != sidecar["digests"] else ()
-    if to_move or stale:  # what is already moved must stay
-        output.supersede(name, (*to_move, *stale))
+    replaced = [kind for kind in to_move if os.path.lexists(output.path(name, kind))]
+    if replaced or stale:  # a file that has been moved already must stay
+        output.supersede(name, (*replaced, *stale))
     output.path(name, "video").parent.mkdir(parents=True, exist_ok=True)
     for kind in to_move:
         move(output.path(own, kind), output.path(name, kind))

@@ -88,7 +88,8 @@ def _decided(group: Sequence[Item], output: Output, quality: Quality | None) -> 
     candidates = [_candidate(item, records[item.shot.name]) for item in group]
     verdicts = choose(candidates, audition)
     chosen = [records[name] for name, verdict in verdicts.items() if verdict == "chosen"]
-    least = min((record.similarity or 0.0 for record in chosen if record), default=None)
+    similarities = [record.similarity for record in chosen if record is not None]
+    least = min((one for one in similarities if one is not None), default=None)
     return {
         item.shot.name: _item(item, records[item.shot.name], verdicts[item.shot.name], audition, len(group), least)
         for item in group

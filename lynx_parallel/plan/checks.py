@@ -13,7 +13,8 @@ from lynx_parallel.inputs.embedding_file import embedding_mistake
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.picture_file import HEIC_REMEDY, HeicUnreadable, OutsideLandmarks, picture_mistake
-from lynx_parallel.inputs.weight_files import WeightFiles
+from lynx_parallel.inputs.recognizers import recognizer_mistake, with_files
+from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.plan.base_checks import base_fit_mistakes
 from lynx_parallel.plan.layout_choice import LayoutChoice
 from lynx_parallel.plan.plan import Item
@@ -26,12 +27,19 @@ CRF_0 = (
 )
 
 
-def check_work(campaign: Campaign, todo: Sequence[Item], weights: WeightFiles, cluster: ClusterSpec) -> None:
+def check_work(
+    campaign: Campaign,
+    todo: Sequence[Item],
+    weights: WeightFiles,
+    cluster: ClusterSpec,
+    face: FaceFiles | None = None,
+) -> None:
     """Refuses what would fail in every shot that is to be made.
 
     Args:
         todo: shots to render or to encode; finished ones are not looked at.
         weights: some may be missing. Checks that need them are then skipped.
+        face: face models, for the recogniser that scores the videos.
 
     Raises:
         InputErrors: all mistakes, one line each.
@@ -42,6 +50,8 @@ def check_work(campaign: Campaign, todo: Sequence[Item], weights: WeightFiles, c
     video = campaign.pipeline.video
     lines = [f"{campaign.crf_place}: {CRF_0}"] if video.crf == 0 and not video.lossless else []
     lines += _attention_mistakes(cluster, campaign.pipeline.model.dtype)
+    if campaign.quality is not None and (mistake := recognizer_mistake(with_files(campaign.quality.recognizer, face))):
+        lines.append(mistake)
     mistakes = base_mistakes(weights.base)
     lines += mistakes
     if not mistakes and (weights.base / "transformer" / "config.json").exists():

@@ -63,7 +63,7 @@ def plan_parts(
 
 def check_parts(parts: Sequence[Part], todo: Sequence[Item], cluster: ClusterSpec) -> None:
     """Refuses what would fail in every shot that is to be made, as ``check_work``, for all parts at once."""
-    collect(partial(check_work, part.campaign, part.of(todo), part.weights, cluster) for part in parts)
+    collect(partial(check_work, part.campaign, part.of(todo), part.weights, cluster, part.face) for part in parts)
 
 
 def changes_of_parts(parts: Sequence[Part], items: Sequence[Item], set_: Sequence[str]) -> list[Change]:

@@ -32,7 +32,7 @@ class Scores:
             if wanted.recognizer not in self._scorers:
                 self._scorers[wanted.recognizer] = Scorer(wanted.recognizer)
             score = self._scorers[wanted.recognizer].score(
-                order.parts["video"], wanted.picture, face=wanted.face, frames=wanted.frames
+                order.parts["video"], wanted.picture, face=wanted.face, landmarks=wanted.landmarks, frames=wanted.frames
             )
         seconds = {**made.seconds, "score": round(time.perf_counter() - began, 3)}
         return replace(made, score=score, seconds=seconds)

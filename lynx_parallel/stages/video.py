@@ -176,7 +176,7 @@ def probe(path: Path) -> VideoInfo:
         RenderError: one line: no such file, no video in it, or frames that do not decode.
     """
     # ffprobe does not come with imageio-ffmpeg; framecrc is ffmpeg's machine-readable listing of packets.
-    listing = _run(path, "-c", "copy", "-f", "framecrc", "-").decode()
+    listing = run_ffmpeg(path, "-c", "copy", "-f", "framecrc", "-").decode()
     header, durations = {}, []
     for line in listing.splitlines():
         if line.startswith("#"):
@@ -188,7 +188,7 @@ def probe(path: Path) -> VideoInfo:
         raise RenderError(f"{path}: holds no video frames")
     width, _, height = header["dimensions"].partition("x")
     tick = Fraction(header["tb"])
-    decoded = _run(path, "-fps_mode", "passthrough", "-f", "framecrc", "-").decode()
+    decoded = run_ffmpeg(path, "-fps_mode", "passthrough", "-f", "framecrc", "-").decode()
     frames = sum(1 for line in decoded.splitlines() if line.strip() and not line.startswith("#"))
     seconds = sum(durations) * tick
     return VideoInfo(
@@ -209,11 +209,11 @@ def read_frames(path: Path) -> Frames:
     """
     info = probe(path)
     to_rgb = f"scale=in_color_matrix=bt709:in_range=tv:flags={ACCURATE},format=rgb24"
-    raw = _run(path, "-vf", to_rgb, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    raw = run_ffmpeg(path, "-vf", to_rgb, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
     return np.frombuffer(raw, np.uint8).reshape(-1, info.height, info.width, 3).copy()
 
 
-def _run(path: Path, *arguments: str) -> bytes:
+def run_ffmpeg(path: Path, *arguments: str) -> bytes:
     """Returns ffmpeg's standard output for the first video stream of ``path``. Any message of ffmpeg is an error."""
     if not path.is_file():
         raise RenderError(f"{path}: no such file")

@@ -87,7 +87,7 @@ def test_lossless_keeps_every_value(tmp_path: Path, codec: str) -> None:
     for lossless in (True, False):
         path = tmp_path / "a.mp4"
         encode_video(noise, path, fps=16, codec=codec, crf=1, lossless=lossless)
-        kept[lossless] = encode._run(path, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-") == given
+        kept[lossless] = encode.run_ffmpeg(path, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-") == given
     assert kept == {True: True, False: False}
 
 
@@ -131,7 +131,7 @@ def test_file_plays_while_loading_in_the_right_colours(tmp_path: Path, codec: st
     assert tag in content
     said = subprocess.run([encode._ffmpeg(), "-i", path], capture_output=True, text=True, check=False).stderr
     assert "yuv420p(tv, bt709" in said
-    luma = encode._run(path, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-")[: 48 * 48]
+    luma = encode.run_ffmpeg(path, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-")[: 48 * 48]
     expected = 16 + 219 / 255 * (colour @ [0.2126, 0.7152, 0.0722])  # ITU-R BT.709, 3.2
     assert np.frombuffer(luma, np.uint8).mean() == pytest.approx(expected, abs=1)
     assert np.abs(read_frames(path).astype(int) - colour).max() <= 3
