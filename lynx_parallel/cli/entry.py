@@ -30,6 +30,7 @@ from lynx_parallel.cli.render import render
 from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.report import report
 from lynx_parallel.cli.schema import schema
+from lynx_parallel.cli.score import score
 from lynx_parallel.cli.status import failures, status
 from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, usage_line
@@ -42,7 +43,7 @@ from lynx_parallel.view.lines import Lines, show_log
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Render": (render, plan),
-    "Look": (status, failures, report),
+    "Look": (status, failures, report, score),
     "Choose takes": (reroll, takes),
     "Deliver": (export, each, encode),
     "Set up": (init, schema, fetch, doctor, help),
