@@ -1,23 +1,26 @@
-"""Scores many videos in processes of their own. Imports no torch in the calling process."""
+"""Scores many videos in processes of their own. The calling process imports neither torch nor numpy."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lynx_parallel.errors import LynxError
 from lynx_parallel.inputs.manifest import Points
 from lynx_parallel.inputs.recognizers import Recognizer
 from lynx_parallel.output.scores import IdentityScore
-from lynx_parallel.stages.score import Scorer
 from lynx_parallel.text import in_words
+
+if TYPE_CHECKING:
+    from lynx_parallel.stages.score import Scorer
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,13 @@ def _use_one_core() -> None:
 
 
 def _score(task: ScoreTask) -> IdentityScore:
-    scorer: Callable[[Recognizer], Scorer] = _scorer
-    return scorer(task.recognizer).score(
+    return _scorer(task.recognizer).score(
         task.video, task.picture, face=task.face, landmarks=task.landmarks, frames=task.frames
     )
 
 
 @cache
 def _scorer(recognizer: Recognizer) -> Scorer:
+    from lynx_parallel.stages.score import Scorer
+
     return Scorer(recognizer)

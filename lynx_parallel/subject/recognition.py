@@ -6,13 +6,12 @@ once a recogniser is made.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +21,8 @@ from lynx_parallel.inputs.recognizers import DLIB_REMEDY, Recognizer, sface_file
 from lynx_parallel.subject.detection import Detector, Face, InsightFaceDetector, YuNetDetector, make_detector
 from lynx_parallel.subject.detector_files import onnx_outputs, packages
 from lynx_parallel.subject.picture import Picture, id_crop
+from lynx_parallel.subject.pose import NOSE_BASE, NOSE_TIP, Pose, pose_of
 from lynx_parallel.text import first_line
-
-
-class Pose(NamedTuple):
-    """Rough pose of a head in degrees; 0 from the front.
-
-    Attributes:
-        yaw: positive if the nose points to the viewer's right.
-        pitch: positive if it points down.
-        roll: positive if the head leans to the viewer's right (clockwise).
-    """
-
-    yaw: float
-    pitch: float
-    roll: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +76,10 @@ def load_recognition(recognizer: Recognizer) -> Recognition:
     return make[recognizer.name]()
 
 
+DLIB_CONFIDENCE = 0.2
+"""Least confidence of a detection. dlib's 0 takes some shoulders for faces; real faces were seen from 0.49 on."""
+
+
 class Dlib:
     """dlib's ResNet with its 5-point predictor and its HOG detector, from the packages of the extra ``dlib``.
 
@@ -102,7 +92,10 @@ class Dlib:
             import dlib
         except ImportError:
             raise ClusterError(DLIB_REMEDY) from None
-        spec = find_spec("face_recognition_models")
+        try:
+            spec = find_spec("face_recognition_models")
+        except ImportError:
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise ClusterError(DLIB_REMEDY)
         folder = Path(next(iter(spec.submodule_search_locations))) / "models"
@@ -117,8 +110,11 @@ class Dlib:
     def faces(self, image: Picture) -> list[RecognizedFace]:
         pixels = np.ascontiguousarray(image)
         # Upsampled once, the detector sees faces from 40 pixels on instead of 80.
-        boxes = self._detector(pixels, 0) or self._detector(pixels, 1)
+        boxes = self._detect(pixels, 0) or self._detect(pixels, 1)
         return [self._face(pixels, box) for box in boxes]
+
+    def _detect(self, pixels: Picture, upsample: int) -> list[Any]:
+        return list(self._detector.run(pixels, upsample, DLIB_CONFIDENCE)[0])
 
     def _face(self, pixels: Picture, box: Any) -> RecognizedFace:
         shape = self._points(pixels, box)
@@ -221,49 +217,6 @@ class _IrSe50(_Cosine):
 
     def describe(self, image: Picture, face: Face) -> NDArray[np.float32]:
         return np.asarray(self._network.embed(id_crop(image, face.landmarks)), np.float32)
-
-
-class _Nose(NamedTuple):
-    """Where the nose's point lies on a face from the front, in distances between the eyes.
-
-    Attributes:
-        below: the line between the eyes.
-        before: the plane of the face.
-    """
-
-    below: float
-    before: float
-
-
-NOSE_TIP = _Nose(0.57, 0.5)
-"""By ARCFACE_TEMPLATE; the depth is an estimate."""
-NOSE_BASE = _Nose(0.72, 0.35)
-"""dlib's fifth point; measured on a portrait from the front, the depth is an estimate."""
-
-
-def pose_of(
-    left_eye: NDArray[np.float64], right_eye: NDArray[np.float64], nose_at: NDArray[np.float64], nose: _Nose
-) -> Pose:
-    """Returns the rough pose of a head from three points in pixels.
-
-    Roll is the angle of the line between the eyes. Turned back by it, the nose moves to the side by its depth times
-    sin(yaw), and down by its depth times sin(pitch), in distances between the eyes. That holds to about 10 degrees.
-
-    Args:
-        left_eye: the one that the viewer sees on the left.
-    """
-    between = right_eye - left_eye
-    distance = max(float(np.hypot(*between)), 1e-6)
-    roll = math.atan2(between[1], between[0])
-    offset = (nose_at - (left_eye + right_eye) / 2) / distance
-    side = offset[0] * math.cos(roll) + offset[1] * math.sin(roll)
-    down = -offset[0] * math.sin(roll) + offset[1] * math.cos(roll)
-    angles = (_angle(side / nose.before), _angle((down - nose.below) / nose.before), math.degrees(roll))
-    return Pose(*(round(angle, 1) for angle in angles))
-
-
-def _angle(sine: float) -> float:
-    return math.degrees(math.asin(min(max(sine, -1.0), 1.0)))
 
 
 def choose_reference(faces: list[RecognizedFace], choice: str | int, landmarks: Any, where: str) -> RecognizedFace:

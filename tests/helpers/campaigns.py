@@ -99,16 +99,19 @@ def finish(
     *,
     kinds: tuple[str, ...] = ("latents", "video"),
     word: str = "",
+    video: bytes | None = None,
     weights: Mapping[str, str] = WEIGHTS,
     **more: Any,
 ) -> None:
     """Does to the output folder what the driver does when a shot is done.
 
     Args:
+        video: content of the video file; None for that of ``contents``.
         more: further keys of the sidecar.
     """
     output = Output(campaign.output)
     made = {kind: content for kind, content in contents(shot, word).items() if kind in kinds}
+    made |= {} if video is None else {"video": video}
     for kind, content in made.items():
         part = part_path(output.path(shot.name, kind))
         part.parent.mkdir(parents=True, exist_ok=True)
