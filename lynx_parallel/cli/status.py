@@ -171,7 +171,11 @@ def _lines(found: Target, names: list[str] | None) -> tuple[list[str], RunStatus
     shots = shot_states(found.output, names, read=False)
     counts = _with_unknown(count_states(shots), drivers.total, names)
     parts = [f"{counts['done']} of {sum(counts.values())} shots done"]
-    parts += [f"{counts[state]} {state}" for state in ("failed", "blocked", "left") if counts[state]]
+    parts += [
+        f"{counts[state]} {state}"
+        for state in ("failed", "blocked", "auditioned", "not chosen", "left")
+        if counts[state]
+    ]
     lines = [f"{found.shown}: {', '.join(parts)}", *map(_line, drivers.each)]
     run = drivers.run if drivers.alive else None
     return lines, run if run is not None and run.exit_code is None else None, _failed(shots), drivers.alive

@@ -114,6 +114,7 @@ class Monitor:
             socket.gethostname(), os.getpid(), now(), total=sum(len(plan.items) for plan in plans),
             to_make=sum(len(todo) for _, todo in chosen), done=sum(len(plan.of("done")) for plan in plans),
             blocked=sum(len(plan.of("blocked")) for plan in plans),
+            not_chosen=sum(len(plan.of("not chosen")) for plan in plans),
         )  # fmt: skip
         self._began = self._looked = clock()
         self._gpu_seconds = 0.0
@@ -154,7 +155,10 @@ class Monitor:
             left_seconds=None if exit_code is not None else self._left(at, fraction),
             gpu_seconds=round(self._gpu_seconds, 1), device=self._device, gangs=gangs,
             failures=tuple(self._failures())[-MOST_FAILURES:], exit_code=exit_code,
-            steps=self._steps,
+            steps=self._steps, auditioned=sum(one.auditioned for one in summaries),
+            not_chosen=self._first.not_chosen + sum(len(one.not_chosen) for one in summaries),
+            waiting=sum(len(one.waiting) for one in summaries), candidates=sum(one.candidates for one in summaries),
+            below=sum(len(one.below) for one in summaries),
         )  # fmt: skip
 
     def _may_be_mine(self, slot: Slot) -> bool:

@@ -70,6 +70,8 @@ def samples(status: RunStatus) -> Iterator[Sample]:
     """Yields all values of a status but for distributions, those of a metric together."""
     made = status.rendered + status.encoded
     states = {"done": status.done + made, "failed": status.failed, "blocked": status.blocked}
+    states |= {"not chosen": status.not_chosen} if status.not_chosen else {}
+    states |= {"auditioned": status.waiting} if status.waiting else {}
     states["left"] = max(status.total - sum(states.values()), 0)
     yield from (Sample(SHOTS, count, (state,)) for state, count in states.items())
     yield Sample(RENDERED, status.rendered)

@@ -75,6 +75,11 @@ class RunStatus:
         total: shots of the manifest; ``to_make`` of them were to be made when the run began.
         done: shots that were done before the run.
         rendered, encoded, failed, blocked, retries: counts of this run.
+        auditioned: previews that this run has made.
+        not_chosen: takes that were not chosen in their audition, before the run or in it.
+        waiting: takes that wait for a person's choice.
+        candidates: videos of this run that were not good enough.
+        below: finished shots of this run whose best video is not good enough.
         steps: denoising steps that this run has made. Steps that a failed attempt loses, and that are made again, count
             once.
         fraction: part of the run's work that is done, from 0 to 1.
@@ -111,6 +116,11 @@ class RunStatus:
     exit_code: int | None = None
     version: int = field(default=STATUS_VERSION)
     steps: int = 0
+    auditioned: int = 0
+    not_chosen: int = 0
+    waiting: int = 0
+    candidates: int = 0
+    below: int = 0
 
     @property
     def finished(self) -> int:

@@ -16,7 +16,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import read_journals
 from lynx_parallel.output.sidecar import SUFFIXES, looks_like_sidecar
 
-State = Literal["done", "failed", "blocked", "left"]
+State = Literal["done", "failed", "blocked", "auditioned", "not chosen", "left"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ShotState:
 
     Attributes:
         state: ``done``: its sidecar and its video exist; ``failed``, ``blocked``: it is not done, and that was the
-            result of the last run that tried it; ``left``: not done.
+            result of the last run that tried it; ``auditioned``: its preview waits for other takes or a person;
+            ``not chosen``: other takes were chosen; ``left``: not done.
         reason: why it failed or is blocked.
         logs: folder of its attempts' logs, relative to the output folder; empty without logs.
         code: of the failure, see ``docs/troubleshooting.md``; empty in journals of earlier versions.
@@ -74,6 +75,10 @@ def _state(output: Output, name: str, last: tuple[str, str, str] | None, read: b
         return ShotState(name, "failed", reason, logs, code)
     if event == "blocked":
         return ShotState(name, "blocked", reason, logs, code)
+    if event == "not chosen":
+        return ShotState(name, "not chosen", reason, logs)
+    if event == "auditioned":
+        return ShotState(name, "auditioned", logs=logs)
     return ShotState(name, "left", logs=logs)
 
 

@@ -13,10 +13,12 @@ from urllib.parse import quote
 
 from lynx_parallel.inputs.manifest import Campaign, Shot
 from lynx_parallel.output.atomic import atomic_write
+from lynx_parallel.output.auditions import read_audition
 from lynx_parallel.output.crops import faces_folder
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import now
 from lynx_parallel.output.posters import POSTER_FRAMES, REPORT
+from lynx_parallel.output.scores import read_scores
 from lynx_parallel.output.shot_states import ShotState, shot_states
 
 REPORT_VERSION = 1
@@ -120,7 +122,7 @@ class _Row:
         reason = self.state.reason
         if shot is not None and made is not None and made.get("seed") != shot.seed:
             shown, reason = "to render", f"made with seed {made.get('seed')}; the next render takes {shot.seed}"
-        video = quote(f"{self.state.name}.mp4") if self.state.sidecar else None
+        video = quote(f"{self.state.name}.mp4") if self.state.sidecar else self._preview()
         row = {
             "name": self.state.name,
             "subject": shot.subject.id if shot else str(ids.get("subject", "")),
@@ -146,10 +148,33 @@ class _Row:
             "logs": self.state.logs or None,
             "settings": {**settings, **also} if sidecar else None,
             "seconds": sidecar.get("seconds"),
-            "scores": sidecar.get("scores"),
+            **self._scores(sidecar),
+            **({"quality": sidecar["quality"]} if isinstance(sidecar.get("quality"), dict) else {}),
             "warnings": sidecar.get("warnings", []),
             "made_by": _made_by(sidecar),
         }
+
+    def _preview(self) -> str | None:
+        """Returns the address of the preview of a take that is not finished, or None."""
+        path = self.output.preview(self.state.name)
+        return quote(str(path.relative_to(self.output.folder))) if path.is_file() else None
+
+    def _scores(self, sidecar: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the scores of the video, or of the preview, by name, and in words what has no number."""
+        record = read_audition(self.output.audition(self.state.name))
+        audition = [] if record is None else [(f"{record.score.recognizer} at step {record.step}", record.score)]
+        video = _mapping(_mapping(sidecar.get("outputs")).get("video")).get("sha256")
+        scores = read_scores(self.output.scores(self.state.name), video) if video else None
+        found = [*scores.identity.items()] if scores else []
+        numbers: dict[str, float] = {name: one.mean for name, one in (*found, *audition) if one.mean is not None}
+        for name, one in found:
+            numbers |= {
+                f"{name} {what}": value
+                for what, value in (("worst", one.worst), ("drift", one.drift), ("share with face", one.with_face))
+                if value is not None and one.mean is not None
+            }
+        notes = [f"{name}: {one.state}" for name, one in (*found, *audition) if one.mean is None]
+        return {"scores": numbers | dict(scores.others if scores else {}), "score_notes": notes}
 
 
 _SIZES = ("width", "height", "fps", "num_frames")

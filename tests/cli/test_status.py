@@ -69,7 +69,7 @@ def test_a_run_at_work(folder: Path) -> None:
     assert "about 12 min left" in lines[2]
     assert any("ada/run-t01" in line and "12/50" in line for line in lines)
     assert as_json["alive"] is True
-    assert as_json["counts"] == {"done": 1, "failed": 2, "blocked": 0, "left": 1}
+    assert {name: count for name, count in as_json["counts"].items() if count} == {"done": 1, "failed": 2, "left": 1}
     assert as_json["run"]["gangs"][0]["step"] == 12
     assert [one["name"] for one in as_json["failures"]] == ["bob/run-t01", "bob/walk-t01"]
 

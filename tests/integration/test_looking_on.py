@@ -166,7 +166,7 @@ def test_status_of_a_run_that_another_process_renders(campaign: Path, tmp_path: 
         seen = look()
         assert seen["alive"] is True
         assert f"process {driver.pid} on " in str(seen["driver"])
-        assert seen["counts"] == {"done": 0, "failed": 0, "blocked": 0, "left": 4}
+        assert {name: count for name, count in seen["counts"].items() if count} == {"left": 4}
         driver.kill()
         driver.wait()
     after = look()

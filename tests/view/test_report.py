@@ -11,10 +11,13 @@ from PIL import Image
 
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.review import reroll_shots
+from lynx_parallel.output.auditions import AuditionRecord, write_audition
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
+from lynx_parallel.output.scores import ShotScores, write_scores
 from lynx_parallel.view.report import ReportOptions, missing_posters, report_data, write_report
 from tests.helpers.campaigns import MANIFEST, finish, load, write
+from tests.helpers.fake_gangs import score_of
 from tests.helpers.reports import data_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -29,10 +32,17 @@ def made(folder: Path, manifest: str = MANIFEST) -> Campaign:
         finish(
             campaign, shot, shot={"subject": shot.subject.id, "prompt": shot.prompt.id, "take": 1, "seed": shot.seed},
             seconds={"denoise": 2.0, "decode": 1.0, "total": 3.0}, warnings=[], layout={"guidance": 1, "ulysses": 2},
-            ranks=[{"device": "cpu"}] * 2, scores={"identity": 0.5}, consent={"ref": "form-1"},
+            ranks=[{"device": "cpu"}] * 2, consent={"ref": "form-1"},
         )  # fmt: skip
         output.poster(shot.name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 2), "red").save(output.poster(shot.name))
+    sidecar = output.sidecar(shots[0].name)
+    assert sidecar is not None
+    identity = {"dlib": score_of(0.5), "sface": score_of(None, "sface")}
+    write_scores(
+        output.scores(shots[0].name), ShotScores(sidecar["outputs"]["video"]["sha256"], identity, {"clip": 0.3})
+    )
+    write_scores(output.scores(shots[1].name), ShotScores("another video", identity))
     faces = output.private / "faces" / "ada"
     faces.mkdir(parents=True)
     for size in (8, 64):
@@ -60,7 +70,12 @@ def test_every_shot_is_there(tmp_path: Path) -> None:
     assert data["subjects"][0]["labels"] == {"team": "red"}
     assert (done["width"], done["height"], done["fps"], done["num_frames"]) == (64, 48, 16.0, 9)
     assert done["settings"]["video.crf"] == 18
-    assert (done["made_by"], done["scores"], done["seed"]) == ("Ulysses 2 on cpu", {"identity": 0.5}, "42")
+    assert (done["made_by"], done["seed"]) == ("Ulysses 2 on cpu", "42")
+    assert done["scores"] == {
+        "dlib": 0.5, "dlib worst": 0.5, "dlib drift": 0.0, "dlib share with face": 1.0, "clip": 0.3,
+    }  # fmt: skip
+    assert done["score_notes"] == ["sface: no face"]
+    assert (data["shots"][1]["scores"], data["shots"][1]["score_notes"]) == ({}, [])
     assert (failed["state"], failed["video"], failed["settings"]) == ("failed", None, None)
     assert (campaign.output / failed["logs"]).is_dir()
     assert blocked["reason"] == "consent expired"
@@ -89,7 +104,7 @@ def test_a_client_sees_neither_settings_nor_faces(tmp_path: Path) -> None:
     assert data["client"] is True
     assert data["subjects"][0] == {"id": "ada", "crop": None, "labels": {}}
     assert data["timings"] == []
-    hidden = {"settings", "scores", "logs", "reason", "made_by", "seconds", "warnings"}
+    hidden = {"settings", "scores", "score_notes", "logs", "reason", "made_by", "seconds", "warnings"}
     assert not any(hidden & shot.keys() for shot in data["shots"])
     for secret in ("form-1", "identity", "no face", "consent", "ref-64", "team"):
         assert secret not in json.dumps(data)
@@ -141,3 +156,23 @@ def test_odd_sidecars_cost_their_own_figures(tmp_path: Path, broken: dict[str, A
     path = Output(campaign.output).path(campaign.shots[0].name, "sidecar")
     path.write_text(json.dumps({**json.loads(path.read_text()), **broken}))
     assert len(report_data(Output(campaign.output), campaign, ReportOptions())["shots"]) == 4
+
+
+def test_previews_of_auditions(tmp_path: Path) -> None:
+    campaign = made(tmp_path)
+    output, shots = Output(campaign.output), campaign.shots
+    journal = Journal(output.journal)
+    for shot, event in ((shots[2], "not chosen"), (shots[3], "auditioned")):
+        journal.append(event, name=shot.name, reason="identity 0.300 at step 12")
+        record = AuditionRecord("d" * 64, shot.seed, 12, 50, score_of(0.3), "v" * 64, "2026-11-27T00:00:00")
+        write_audition(output.audition(shot.name), record)
+        output.preview(shot.name).write_bytes(b"preview")
+    journal.close()
+    data = data_of(write_report(output, campaign))
+    rejected, waiting = data["shots"][2:]
+    assert data["counts"] == {"done": 2, "not chosen": 1, "auditioned": 1}
+    assert (rejected["state"], rejected["reason"]) == ("not chosen", "identity 0.300 at step 12")
+    assert waiting["state"] == "auditioned"
+    for row in (rejected, waiting):
+        assert row["scores"] == {"dlib at step 12": 0.3}
+        assert (campaign.output / row["video"]).read_bytes() == b"preview"
