@@ -54,9 +54,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The JSON schemas of manifests, pipeline files and files of takes, from the models that read them.
+# The JSON schemas of manifests, pipeline, takes and site files, from the models that read them.
 schemas: install
-	for kind in manifest pipeline takes; do $(BIN)/lynx-render schema $$kind > schemas/$$kind.json || exit 1; done
+	for kind in manifest pipeline takes site; do $(BIN)/lynx-render schema $$kind > schemas/$$kind.json || exit 1; done
 
 wheel: install
 	$(PIP) install -c constraints.txt build

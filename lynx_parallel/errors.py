@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
 Result = TypeVar("Result")
-Kind = Literal["subject", "died", "raised", "hung", "memory", "disk"]
+Kind = Literal["subject", "died", "raised", "hung", "memory", "disk", "withheld"]
 """Of a failed attempt: a subject that cannot be used; a rank that died, raised, hung, or ran out of memory; a full
-disk."""
+disk; a video that the safety checker withheld."""
 
 KIND_CODES: dict[Kind, str] = {
     "subject": "LX301", "raised": "LX302", "died": "LX303", "hung": "LX304", "memory": "LX305", "disk": "LX306",
+    "withheld": "LX310",
 }  # fmt: skip
 """Code of each kind of failure."""
 USAGE_CODE = "LX102"
@@ -128,6 +129,12 @@ class SubjectError(LynxError):
     """One subject cannot be used. Only its own shots fail."""
 
     code = KIND_CODES["subject"]
+
+
+class WithheldError(LynxError):
+    """The safety checker of the site withheld a video. Nothing of the shot is kept."""
+
+    code = KIND_CODES["withheld"]
 
 
 class DamagedError(LynxError):

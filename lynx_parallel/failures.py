@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lynx_parallel.errors import KIND_CODES, SYSTEM_CODE, ClusterError, Kind, LynxError, RenderError, SubjectError
+from lynx_parallel.errors import (
+    KIND_CODES,
+    SYSTEM_CODE,
+    ClusterError,
+    Kind,
+    LynxError,
+    RenderError,
+    SubjectError,
+    WithheldError,
+)
 from lynx_parallel.text import first_line, in_words, shown_path
 
 _MEMORY = re.compile(
@@ -59,12 +68,14 @@ class Failure:
         kind: Kind = "raised"
         if isinstance(error, SubjectError):
             kind = "subject"
+        elif isinstance(error, WithheldError):
+            kind = "withheld"
         elif isinstance(error, RenderError):
             kind = error.kind
         elif isinstance(error, OSError):  # of the driver
             kind = "disk" if disk_is_full(error) else "raised"
         place = error.place if isinstance(error, LynxError) else ""
-        return cls(kind, in_words(error), place, None if kind == "subject" else logs)
+        return cls(kind, in_words(error), place, None if kind in ("subject", "withheld") else logs)
 
     def __str__(self) -> str:
         return self.reason if self.logs is None else f"{self.reason} (logs: {shown_path(self.logs)})"

@@ -48,13 +48,16 @@ class Ended:
             say(f"{shown}{name}: failed: {reason}")
         for name, reason in summary.blocked:
             say(f"{shown}{name}: blocked: {reason}")
+        for name, reason in summary.withheld:
+            say(f"{shown}{name}: {reason}")
         retried = f", {summary.retries} tried again" if summary.retries else ""
         left = f", {summary.left} left" if summary.left else ""
+        withheld = f", {len(summary.withheld)} withheld" if summary.withheld else ""
         again = "; run again to resume" if summary.left else ""
         say(
             f"{shown}{len(summary.rendered)} rendered, {len(summary.encoded)} encoded, "
             f"{len(summary.skipped)} already done, {len(summary.failed)} failed, "
-            f"{len(summary.blocked)} blocked{retried}{left} in {summary.seconds:.0f} s: "
+            f"{len(summary.blocked)} blocked{withheld}{retried}{left} in {summary.seconds:.0f} s: "
             f"{shown_path(self.campaign.output)}{again}"
         )
         if summary.auditioned or summary.not_chosen:

@@ -72,7 +72,9 @@ class Page:
         for weight, part in loaded.missing:
             self._missing.setdefault(str(weight), part)  # several pipelines may need it
         self._licences = {
-            name: text for part in loaded.parts for name, text in licences(part.campaign.pipeline).items()
+            name: text
+            for part in loaded.parts
+            for name, text in licences(part.campaign.pipeline, loaded.campaign.site.licence_of).items()
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -89,7 +91,7 @@ class Page:
             "output": str(campaign.output), "shots": rows, "orphans": list(self._planned.orphans),
             "warnings": notices_as_json(campaign.notices), "missing": list(self._missing),
             "changes": [change.as_json() for change in self._changes], "forecast": self.forecast.as_json(),
-            "licences": self._licences,
+            "licences": self._licences, **({"site": str(campaign.site.path)} if campaign.site.path else {}),
         }  # fmt: skip
 
     def lines(self, now: datetime) -> Iterator[str]:
@@ -104,6 +106,8 @@ class Page:
         yield from (f"{change}{'; render asks first' if change.causes else ''}" for change in self._changes)
         yield from (f"missing {name}: {fetch_hint(part.campaign)}" for name, part in self._missing.items())
         yield from self.forecast.lines(now)
+        if (site := self._loaded.campaign.site).path is not None:
+            yield f"site: {site.shown}: {site}"
         for text in dict.fromkeys(self._licences.values()):
             named = ", ".join(name for name, licence in self._licences.items() if licence == text)
             yield f"licence: {text}: {named}"

@@ -1,4 +1,4 @@
-"""lynx-render schema [manifest|pipeline|takes]."""
+"""lynx-render schema [manifest|pipeline|takes|site]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from lynx_parallel.errors import InputErrors
 def schema(
     file: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="Kind of file: manifest, pipeline or takes.", autocompletion=schema_names),
+        typer.Argument(
+            metavar="KIND", help="Kind of file: manifest, pipeline, takes or site.", autocompletion=schema_names
+        ),
     ] = "manifest",
     debug: Debug = False,
 ) -> None:

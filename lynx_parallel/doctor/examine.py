@@ -60,6 +60,8 @@ def examine(pipeline: str | None, device: str, show: Show) -> Report:
     packages = machine.versions()
     ffmpeg, has_encoders = machine.check_ffmpeg()
     report.checks["machine"] = [machine.check_packages(packages), has_encoders]
+    if (site := machine.check_site()) is not None:
+        report.checks["machine"].append(site)
     driver, driven = machine.nvidia_driver()
     if device == "auto":
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""

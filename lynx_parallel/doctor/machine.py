@@ -17,7 +17,9 @@ import psutil
 
 import lynx_parallel
 from lynx_parallel.doctor.report import Disk
+from lynx_parallel.errors import InputErrors
 from lynx_parallel.inputs.cache_root import cache_root
+from lynx_parallel.inputs.site import load_site, site_path
 from lynx_parallel.rank.messages import Check
 from lynx_parallel.text import first_line
 
@@ -70,6 +72,17 @@ def _disk(what: str, folder: Path) -> Disk:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     usage = shutil.disk_usage(existing)
     return Disk(what, str(folder), usage.free, usage.total)
+
+
+def check_site() -> Check | None:
+    """Returns the check of the site file; None if there is none."""
+    path = site_path()
+    if path is None:
+        return None
+    try:
+        return Check("site", True, 0.0, f"{path}: {load_site()}")
+    except InputErrors as error:
+        return Check("site", False, 0.0, error.lines[0], "Ask the administrator to correct it. Nothing renders before.")
 
 
 def check_packages(found: dict[str, str | None]) -> Check:

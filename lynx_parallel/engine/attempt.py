@@ -15,7 +15,7 @@ from lynx_parallel.engine.policy import Footprint
 from lynx_parallel.engine.publication import publish_made
 from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.sidecar import made_by
-from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError
+from lynx_parallel.errors import InputErrors, LynxError, RenderError, SubjectError, WithheldError
 from lynx_parallel.failures import disk_is_full, machine_at_fault
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.output.atomic import part_path, publish, set_aside
@@ -141,10 +141,12 @@ class Attempt:
         """After a failure in the block: publishes finished latents, and removes a half-written video."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             for kind in ("video", "poster"):
                 self._parts[kind].unlink(missing_ok=True)
-            if self.item.action == "render":
+            if isinstance(error, WithheldError):
+                self._remove_withheld()
+            elif self.item.action == "render":
                 self._keep_latents()
             raise
 
@@ -194,6 +196,14 @@ class Attempt:
             self._check_subject()
             if self.run.campaign.save_latents and not output.has_files(name):
                 publish(unpublished_path(output, name), output.path(name, "latents"))
+
+    def _remove_withheld(self) -> None:
+        """Removes all that was made of a shot that the safety checker withholds. An older video stays."""
+        output, item = self.run.output, self.item
+        remove_unpublished(output, item.shot.name)
+        for path in (item.latents, output.resume_state(item.digests.resume)):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
     def set_latents_aside(self) -> Path:
         """Moves the damaged latents of this encoding to ``.lynx/damaged/``. Returns their new path."""

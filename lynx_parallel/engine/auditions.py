@@ -43,7 +43,7 @@ class Auditions:
         key = str(run.output.folder), shot.takes_of
         if shot.audition is None or key in self._decided:
             return
-        failed = {name for name, _ in run.summary.failed}
+        failed = {name for name, _ in (*run.summary.failed, *run.summary.withheld)}
         items = with_auditions(run.takes[shot.takes_of], run.output, run.campaign.quality, failed)
         if any(item.action == "audition" and item.shot.name not in failed for item in items):
             return

@@ -199,6 +199,7 @@ class CampaignRun:
         """Completes the summary with the shots that the run did not make."""
         self.summary.skipped = [item.shot.name for item in self.plan.of("done")]
         self.summary.block((item.shot.name, item.reason) for item in self.plan.of("blocked"))
+        self.summary.withheld += [(item.shot.name, item.reason) for item in self.plan.of("withheld")]
         self.summary.waiting += [item.shot.name for item in self.plan.of("auditioned") if _waits_for_a_person(item)]
         self.summary.seconds = seconds
 

@@ -25,6 +25,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal, now
 from lynx_parallel.output.scores import IdentityScore
 from lynx_parallel.output.takes import Past, Take, attempt_seed, changing
+from lynx_parallel.output.withheld import withheld_reason
 from lynx_parallel.plan.digests import shot_digests
 from lynx_parallel.plan.parts import Part
 from lynx_parallel.plan.plan import Item
@@ -44,10 +45,12 @@ class Attempted:
     Attributes:
         item: the shot with the attempt's seed.
         candidate: None if the attempt is not made.
+        withheld: whether the safety checker withheld it.
     """
 
     item: Item
     candidate: Candidate | None = None
+    withheld: bool = False
 
 
 class Gate:
@@ -66,6 +69,7 @@ class Gate:
         self.quality: Quality = campaign.quality
         self._output = output
         self._planned = item
+        self._safety = campaign.site.safety.digest if campaign.site.safety else None
         seeds = _seeds(campaign, item.shot, self.quality.attempts)
         self.items = [item, *(_reseeded(campaign, item, seed, weights) for seed in seeds[1:])]
 
@@ -73,9 +77,14 @@ class Gate:
         """Returns all attempts, as the output folder shows them."""
         name = self._planned.shot.name
         return [
-            Attempted(item, read_candidate(self._output, name, item.shot.seed, item.digests.video))
+            Attempted(
+                item, read_candidate(self._output, name, item.shot.seed, item.digests.video), self._is_withheld(item)
+            )
             for item in self.items
         ]
+
+    def _is_withheld(self, item: Item) -> bool:
+        return self._safety is not None and bool(withheld_reason(self._output, item.digests.latents, self._safety))
 
     def number(self, seed: int) -> int:
         """Returns the number of the attempt with this seed, from 1."""
@@ -85,13 +94,14 @@ class Gate:
         """Returns whether a video is good enough. A video without a face never is."""
         return score.mean is not None and score.mean >= self.quality.min_identity
 
-    def next(self) -> Item | Candidate:
-        """Returns what follows: the attempt to make next, or the candidate that becomes the shot.
+    def next(self) -> Item | Candidate | None:
+        """Returns what follows: the attempt to make next, the candidate that becomes the shot, or None.
 
-        An attempt whose latents are finished, because a run was killed, is only encoded.
+        None means that all attempts were withheld. An attempt whose latents are finished, because a run was killed, is
+        only encoded.
         """
         following = next_of(self.attempts(), self.quality)
-        if isinstance(following, Candidate) or following is self._planned:
+        if not isinstance(following, Item) or following is self._planned:
             return following
         name = self._planned.shot.name
         latents = find_latents(self._output, name, following.digests.latents_digests, published=False)
@@ -121,8 +131,8 @@ class Gate:
         make_shot(self._output, candidate)
 
 
-def next_of(attempts: Sequence[Attempted], quality: Quality) -> Item | Candidate:
-    """Returns the attempt to make next, or the candidate to keep.
+def next_of(attempts: Sequence[Attempted], quality: Quality) -> Item | Candidate | None:
+    """Returns the attempt to make next, or the candidate to keep. None if all attempts were withheld.
 
     A candidate that is good enough, because the manifest now asks for less, is kept. Once all attempts are made, the
     best candidate is kept; the earlier one wins a tie.
@@ -131,11 +141,7 @@ def next_of(attempts: Sequence[Attempted], quality: Quality) -> Item | Candidate
     best = max(made, key=lambda one: (one.similarity is not None, one.similarity or 0.0), default=None)
     if best is not None and best.similarity is not None and best.similarity >= quality.min_identity:
         return best
-    open_ = next((one.item for one in attempts if one.candidate is None), None)
-    if open_ is not None:
-        return open_
-    assert best is not None
-    return best
+    return next((one.item for one in attempts if one.candidate is None and not one.withheld), best)
 
 
 def bind_seed(output: Output, shot: Shot, seed: int, tried: Sequence[int]) -> None:

@@ -13,10 +13,11 @@ from lynx_parallel.engine.faults import DRIVER, source_of
 from lynx_parallel.engine.gate import Gate, is_gated, record_kept
 from lynx_parallel.engine.policy import GiveUp, Retry, decide
 from lynx_parallel.engine.queue import Slot, Work
-from lynx_parallel.errors import DamagedError, LynxError
+from lynx_parallel.errors import DamagedError, LynxError, WithheldError
 from lynx_parallel.failures import SHARED_KINDS, Failure
 from lynx_parallel.output.candidates import Candidate
 from lynx_parallel.output.finished_latents import find_latents, remove_unpublished
+from lynx_parallel.output.withheld import record_withheld
 from lynx_parallel.plan.auditions import shown_similarity
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.rank.messages import Rendered
@@ -50,7 +51,10 @@ class Outcomes:
             if isinstance(following, Item):
                 work.item = following
                 return True
-            self._keep(work, work.gate, following)
+            if following is None:
+                self._end_withheld(work, "withheld by the safety checker in all attempts")
+            else:
+                self._keep(work, work.gate, following)
         except (LynxError, OSError) as error:
             failure = Failure.of(error, work.run.output.logs(work.item.shot.name, 0).parent)
             self.give_up(work, str(failure), failure.code)
@@ -99,8 +103,33 @@ class Outcomes:
             work.item = following
             board.queue.retry(work)
         run.say(f"{board.count()} {run.shown(name)}: {similarity}, {least} ({number}, seed {seed}); {then}")
-        if not isinstance(following, Item):
+        if isinstance(following, Candidate):
             self._keep(work, gate, following)
+
+    def _withheld(self, work: Work, error: WithheldError, attempt: int) -> None:
+        """Records a shot that the safety checker withheld. A shot with a gate is rendered with its next seed."""
+        board, run, item = self._board, work.run, work.item
+        safety = run.campaign.site.safety
+        assert safety is not None
+        record_withheld(run.output, item.shot.name, item.digests.latents, safety.digest, str(error))
+        following = None if work.gate is None else work.gate.next()
+        if isinstance(following, Item):
+            run.journal.append("candidate withheld", name=item.shot.name, attempt=attempt, seed=item.shot.seed)
+            run.say(f"{board.count()} {run.shown(item.shot.name)}: {error}; again with seed {following.shot.seed}")
+            work.item = following
+            work.history.clear()
+            board.queue.retry(work)
+        elif isinstance(following, Candidate) and work.gate is not None:
+            self._keep(work, work.gate, following)
+        else:
+            self._end_withheld(work, str(error))
+
+    def _end_withheld(self, work: Work, reason: str) -> None:
+        run, name = work.run, work.item.shot.name
+        run.summary.withheld.append((name, reason))
+        run.journal.append("withheld", name=name, reason=reason, code=WithheldError.code)
+        run.say(f"{self._board.count()} {run.shown(name)}: {reason}")
+        self.auditions.settle(work)
 
     def _keep(self, work: Work, gate: Gate, best: Candidate) -> None:
         """Makes the best candidate the shot."""
@@ -165,6 +194,9 @@ class Outcomes:
         Args:
             decoded: the shot was decoded before, and its gang may be rendering another one.
         """
+        if isinstance(error, WithheldError):
+            self._withheld(work, error, attempt.number)
+            return
         board, run, name = self._board, work.run, work.item.shot.name
         failure = Failure.of(error, attempt.logs)
         _log.debug("%s, attempt %d: %s", name, attempt.number, failure, exc_info=error)

@@ -8,7 +8,7 @@ from statistics import median
 
 from lynx_parallel.failures import Kind
 
-MAX_ATTEMPTS = {"died": 4, "hung": 3, "memory": 5, "raised": 2, "subject": 1, "disk": 3}
+MAX_ATTEMPTS = {"died": 4, "hung": 3, "memory": 5, "raised": 2, "subject": 1, "disk": 3, "withheld": 1}
 BACKOFF_S = (1.0, 5.0, 30.0)
 DISK_AGAIN_S = 120.0
 """Seconds until a retry after a full disk: somebody has to free space."""

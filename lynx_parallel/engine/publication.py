@@ -67,6 +67,7 @@ def publish_made(
         item, run.campaign.pipeline.model, made,
         {kind: {"file": output.path(target, kind).name, **made.outputs[kind]} for kind in named},
         **ranks, attempt=number, seconds=seconds, before=before, run=run.name, packaging=run.packaging,
+        site=run.campaign.site.digest,
     )  # fmt: skip
     if quality is not None:
         sidecar["quality"] = quality

@@ -45,6 +45,7 @@ def make_sidecar(
     before: Mapping[str, Any] | None = None,
     run: str = "",
     packaging: Mapping[str, str] = {},
+    site: str = "",
 ) -> dict[str, Any]:
     """Returns the content of a sidecar without its version, which ``Output.commit`` adds with the outputs' times.
 
@@ -53,6 +54,7 @@ def make_sidecar(
         ranks: that made it, rank 0 first.
         seconds: of the whole attempt.
         run: name of the run's record, see ``lynx_parallel.inputs.records``.
+        site: digest of the site file; empty without one.
         packaging: how the weights files are packed, by ``inputs.packaging``.
         before: the sidecar of the render, or the result of ``made_by``, if only its latents were encoded now.
     """
@@ -82,6 +84,7 @@ def make_sidecar(
         "warnings": [*item.warnings, *made.warnings],
         "finished": now(),
         "run": run,
+        **({"site": site} if site else {}),
         "lynx_parallel": lynx_parallel.__version__,
     }
     return sidecar | {name: before[name] for name in _OF_THE_LATENTS if before and name in before}

@@ -143,7 +143,7 @@ class GangStarter:
             save_every=run.cluster.save_every, hung_after=run.cluster.hung_after, prompts=board.texts.files,
             vae_dtype=model.vae_dtype,
             video=run.campaign.pipeline.video,
-            recognizers=board.recognizers,
+            recognizers=board.recognizers, safety=run.campaign.site.safety,
             formats=tuple({(s.width, s.height, s.fps): None for s in samplings}),
             tasks=tuple({run.layout_choice.task(item.shot, footprint.ranks) for item in left}),
         )  # fmt: skip

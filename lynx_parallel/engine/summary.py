@@ -17,6 +17,7 @@ class Summary:
     Attributes:
         failed, blocked: (name, reason).
         codes: code of each failed or blocked shot, by name; see ``docs/troubleshooting.md``.
+        withheld: (name, reason) of shots that the safety checker withheld, now or before.
         auditioned: number of takes of which a preview was made.
         not_chosen: takes that were auditioned and are not finished. That is no failure.
         waiting: takes that were auditioned and wait for a person's choice.
@@ -37,6 +38,7 @@ class Summary:
     failed: list[tuple[str, str]] = field(default_factory=list)
     blocked: list[tuple[str, str]] = field(default_factory=list)
     codes: dict[str, str] = field(default_factory=dict)
+    withheld: list[tuple[str, str]] = field(default_factory=list)
     auditioned: int = 0
     not_chosen: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
@@ -64,7 +66,8 @@ class Summary:
     @property
     def finished(self) -> int:
         """Number of shots with which this run has no more to do: rendered, encoded, failed, or out of an audition."""
-        return len(self.rendered) + len(self.encoded) + len(self.failed) + len(self.not_chosen) + len(self.waiting)
+        made = len(self.rendered) + len(self.encoded)
+        return made + len(self.failed) + len(self.withheld) + len(self.not_chosen) + len(self.waiting)
 
     @property
     def exit_code(self) -> int:
@@ -74,7 +77,7 @@ class Summary:
             return 128 + self.stopped_by
         if self.fault:
             return ClusterError.exit_code
-        return 1 if self.failed or self.blocked or self.waiting else 0
+        return 1 if self.failed or self.blocked or self.withheld or self.waiting else 0
 
 
 def exit_code_of_all(summaries: Iterable[Summary]) -> int:

@@ -23,6 +23,7 @@ from lynx_parallel.inputs.names import (
 )
 from lynx_parallel.inputs.overrides import fitting
 from lynx_parallel.inputs.problems import Problems, shown_value
+from lynx_parallel.inputs.site import Site, load_site
 from lynx_parallel.output.checksums import has_size
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.shot_states import shot_states
@@ -85,7 +86,8 @@ def select_finished(
 ) -> Selection:
     """Returns the finished shots of an output folder.
 
-    A shot is left out if its take has another seed by now, or if the consent to show the face has expired.
+    A shot is left out if its take has another seed by now, if the consent to show the face has expired, or if
+    the site requires consent and there is none.
 
     Args:
         campaign: None if it is not known. It says which seeds the takes have now, and which are accepted.
@@ -98,6 +100,7 @@ def select_finished(
         InputErrors: a pattern fits no shot, or the file of takes cannot be read.
     """
     by_name = {shot.name: shot for shot in campaign.shots} if campaign else {}
+    site = campaign.site if campaign else load_site()
     states = shot_states(output, by_name if whole else None)
     known = [(state.name, _ids(state.sidecar or {}, by_name.get(state.name)), state.sidecar) for state in states]
     problems = Problems()
@@ -116,7 +119,7 @@ def select_finished(
         seed, state = takes.get(key, (ids["seed"], ""))
         if seed != ids["seed"]:
             left_out[name] = f"made with seed {ids['seed']}; the next render takes {seed}"
-        elif expired := _expired(sidecar, by_name.get(name), today or date.today()):
+        elif expired := _not_allowed(sidecar, by_name.get(name), today or date.today(), site):
             left_out[name] = expired
         elif picked and state != "accepted":
             unpicked += 1
@@ -206,13 +209,17 @@ def _has_its_size(output: Output, name: str, sidecar: Mapping[str, Any]) -> bool
     return isinstance(record, dict) and has_size(output.path(name, "video"), record.get("size"))
 
 
-def _expired(sidecar: Mapping[str, Any], shot: Shot | None, today: date) -> str:
-    """Returns why a face may not be shown any more, or nothing. A campaign knows consent that was renewed."""
+def _not_allowed(sidecar: Mapping[str, Any], shot: Shot | None, today: date, site: Site) -> str:
+    """Returns why a face may not be shown, or nothing. A campaign knows consent that was renewed."""
     if shot is not None:
         consent = shot.subject.consent
+        if lacking := site.lacks_consent(consent):
+            return lacking
         ref, expires = (consent.ref, consent.expires) if consent else ("", None)
     else:
         recorded = sidecar.get("consent")
+        if lacking := site.lacks_consent(recorded):
+            return lacking
         recorded = recorded if isinstance(recorded, dict) else {}
         ref, expires = str(recorded.get("ref", "")), _date(recorded.get("expires"))
     return f"consent {ref} expired on {expires}" if expires and expires < today else ""

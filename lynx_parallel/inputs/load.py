@@ -25,6 +25,7 @@ from lynx_parallel.inputs.quality import quality_of
 from lynx_parallel.inputs.records import Record, find_record
 from lynx_parallel.inputs.sampling import Sampling
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
+from lynx_parallel.inputs.site import load_site
 from lynx_parallel.inputs.sources import reading
 from lynx_parallel.inputs.subject_entry import check_vars
 from lynx_parallel.inputs.subjects_section import face_gaps, read_subjects
@@ -126,6 +127,7 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
         reference_sizes=sizes,
         crf_place=_crf_place(document, top.video, forced.video, pipeline_path, pipeline.video),
         quality=quality,
+        site=load_site(),
     )
     pipelines, places = {}, {pipeline_path: campaign.crf_place}
     for variant in variants:

@@ -24,6 +24,7 @@ from lynx_parallel.inputs.entries import (
 from lynx_parallel.inputs.pipeline import PipelineSpec
 from lynx_parallel.inputs.sampling import SamplingOverrides
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
+from lynx_parallel.inputs.site import SiteFile
 from lynx_parallel.inputs.strict import ALLOWED, Strict
 from lynx_parallel.inputs.takes_file import TakesFile
 
@@ -34,6 +35,7 @@ FILES: dict[str, tuple[type[Strict], tuple[type[Strict], ...]]] = {
     ),
     "pipeline": (PipelineSpec, ()),
     "takes": (TakesFile, ()),
+    "site": (SiteFile, ()),
 }
 """The model of each kind of file, and models of sections that it reads entry by entry."""
 MODELINE = "# yaml-language-server: $schema="

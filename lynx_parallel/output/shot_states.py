@@ -16,7 +16,7 @@ from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import read_journals
 from lynx_parallel.output.sidecar import SUFFIXES, looks_like_sidecar
 
-State = Literal["done", "failed", "blocked", "auditioned", "not chosen", "left"]
+State = Literal["done", "failed", "blocked", "withheld", "auditioned", "not chosen", "left"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ShotState:
 
     Attributes:
         state: ``done``: its sidecar and its video exist; ``failed``, ``blocked``: it is not done, and that was the
-            result of the last run that tried it; ``auditioned``: its preview waits for other takes or a person;
+            result of the last run that tried it; ``withheld``: by the safety checker;
+            ``auditioned``: its preview waits for other takes or a person;
             ``not chosen``: other takes were chosen; ``left``: not done.
         reason: why it failed or is blocked.
         logs: folder of its attempts' logs, relative to the output folder; empty without logs.
@@ -75,6 +76,8 @@ def _state(output: Output, name: str, last: tuple[str, str, str] | None, read: b
         return ShotState(name, "failed", reason, logs, code)
     if event == "blocked":
         return ShotState(name, "blocked", reason, logs, code)
+    if event == "withheld":
+        return ShotState(name, "withheld", reason, code=code)
     if event == "not chosen":
         return ShotState(name, "not chosen", reason, logs)
     if event == "auditioned":

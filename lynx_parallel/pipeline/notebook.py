@@ -17,6 +17,7 @@ from lynx_parallel.inputs.pipeline import FaceSpec, ModelSpec, VaeDtype, Video
 from lynx_parallel.inputs.pipeline_files import load_pipeline
 from lynx_parallel.inputs.problems import Problems, one_of, shown_value
 from lynx_parallel.inputs.sampling import Sampling
+from lynx_parallel.inputs.site import refuse_calls
 from lynx_parallel.inputs.weight_files import Expert
 from lynx_parallel.model.attention import LocalTokens, choose_kernel
 from lynx_parallel.pipeline.shots import ShotPipeline
@@ -222,9 +223,8 @@ class LynxPipeline(ShotPipeline):
             prompt: a text, or a list of texts, which returns a list of videos.
             image: the subject: a picture file, a PIL picture or a uint8 RGB array [H, W, 3]. Not needed for lite with
                 an embedding.
-            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first. By default they are
-                found in the picture.
-            embedding: ArcFace vector [512] of the face, or a file of it. By default it is made from the picture.
+            landmarks: five (x, y) pixels: eyes, nose tip, mouth corners; the viewer's left first. By default found.
+            embedding: ArcFace vector [512] of the face, or its file. By default it is made from the picture.
             face: which of several faces: ``largest``, ``only`` or the n-th from the left.
             start_image: the first frame, given as ``image`` is, for a base that begins with one (I2V).
             seed: of the initial noise: one for all prompts, or a list of one for each. By default that of ``sampling``.
@@ -290,7 +290,8 @@ class LynxPipeline(ShotPipeline):
 
 
 def _check(device: torch.device | str, attention: str = "auto") -> None:
-    """Raises InputErrors for a device or an attention kernel that does not exist."""
+    """Raises InputErrors for a device or a kernel that does not exist, and where the site has rules."""
+    refuse_calls()
     problems = Problems()
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         problems.option(f"device={str(device)!r}: torch {torch.__version__} sees no CUDA device here: use 'cpu'")

@@ -10,6 +10,7 @@ from lynx_parallel.inputs.base_configs import base_mistakes
 from lynx_parallel.inputs.cleaning import MAX_TOKENS
 from lynx_parallel.inputs.cluster import CUDA_ONLY, ClusterSpec
 from lynx_parallel.inputs.embedding_file import embedding_mistake
+from lynx_parallel.inputs.licences import licence_mistakes
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.picture_file import HEIC_REMEDY, HeicUnreadable, OutsideLandmarks, picture_mistake
@@ -52,6 +53,8 @@ def check_work(
     lines += _attention_mistakes(cluster, campaign.pipeline.model.dtype)
     if campaign.quality is not None and (mistake := recognizer_mistake(with_files(campaign.quality.recognizer, face))):
         lines.append(mistake)
+    recognizer = campaign.quality.recognizer if campaign.quality else None
+    lines += licence_mistakes(campaign.pipeline, recognizer, campaign.site)
     mistakes = base_mistakes(weights.base)
     lines += mistakes
     if not mistakes and (weights.base / "transformer" / "config.json").exists():

@@ -18,6 +18,7 @@ from lynx_parallel.inputs.manifest import Campaign, Shot
 from lynx_parallel.output.finished_latents import find_latents
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
+from lynx_parallel.output.withheld import withheld_reason
 from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_in_sidecar, as_model_sees, changed
 from lynx_parallel.text import counted
 
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 _OF_WEIGHTS = ("weights", "face.detector", "face.recognizer")
 """Names that ``changed`` returns if weights differ."""
 
-Action = Literal["done", "encode", "render", "audition", "auditioned", "not chosen", "blocked", "unknown"]
+Action = Literal["done", "encode", "render", "audition", "auditioned", "not chosen", "blocked", "withheld", "unknown"]
 
 TODO: tuple[Action, ...] = ("render", "encode", "audition", "auditioned")
 """Actions of shots that a run still has to do with. It only waits for other takes of those ``auditioned``."""
@@ -41,7 +42,8 @@ class Item:
     Attributes:
         action: ``done``: nothing; ``encode``: saved latents to mp4; ``render``: all of it; ``audition``: the first
             steps, for a preview; ``auditioned``: nothing until other takes or a person decide; ``not chosen``: nothing;
-            ``blocked``: not allowed or not possible, see ``reason``; ``unknown``: weights are not on this machine, so
+            ``blocked``: not allowed or not possible, see ``reason``; ``withheld``: by the safety
+            checker; ``unknown``: weights are not on this machine, so
             that only their digests could tell.
         reason: why, in words for the user; empty for a shot never made before.
         stale: old files with other or unknown settings exist, and are moved aside when the new ones are done.
@@ -105,7 +107,7 @@ class Plan:
         """Returns one line with the number of shots by action."""
         count = {action: len(self.of(action)) for action in get_args(Action)}
         audition = f"{count['audition']} to audition, " if count["audition"] else ""
-        rare = ("auditioned", "not chosen", "unknown")
+        rare = ("auditioned", "not chosen", "withheld", "unknown")
         others = "".join(f", {count[action]} {action}" for action in rare if count[action])
         return (
             f"{counted(len(self.items), 'shot')}: {audition}{count['render']} to render, {count['encode']} to encode, "
@@ -179,7 +181,16 @@ def _item(
     consent = shot.subject.consent
     if consent and consent.expires and consent.expires < today:
         return Item(shot, digests, "blocked", f"consent {consent.ref} expired on {consent.expires}")
+    if lacking := campaign.site.lacks_consent(consent):
+        return Item(shot, digests, "blocked", f"subject {shot.subject.id}: {lacking}")
     item = (_compared if known.all_weights else _without_weights)(campaign, shot, digests, output, verify)
+    safety = campaign.site.safety
+    if (
+        safety
+        and item.action in ("render", "encode")
+        and (why := withheld_reason(output, digests.latents, safety.digest))
+    ):
+        return Item(shot, digests, "withheld", why)
     if item.action in ("render", "unknown") and (wrong := known.unreadable.get(shot.subject.id)):
         return Item(shot, digests, "blocked", wrong)
     start = shot.start_image

@@ -12,6 +12,7 @@ from lynx_parallel.inputs.manifest import Points, Shot
 from lynx_parallel.inputs.memory import Task
 from lynx_parallel.inputs.pipeline import VaeDtype, Video
 from lynx_parallel.inputs.recognizers import Recognizer
+from lynx_parallel.inputs.site import Safety
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.crops import Crops
 from lynx_parallel.output.prompt_files import PromptFiles
@@ -211,6 +212,7 @@ class RankConfig:
         save_every: seconds between resume states at least.
         hung_after: seconds, see ``ClusterSpec``.
         recognizers: that score videos, for the self-check.
+        safety: checks every video; None without a safety checker.
         tasks: sizes and layouts that the rank may have to render; empty if unknown.
     """
 
@@ -230,4 +232,5 @@ class RankConfig:
     save_every: float = 30.0
     hung_after: float = 60.0
     recognizers: tuple[Recognizer, ...] = ()
+    safety: Safety | None = None
     tasks: tuple[Task, ...] = ()

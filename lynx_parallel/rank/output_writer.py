@@ -27,6 +27,7 @@ from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered, Rende
 from lynx_parallel.rank.scores import Scores
 from lynx_parallel.stages.latents import decode, read_latents, to_frames
 from lynx_parallel.stages.poster import write_poster
+from lynx_parallel.stages.safety import SafetyChecker
 from lynx_parallel.stages.video import encode_video
 from lynx_parallel.text import one_line
 
@@ -68,6 +69,7 @@ class OutputWriter:
         self._split: AutoencoderKLWan | None = None
         self._decoded: dict[Path, Decoded] = {}
         self._scores = Scores()
+        self._checker: SafetyChecker | None = None
 
     def load(self) -> None:
         """Loads the VAE alone, for saved latents."""
@@ -138,12 +140,17 @@ class OutputWriter:
     ) -> Rendered:
         """Writes the video.
 
+        Raises:
+            WithheldError: the safety checker withholds it. Nothing is written then.
+
         Args:
             parts: where to write ``video`` and ``poster``, and where ``latents`` are if they were written.
             seconds: of the earlier stages.
             how: how the frames were made, for the sidecar.
         """
         began = time.perf_counter()
+        if self._safety is not None:
+            self._safety.check(frames)
         encode = partial(
             encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf, lossless=video.lossless
         )
@@ -162,6 +169,13 @@ class OutputWriter:
             how,
             warnings=tuple(warnings),
         )
+
+    @property
+    def _safety(self) -> SafetyChecker | None:
+        """The safety checker, which is loaded on first use; None if the site has none."""
+        if self._checker is None and self._config.safety is not None:
+            self._checker = SafetyChecker(self._config.safety)
+        return self._checker
 
     @property
     def _tiled(self) -> dict[str, str]:

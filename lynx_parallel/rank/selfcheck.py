@@ -5,12 +5,14 @@ A failing check is a result, not an exception. Nothing here needs the weights.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,17 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lynx_parallel.errors import WithheldError
 from lynx_parallel.failures import remedy_for
 from lynx_parallel.inputs.pipeline import Video
+from lynx_parallel.inputs.recognizers import Recognizer
+from lynx_parallel.inputs.site import Safety
 from lynx_parallel.model.attention import Attention, Kernel
 from lynx_parallel.output.atomic import try_publishing
 from lynx_parallel.rank.messages import Check, RankConfig
+from lynx_parallel.stages.safety import SafetyChecker
 from lynx_parallel.stages.video import encode_video
+from lynx_parallel.subject.recognition import load_recognition
 from lynx_parallel.text import first_line
 
 ALLOCATION_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
@@ -65,7 +72,26 @@ def check_all(config: RankConfig, device: torch.device, kernel: Callable[[], Ker
         remedy = remedy_for(f"{type(error).__name__}: {error}", host=socket.gethostname())
         return [Check("attention", False, 0.0, first_line(error), remedy)]
     checks = check_rank(device, getattr(torch, config.dtype), name, attention, output)
-    return [*checks, *(check_encoder(config.video, *size, output / ".lynx") for size in config.formats)]
+    checks += [check_encoder(config.video, *size, output / ".lynx") for size in config.formats]
+    for recognizer in config.recognizers:
+        checks.append(_run("recognizer", torch.device("cpu"), partial(_recognize, recognizer)))
+    if config.safety is not None:
+        checks.append(_run("safety", torch.device("cpu"), partial(_check_safety, config.safety)))
+    return checks
+
+
+def _recognize(recognizer: Recognizer) -> str:
+    """Loads the recogniser that scores videos, and looks for faces in a grey picture."""
+    recognition = load_recognition(recognizer)
+    recognition.faces(np.full((64, 64, 3), 128, np.uint8))
+    return recognition.model
+
+
+def _check_safety(safety: Safety) -> str:
+    """Loads the safety checker and runs it on a grey picture. Whether it withholds that does not matter."""
+    with contextlib.suppress(WithheldError):
+        SafetyChecker(safety).check(np.full((1, 64, 64, 3), 128, np.uint8))
+    return str(safety.folder)
 
 
 def check_rank(
