@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lynx_parallel.engine.decoders import DecoderProcess
     from lynx_parallel.inputs.formats import Format
     from lynx_parallel.output.made_files import MadeFiles, Source
+    from lynx_parallel.output.marks import Mark, mark_of
     from lynx_parallel.plan.saved_latents import SavedLatents
     from lynx_parallel.view.lines import Lines
 
@@ -98,7 +99,7 @@ def encode(
             continue
         moving = {"fps": form.fps or latents.fps} if form.moves else {}
         how = {**asdict(form), "fps": None, **moving, "tiled": tiled_decode or latents.tiled}
-        tasks.append(_Task(shot.name, file, latents, Source(latents.sha256, how)))
+        tasks.append(_Task(shot.name, file, latents, Source(latents.sha256, how), mark_of(shot.sidecar)))
     finder.save()
     left, done = split_by_state(made, {task.file: task.source for task in tasks}, replace=replace)
     todo = [task for task in tasks if task.file in {*left}]
@@ -115,6 +116,7 @@ class _Task:
     file: str
     latents: SavedLatents
     source: Source
+    mark: Mark
 
 
 def _work(made: MadeFiles, form: Format, tasks: Sequence[_Task], device: str, say: Lines) -> dict[str, str]:
@@ -138,7 +140,7 @@ def _make(made: MadeFiles, form: Format, task: _Task, decoder: DecoderProcess) -
         order = {
             "latents": str(latents.path), "sha256": latents.sha256, "vae": str(latents.vae),
             "vae_dtype": latents.vae_dtype, "tiled": task.source.how["tiled"], "format": asdict(form),
-            "fps": latents.fps, "out": str(part),
+            "fps": latents.fps, "mark": asdict(task.mark), "out": str(part),
         }  # fmt: skip
         fault = decoder.ask(order)
         if not fault:

@@ -26,6 +26,7 @@ from lynx_parallel.output.finished_latents import (
     unpublished_path,
     write_record,
 )
+from lynx_parallel.output.marks import Mark
 from lynx_parallel.plan.digests import crops_source, shot_digests
 from lynx_parallel.plan.plan import Item
 from lynx_parallel.rank.messages import EncodeOrder, Rendered, RenderOrder, ScoreOrder
@@ -216,7 +217,9 @@ class Attempt:
         run, item = self.run, self.item
         self._ranks = self._made_by(self._gang, self._footprint)
         latents, video = item.latents or run.output.path(item.shot.name, "latents"), run.campaign.pipeline.video
-        order = EncodeOrder(item.shot, video, latents, self._parts, self.logs, self._sha256(), self._score_order())
+        order = EncodeOrder(
+            item.shot, video, latents, self._parts, self.logs, self._sha256(), self._score_order(), self._mark
+        )
         return await self._gang.encode(order)
 
     async def _form(self, gang: Gang, layout: Layout, footprint: Footprint) -> RenderOrder:
@@ -239,8 +242,16 @@ class Attempt:
         return RenderOrder(
             item.shot, digest, item.digests.settings, run.subject_key(item.shot, gang), crops,
             run.output.resume_state(digest), run.campaign.pipeline.video, self._parts, self.logs,
-            until=item.steps if item.action == "audition" else None, score=self._score_order(),
+            until=item.steps if item.action == "audition" else None, score=self._score_order(), mark=self._mark,
         )  # fmt: skip
+
+    @property
+    def _mark(self) -> Mark:
+        """What the video file says of itself. Nothing in it names the person."""
+        shot, digest = self.item.shot, self.item.digests.video
+        if self.run.campaign.pipeline.video.metadata == "minimal":
+            return Mark(digest)
+        return Mark(digest, shot.text, shot.seed)
 
     def _score_order(self) -> ScoreOrder | None:
         """Returns how rank 0 scores the video, or None if it does not."""

@@ -143,6 +143,11 @@ class Video(Strict):
         description="Constant rate factor: lower is better and larger. 0 is refused for new videos, because players "
         "do not play them.",
     )
+    metadata: Annotated[Literal["minimal", "full"], must("'minimal' or 'full'")] = Field(
+        default="minimal",
+        description="What the file says of itself. minimal: that a trained model made it (IPTC), and the digest of "
+        "its settings. full: the prompt and the seed, too.",
+    )
     lossless: Annotated[bool, must("true or false")] = Field(
         default=False,
         description="Keep every value of the yuv420p picture; crf does not count then. Browsers and QuickTime do not "

@@ -20,6 +20,7 @@ from lynx_parallel.failures import is_out_of_memory
 from lynx_parallel.inputs.formats import Format
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS, use_ieee
+from lynx_parallel.output.marks import Mark
 from lynx_parallel.rank.environment import threads_here
 from lynx_parallel.stages.formats import write_format
 from lynx_parallel.stages.latents import decode, read_latents, to_frames
@@ -41,7 +42,7 @@ class Decoder:
 
         Args:
             order: ``latents`` and their ``sha256``; folder of the ``vae``, ``vae_dtype`` and whether it is ``tiled``;
-                ``format``, as of ``Format``, and ``fps``; the file ``out``.
+                ``format``, as of ``Format``, and ``fps``; the ``mark``, as of ``Mark``; the file ``out``.
 
         Raises:
             LynxError: the latents are damaged, the VAE cannot be loaded, or ffmpeg failed.
@@ -59,7 +60,8 @@ class Decoder:
         else:
             self._vae.disable_tiling()
         frames = to_frames(decode(self._vae, latents, precision=precision.convolutions))
-        write_format(frames, Path(order["out"]), Format(**order["format"]), fps=order["fps"])
+        mark = Mark(**order["mark"])
+        write_format(frames, Path(order["out"]), Format(**order["format"]), fps=order["fps"], mark=mark)
 
 
 def device_of(name: str) -> torch.device:

@@ -15,6 +15,7 @@ from lynx_parallel.inputs.recognizers import Recognizer
 from lynx_parallel.inputs.site import Safety
 from lynx_parallel.inputs.weight_files import FaceFiles, WeightFiles
 from lynx_parallel.output.crops import Crops
+from lynx_parallel.output.marks import Mark
 from lynx_parallel.output.prompt_files import PromptFiles
 from lynx_parallel.output.scores import IdentityScore
 
@@ -127,6 +128,7 @@ class RenderOrder:
         until: for an audition: end after this many steps, with a resume state, and decode the x0 that the last step
             predicts; None makes the whole shot. No latents are written then.
         score: how the video is scored; None if it is not.
+        mark: what the video file says of itself.
     """
 
     shot: Shot
@@ -141,6 +143,7 @@ class RenderOrder:
     first_expert: bool = False
     until: int | None = None
     score: ScoreOrder | None = None
+    mark: Mark | None = None
 
     def log(self, rank: int) -> Path:
         """Returns the log file of a rank."""
@@ -156,7 +159,7 @@ class EncodeOrder:
         parts: where ``video`` and ``poster`` are written.
         logs: folder of the ranks' log files.
         sha256: of the latents' file by its sidecar; None for latents that no sidecar lists.
-        score: as in ``RenderOrder``.
+        score, mark: as in ``RenderOrder``.
     """
 
     shot: Shot
@@ -166,6 +169,7 @@ class EncodeOrder:
     logs: Path
     sha256: str | None = None
     score: ScoreOrder | None = None
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True)

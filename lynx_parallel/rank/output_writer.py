@@ -15,12 +15,11 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save
 
 from lynx_parallel.inputs.layout import Layout
-from lynx_parallel.inputs.manifest import Shot
-from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.model.checkpoints import load_vae
 from lynx_parallel.model.precision import VAE_PRECISIONS
 from lynx_parallel.output.atomic import atomic_write
 from lynx_parallel.output.checksums import add_checksum, sha256_file
+from lynx_parallel.output.marks import add_mark
 from lynx_parallel.parallel.vae import can_split, split_decoder
 from lynx_parallel.rank.disk_space import when_room
 from lynx_parallel.rank.messages import EncodeOrder, RankConfig, Rendered, RenderOrder
@@ -108,7 +107,7 @@ class OutputWriter:
         saved, facts = read_latents(order.latents, order.sha256)
         if self.vae is None:  # with sharded weights nothing is loaded before ``join``
             self.load()
-        made = self.write(self._frames(self.vae, saved), order.shot, order.video, order.parts, {}, self._tiled)
+        made = self.write(self._frames(self.vae, saved), order, {}, self._tiled)
         return self._scores.add(replace(made, outputs={**made.outputs, "latents": facts}), order)
 
     def save_latents(self, latents: torch.Tensor, path: Path, metadata: Mapping[str, str]) -> None:
@@ -123,7 +122,7 @@ class OutputWriter:
     def finish(self, order: RenderOrder) -> Rendered:
         """Encodes a shot that was kept. Uses neither the device nor the model, so it runs beside the next shot."""
         kept = self._decoded.pop(order.parts["video"])
-        made = self.write(kept.frames, order.shot, order.video, order.parts, kept.seconds, kept.exactness)
+        made = self.write(kept.frames, order, kept.seconds, kept.exactness)
         made = replace(
             made, conditioning=kept.conditioning, warnings=(*kept.warnings, *made.warnings), steps=kept.steps
         )
@@ -132,9 +131,7 @@ class OutputWriter:
     def write(
         self,
         frames: np.ndarray,
-        shot: Shot,
-        video: Video,
-        parts: Mapping[str, Path],
+        order: RenderOrder | EncodeOrder,
         seconds: dict[str, float],
         how: dict[str, str],
     ) -> Rendered:
@@ -144,17 +141,25 @@ class OutputWriter:
             WithheldError: the safety checker withholds it. Nothing is written then.
 
         Args:
-            parts: where to write ``video`` and ``poster``, and where ``latents`` are if they were written.
+            order: its ``parts`` are where to write ``video`` and ``poster``, and where ``latents`` are if they were
+                written.
             seconds: of the earlier stages.
             how: how the frames were made, for the sidecar.
         """
         began = time.perf_counter()
+        video, parts = order.video, order.parts
         if self._safety is not None:
             self._safety.check(frames)
         encode = partial(
-            encode_video, frames, fps=shot.sampling.fps, codec=video.codec, crf=video.crf, lossless=video.lossless
+            encode_video, frames, fps=order.shot.sampling.fps, codec=video.codec, crf=video.crf, lossless=video.lossless
         )
-        when_room(lambda: encode(parts["video"]), parts["video"], self._waits)
+
+        def write(path: Path) -> None:
+            encode(path)
+            if order.mark is not None:
+                add_mark(path, order.mark)
+
+        when_room(lambda: write(parts["video"]), parts["video"], self._waits)
         seconds["encode"] = time.perf_counter() - began
         warnings = []
         if "poster" in parts:

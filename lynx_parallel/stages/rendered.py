@@ -17,6 +17,7 @@ from lynx_parallel.inputs.pipeline import Video
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
 from lynx_parallel.output.atomic import atomic_write
+from lynx_parallel.output.marks import Mark, add_mark
 from lynx_parallel.stages.formats import write_webp
 from lynx_parallel.stages.video import encode_video
 
@@ -66,9 +67,15 @@ class LynxOutput:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
             if path.suffix.lower() == ".webp":
-                write_webp(self.frames, part, fps=rate, quality=_WEBP_QUALITY, lossless=video.lossless)
+                write_webp(self.frames, part, fps=rate, quality=_WEBP_QUALITY, lossless=video.lossless, mark=self._mark)
             else:
                 encode_video(self.frames, part, fps=rate, codec=video.codec, crf=video.crf, lossless=video.lossless)
+                add_mark(part, self._mark)
+
+    @property
+    def _mark(self) -> Mark:
+        """What a file says of itself. There is no digest, because nothing has hashed the weights."""
+        return Mark("", self.prompt, self.sampling.seed) if self.video.metadata == "full" else Mark("")
 
     def _settings(self, path: Path, given: dict[str, Any]) -> tuple[float, Video]:
         """Returns the frame rate and the encoding of a file. Raises InputErrors with all mistakes."""

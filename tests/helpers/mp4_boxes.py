@@ -51,3 +51,10 @@ def colours(box: bytes) -> Colours:
     assert box[:4] == b"nclx"
     primaries, transfer, matrix = (int.from_bytes(box[start : start + 2]) for start in (4, 6, 8))
     return Colours(primaries, transfer, matrix, full_range=bool(box[10] & 0x80))
+
+
+def without_mark(data: bytes) -> bytes:
+    """Returns an MP4 file without the XMP box at its end."""
+    *others, (kind, _) = boxes(data)
+    assert kind == "uuid"
+    return data[: sum(8 + len(content) for _, content in others)]

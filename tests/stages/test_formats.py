@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from lynx_parallel.inputs.formats import Format, read_format
+from lynx_parallel.output.marks import Mark
 from lynx_parallel.stages.formats import write_format
 from lynx_parallel.stages.video import probe, read_frames
 from tests.helpers.webp import read_webp
+
+MARK = Mark("d" * 64)
 
 
 def form(name: str, **options: Any) -> Format:
@@ -32,7 +35,7 @@ def smooth(frames: int = 9) -> np.ndarray:
 
 def test_png_frames_are_exact(tmp_path: Path) -> None:
     frames = noise(12)
-    write_format(frames, tmp_path / "a", form("png"), fps=16)
+    write_format(frames, tmp_path / "a", form("png"), fps=16, mark=MARK)
     files = sorted((tmp_path / "a").iterdir())
     assert [file.name for file in files][::11] == ["0001.png", "0012.png"]
     assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), frames)
@@ -40,7 +43,7 @@ def test_png_frames_are_exact(tmp_path: Path) -> None:
 
 def test_lossless_webp_is_exact(tmp_path: Path) -> None:
     frames = noise()
-    write_format(frames, tmp_path / "a.webp", form("webp", lossless=True), fps=16)
+    write_format(frames, tmp_path / "a.webp", form("webp", lossless=True), fps=16, mark=MARK)
     back, _ = read_webp(tmp_path / "a.webp")
     assert np.array_equal(back, frames)
 
@@ -50,7 +53,7 @@ def test_webp_is_near_and_quality_counts(tmp_path: Path) -> None:
     frames = smooth()
     sizes = {}
     for quality in (90, 20):
-        write_format(frames, tmp_path / "a.webp", form("webp", quality=quality), fps=16)
+        write_format(frames, tmp_path / "a.webp", form("webp", quality=quality), fps=16, mark=MARK)
         sizes[quality] = (tmp_path / "a.webp").stat().st_size
         back, _ = read_webp(tmp_path / "a.webp")
         assert back.shape == frames.shape
@@ -61,7 +64,7 @@ def test_webp_is_near_and_quality_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fps", "own"), [(16, None), (8, 24), (23.976, None)])
 def test_webp_keeps_its_length(tmp_path: Path, fps: float, own: float | None) -> None:
-    write_format(noise(25), tmp_path / "a.webp", form("webp", fps=own), fps=fps)
+    write_format(noise(25), tmp_path / "a.webp", form("webp", fps=own), fps=fps, mark=MARK)
     _, durations = read_webp(tmp_path / "a.webp")
     assert len(durations) == 25
     assert sum(durations) == round(25000 / (own or fps))
@@ -69,7 +72,7 @@ def test_webp_keeps_its_length(tmp_path: Path, fps: float, own: float | None) ->
 
 
 def test_frames_that_do_not_change_keep_their_time(tmp_path: Path) -> None:
-    write_format(np.repeat(noise(2), 4, axis=0), tmp_path / "a.webp", form("webp", lossless=True), fps=10)
+    write_format(np.repeat(noise(2), 4, axis=0), tmp_path / "a.webp", form("webp", lossless=True), fps=10, mark=MARK)
     back, durations = read_webp(tmp_path / "a.webp")
     assert len(back) == len(durations)
     assert sum(durations) == 800
@@ -79,19 +82,19 @@ def test_frames_that_do_not_change_keep_their_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["h264", "h265"])
 def test_videos(tmp_path: Path, codec: str) -> None:
-    write_format(smooth(), tmp_path / "a.mp4", form(codec, crf=14), fps=16)
+    write_format(smooth(), tmp_path / "a.mp4", form(codec, crf=14), fps=16, mark=MARK)
     info = probe(tmp_path / "a.mp4")
     assert (info.codec, info.fps, info.frames) == (codec, 16, 9)
     near = np.abs(read_frames(tmp_path / "a.mp4").astype(int) - smooth()).mean()
-    write_format(smooth(), tmp_path / "a.mp4", form(codec, crf=50, fps=30), fps=16)
+    write_format(smooth(), tmp_path / "a.mp4", form(codec, crf=50, fps=30), fps=16, mark=MARK)
     assert probe(tmp_path / "a.mp4").fps == 30
     assert np.abs(read_frames(tmp_path / "a.mp4").astype(int) - smooth()).mean() > 2 * near
-    write_format(smooth(), tmp_path / "a.mp4", form(codec, lossless=True), fps=16)
+    write_format(smooth(), tmp_path / "a.mp4", form(codec, lossless=True), fps=16, mark=MARK)
     assert np.abs(read_frames(tmp_path / "a.mp4").astype(int) - smooth()).mean() < near
 
 
 def test_a_poster_is_the_first_frame(tmp_path: Path) -> None:
-    write_format(smooth(), tmp_path / "a.jpg", form("poster"), fps=16)
+    write_format(smooth(), tmp_path / "a.jpg", form("poster"), fps=16, mark=MARK)
     with Image.open(tmp_path / "a.jpg") as picture:
         assert picture.format == "JPEG"
         assert np.abs(np.asarray(picture).astype(int) - smooth()[0]).mean() < 4

@@ -166,7 +166,7 @@ def test_latents_are_there_before_the_video_is_made(
     parts = {"video": tmp_path / "video.part", "latents": tmp_path / "new" / "folder" / "a.safetensors"}
     finisher.save_latents(latents, parts["latents"], latents_metadata("d" * 64, {"seed": 1}))
     with pytest.raises(RenderError, match="cannot encode"):
-        finisher.write(frames, shot, Video(), parts, {}, {})
+        finisher.write(frames, EncodeOrder(shot, Video(), tmp_path, parts, tmp_path), {}, {})
     assert torch.equal(load_file(parts["latents"])["latents"], latents)
     assert (read_metadata(parts["latents"]) or {})["latents_digest"] == "d" * 64
     assert [path.name for path in parts["latents"].parent.iterdir()] == ["a.safetensors"]
