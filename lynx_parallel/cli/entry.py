@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import lynx_parallel
+from lynx_parallel.cli.again import again
 from lynx_parallel.cli.doctor import doctor
 from lynx_parallel.cli.each import EachCommand, each
 from lynx_parallel.cli.encode import encode
@@ -31,6 +32,7 @@ from lynx_parallel.cli.repeat import with_recorded_options
 from lynx_parallel.cli.report import report
 from lynx_parallel.cli.schema import schema
 from lynx_parallel.cli.score import score
+from lynx_parallel.cli.show import show
 from lynx_parallel.cli.status import failures, status
 from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, usage_line
@@ -43,8 +45,8 @@ from lynx_parallel.view.lines import Lines, show_log
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Render": (render, plan),
-    "Look": (status, failures, report, score),
-    "Choose takes": (reroll, takes),
+    "Look": (status, failures, report, score, show),
+    "Choose takes": (reroll, takes, again),
     "Deliver": (export, each, encode),
     "Set up": (init, schema, fetch, doctor, help),
     "Clean up": (verify, prune, forget),

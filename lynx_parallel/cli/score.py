@@ -70,8 +70,8 @@ def score(
 
     Examples:
         lynx-render score renders/spring
-        lynx-render score campaign.yaml --recognizer dlib --recognizer sface:models/opencv --csv scores.csv
-        lynx-render score --videos 'clips/{subject}_*.mp4' --faces 'faces/{subject}.*'
+        lynx-render score campaign.yaml --recognizer sface:opencv --csv s.csv
+        lynx-render score --videos 'clips/{who}_*.mp4' --faces 'faces/{who}.*'
     """
     from lynx_parallel.stages.score_many import score_many
 

@@ -15,7 +15,7 @@ _OTHER_NAMES = {
     "check": "plan", "clean": "forget", "create": "init", "delete": "forget", "download": "fetch", "dry-run": "plan",
     "errors": "failures", "list": "status", "log": "status", "ls": "status", "new": "init", "progress": "status",
     "pull": "fetch", "remove": "forget", "resume": "render", "retry": "render", "rm": "forget", "run": "render",
-    "seed": "reroll", "show": "status", "start": "render", "validate": "plan",
+    "seed": "reroll", "start": "render", "validate": "plan",
 }  # fmt: skip
 """Commands that other programs call so, by that name."""
 _EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DOTALL)

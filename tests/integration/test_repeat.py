@@ -55,4 +55,11 @@ def test_a_run_is_recorded_asked_for_and_repeated(head: Head, campaign: Path, tm
     made = json.loads((output / f"{NAME}.json").read_text())
     assert made["digests"] == sidecar["digests"]
     assert made["layout"]["ulysses"] == 2
+
+    # The shot alone again, by a manifest of its own.
+    written = lynx_render("again", output / f"{NAME}.mp4", "-o", "alone.yaml", cwd=tmp_path)
+    assert written.returncode == 0, written.stdout + written.stderr
+    alone = head.render("alone.yaml", "--ulysses", "2", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert (tmp_path / "alone-output" / f"{NAME}.latents.safetensors").read_bytes() == latents
     assert made["run"] != sidecar["run"]
