@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "rank": {"pipeline", "parallel", "stages", "subject", "model", "inputs", "output", "failures", "errors", "text"},
     "pipeline": {"stages", "subject", "model", "plan", "inputs"},
     "parallel": {"stages", "model", "inputs"},
-    "stages": {"subject", "model", "inputs", "output", "errors"},
+    "stages": {"subject", "model", "inputs", "output", "errors", "text"},
     "plan": {"demo", "inputs", "output", "errors", "text"},
     "demo": {"subject", "inputs", "errors"},
     "subject": {"inputs", "output", "errors", "text"},

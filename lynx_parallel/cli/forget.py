@@ -57,8 +57,9 @@ def forget(
 ) -> None:
     """List the stored data of a person. With --yes, remove it.
 
-    That is cached face data, crops, resume states and superseded files. Finished videos are listed, and removed only
-    with --delete-videos.
+    That is cached face data, crops, resume states, superseded files, candidates and scores. Finished videos are
+    listed, and removed only with --delete-videos, which also removes the lines of the subject in journals, logs and
+    records of runs.
 
     Examples:
         lynx-render forget ada
@@ -182,6 +183,10 @@ def _lines(search: Search, yes: bool, named: bool) -> Iterator[str]:
             yield f"{name}: videos: {len(found.videos)}, with their latents, sidecars, posters and logs:"
             for path in (*found.logs, *found.files):
                 yield f"  {'left   ' if yes and os.path.lexists(path) else 'removed' if yes else 'remove '} {path}"
+            if found.lines:
+                yield f"{name}: files with lines about the subject: {len(found.lines)}"
+                for path in found.lines:
+                    yield f"  {'cleaned' if yes else 'clean  '} {path}"
             if found.takes:
                 yield f"{name}: takes with seeds of their own: {found.takes}"
         if found.hosts:

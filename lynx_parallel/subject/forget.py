@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lynx_parallel.inputs.redact import mentions, redact
+from lynx_parallel.output.candidates import candidate_name
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.modes import reason
 from lynx_parallel.output.owners import Owners
@@ -28,6 +30,8 @@ KINDS = {
     "states": "resume states",
     "superseded": "superseded files",
     "unfinished": "half-written files",
+    "candidates": "candidates and previews that did not become a shot",
+    "scores": "scores",
 }
 """Descriptions of the removed files, by attribute of ``Found``."""
 
@@ -42,6 +46,10 @@ class Found:
         states: resume states.
         superseded: earlier videos that were moved aside, with their siblings.
         unfinished: half-written files of a run that was killed.
+        candidates: candidates of the gate, previews of auditions, and their records and posters.
+        scores: of videos and candidates.
+        lines: files with lines about the subject, which are removed with the videos.
+        shots: names of its shots in each output folder.
         videos: one file per finished shot: the video, or the latents of one that is gone.
         files: all files of finished shots, each shot's sidecar last; with their posters if they are to be removed.
             Otherwise only the user deletes them.
@@ -56,6 +64,10 @@ class Found:
     states: list[Path] = field(default_factory=list)
     superseded: list[Path] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
+    candidates: list[Path] = field(default_factory=list)
+    scores: list[Path] = field(default_factory=list)
+    lines: list[Path] = field(default_factory=list)
+    shots: dict[Path, list[str]] = field(default_factory=dict)
     videos: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
@@ -136,7 +148,11 @@ def _search(output: Output, search: Search) -> None:
         if os.path.lexists(crops := faces(output.folder, subject)):
             one.crops.append(crops)
         one.hosts = sorted({*one.hosts, *owners.hosts(subject)} - {socket.gethostname()})
+        one.shots[output.folder] = owners.shots(subject)
+        if one.with_videos:
+            one.lines += mentions(output, subject, one.shots[output.folder])
         for name in owners.shots(subject):
+            _search_candidates(output, name, one)
             poster, sidecar = output.poster(name), output.path(name, "sidecar")
             paths = [output.path(name, "video"), output.path(name, "latents"), *([poster] if one.with_videos else [])]
             paths = [path for path in (*paths, sidecar) if path.is_file()]
@@ -170,6 +186,19 @@ def _search(output: Output, search: Search) -> None:
             sort("unfinished", path, owners.of(name))
 
 
+def _search_candidates(output: Output, name: str, found: Found) -> None:
+    """Adds the candidates, previews and scores of a shot. Those of another shot may lie below its folders."""
+    private = output.private
+    own = candidate_name(name, 0).rpartition("/")[0].removeprefix(".lynx/")
+    for folder, kind in ((private / own, "candidates"), (private / "scores" / ".lynx" / own, "scores"),
+                         (output.poster(f".lynx/{own}/s0").parent, "candidates")):  # fmt: skip
+        if folder.is_dir():
+            getattr(found, kind).extend(sorted(path for path in folder.glob("s[0-9]*.*") if path.is_file()))
+    paths = (output.preview(name), output.audition(name))
+    found.candidates += [path for path in paths if path.is_file()]
+    found.scores += [path for path in (output.scores(name),) if path.is_file()]
+
+
 def _shot_of(path: Path, folder: Path) -> str:
     """Returns the name of the shot of a file that was put below a folder of ``.lynx`` by the shot's name."""
     name = path.relative_to(folder).as_posix()
@@ -200,8 +229,28 @@ def forget(search: Search, warn: Callable[[str], None]) -> None:
                     warn(f"{path}: cannot be removed: {reason(error)}")
         for output in search.outputs:
             remove_empty_folders(Output(output).private / "superseded")
+            for name in ("candidates", "auditions", "scores"):
+                remove_empty_folders(Output(output).private / name)
             wanted_here = {name for name, outputs in search.wanted.items() if output in outputs}
-            _forget_takes(Output(output), {name for name in wanted_here if search.subjects[name].with_videos})
+            with_videos = {name for name in wanted_here if search.subjects[name].with_videos}
+            _forget_takes(Output(output), with_videos)
+            for name in with_videos:
+                _remove_empty_parents(Output(output), search.subjects[name].shots.get(output, ()))
+                try:
+                    redact(Output(output), name, search.subjects[name].shots.get(output, ()))
+                except OSError as error:
+                    warn(f"{output}: lines of {name} remain: {reason(error)}")
+
+
+def _remove_empty_parents(output: Output, names: Collection[str]) -> None:
+    """Removes the folders of shots that are empty now. Their names may hold the subject's id."""
+    for name in names:
+        for path in (output.path(name, "video"), output.poster(name), output.poster(candidate_name(name, 0))):
+            for folder in path.parents:
+                if folder == output.folder:
+                    break
+                with contextlib.suppress(OSError):  # not empty, or missing
+                    folder.rmdir()
 
 
 def _forget_takes(output: Output, subjects: Collection[str]) -> None:

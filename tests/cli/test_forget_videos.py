@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import pytest
 
 from lynx_parallel.cli.forget import forget as forget_command
 from lynx_parallel.cli.load import load
+from lynx_parallel.engine.record import write_record
+from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
+from lynx_parallel.inputs.records import Request, find_record
+from lynx_parallel.output.candidates import candidate_name
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.shard import FolderLock
@@ -19,6 +24,7 @@ from lynx_parallel.output.takes import Take, changing, read_takes
 from lynx_parallel.subject import forget as subject_forget
 from tests.helpers.campaigns import draw, finish, tree, write
 from tests.helpers.light_command import light, of_shots, refused
+from tests.helpers.planned import parts_of
 
 
 @pytest.fixture
@@ -176,3 +182,89 @@ def test_logs_of_a_shot_below_another_stay(tmp_path: Path) -> None:
     subject_forget.forget(subject_forget.find({"ada": {output.folder}}, with_videos=True), print)
     assert not output.logs("shots", 1).exists()
     assert (output.logs("shots/bob", 1) / "rank0.log").read_text() == "shots/bob"
+
+
+def write_traces(campaign: Campaign, folder: Path) -> None:
+    """Adds what a run with the gate, auditions and scores leaves, and the records of two runs."""
+    output = Output(campaign.output)
+    for shot in campaign.shots:
+        own = candidate_name(shot.name, 7)
+        for path in (output.path(own, "video"), output.path(own, "sidecar"), output.poster(own), output.scores(own),
+                     output.preview(shot.name), output.audition(shot.name), output.scores(shot.name)):  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{shot.name} of {shot.subject.id}")
+    (output.private / "logs" / "ray").mkdir(parents=True)
+    (output.private / "logs" / "ray" / "run.log").write_text("ada/walk-t01: ended\nbob/walk-t01: ended\nall ended\n")
+    (output.private / "status.json").write_text('{"failures": [{"name": "ada/walk-t01"}]}')
+    (folder / "shots.csv").write_text("subject,prompt\nada,walk\nbob,walk\n")
+    for number, only in (("1", ()), ("2", ("ada/walk", "bob/*"))):
+        request = Request(command=("lynx-render", "m.yaml", *only), only=only)
+        write_record(output.record(f"2026-11-27T06000{number}"), campaign, parts_of(campaign), request, "2026-11-27")
+    (output.record("2026-11-27T060001") / "shots.csv").write_text("subject,prompt\nada,walk\nbob,walk\n")
+
+
+def traces(folder: Path, *words: str) -> list[str]:
+    """Returns the files and folders below a folder whose name or content has one of the words."""
+    expression = re.compile(rf"(?<![a-z])({'|'.join(words)})(?![a-z])".encode())
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if expression.search(str(path.relative_to(folder)).encode())
+        or (path.is_file() and expression.search(path.read_bytes()))
+    ]
+
+
+WORDS = ("ada", "woman", "form-1")
+"""Id of the subject, the value of her var, and the reference of her consent."""
+
+
+def test_no_trace_is_left(campaign: Campaign) -> None:
+    folder, output = campaign.path.parent, Output(campaign.output)
+    write_traces(campaign, folder)
+    before = load(str(folder / "m.yaml"), None, None, False).replan().items
+    assert len(traces(output.folder, *WORDS)) > 30
+    forget(folder, "--yes", "--receipt", "receipt.json")
+    assert traces(output.folder, *WORDS) == []
+    assert (output.private / "logs" / "ray" / "run.log").read_text() == "bob/walk-t01: ended\nall ended\n"
+    records = sorted((output.private / "manifests").iterdir())
+    assert (records[0] / "shots.csv").read_text() == "subject,prompt\nbob,walk\n"
+    for record in records:  # a run can be repeated for the others
+        loaded = load_campaign(find_record(record) or record)
+        assert {shot.subject.id for shot in loaded.shots} == {"bob"}
+    assert json.loads((records[1] / "run.json").read_text())["only"] == ["bob/*"]
+    after = load(str(folder / "m.yaml"), None, None, False).replan().items
+    assert [item for item in after if item.shot.subject.id == "bob"] == [
+        item for item in before if item.shot.subject.id == "bob"
+    ]
+    status = json.loads(light("status", "out", "--json", cwd=folder).stdout)
+    assert {name: count for name, count in status["counts"].items() if count} == {"done": 2}
+    assert light("verify", "out", cwd=folder).returncode == 0
+
+
+def test_an_interrupted_call_is_completed(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, output = campaign.path.parent, Output(campaign.output)
+    write_traces(campaign, folder)
+
+    def died(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    search = subject_forget.find({"ada": {output.folder}}, with_videos=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(subject_forget, "redact", died)
+        with pytest.raises(KeyboardInterrupt):
+            subject_forget.forget(search, print)
+    assert traces(output.folder, *WORDS)
+    forget(folder, "--yes")
+    assert traces(output.folder, *WORDS) == []
+
+
+def test_without_the_videos_their_scores_and_candidates_go(campaign: Campaign) -> None:
+    folder, output = campaign.path.parent, Output(campaign.output)
+    write_traces(campaign, folder)
+    run = light("forget", "ada", "--from", "out", "--yes", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "ada: scores: 4" in run.stdout
+    for folder_of in ("candidates", "auditions", "scores"):
+        assert traces(output.private / folder_of, "ada") == []
+        assert traces(output.private / folder_of, "bob")
+    assert (output.folder / "ada" / "walk-t01.mp4").exists()
