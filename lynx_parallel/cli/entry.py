@@ -34,6 +34,7 @@ from lynx_parallel.cli.schema import schema
 from lynx_parallel.cli.score import score
 from lynx_parallel.cli.show import show
 from lynx_parallel.cli.status import failures, status
+from lynx_parallel.cli.table import table
 from lynx_parallel.cli.takes import reroll, takes
 from lynx_parallel.cli.usage import completed, usage_line
 from lynx_parallel.cli.verify import verify
@@ -45,7 +46,8 @@ from lynx_parallel.view.lines import Lines, show_log
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Render": (render, plan),
-    "Look": (status, failures, report, score, show),
+    "Look": (status, failures, report, show),
+    "Measure": (score, table),
     "Choose takes": (reroll, takes, again),
     "Deliver": (export, each, encode),
     "Set up": (init, schema, fetch, doctor, help),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,4 +55,11 @@ def request_of(context: typer.Context, command: Sequence[str]) -> Request:
             value = context.params[name]
             options.append((parameter.opts[0],) if value is True else (parameter.opts[0], str(value)))
     params = context.params
-    return Request(tuple(command), tuple(params["set_"] or ()), tuple(params["only"] or ()), tuple(options))
+    sets = tuple(map(_as_recorded, params["set_"] or ()))
+    return Request(tuple(command), sets, tuple(params["only"] or ()), tuple(options))
+
+
+def _as_recorded(option: str) -> str:
+    """Returns a value of ``--set`` that means the same in any working folder."""
+    key, _, value = option.partition("=")
+    return f"{key}={os.path.abspath(os.path.expanduser(value))}" if key == "subjects" else option

@@ -95,6 +95,9 @@ def score(
             continue
         if work.target is not None:
             _keep(work.target, task, found)
+        if isinstance(found, float):
+            say(f"{task.name}: {task.recognizer.name}: {found:.3f}")
+            continue
         results.append(Result(task.name, task.subject, task.video, found))
         say(f"{task.name}: {in_words(found)}")
     results.sort(key=lambda one: (one.name, one.score.recognizer))
@@ -103,7 +106,7 @@ def score(
     if csv_file is not None:
         _write_csv(csv_file, results)
         say(f"table: {shown_path(csv_file)}")
-    exit_code = int(bool(failed) or not results)
+    exit_code = int(bool(failed) or not (results or work.tasks))
     if as_json:
         rows = [{**asdict(one.score), "name": one.name, "subject": one.subject, "video": str(one.video)}
                 for one in results]  # fmt: skip
@@ -220,10 +223,14 @@ def _of_target(
             else:
                 tasks.append(ScoreTask(shot.name, subject.id, path, recognizer, subject.image, subject.face,
                                        subject.landmarks, count))  # fmt: skip
+        for spec in campaign.scorers:
+            if again or scores is None or spec.name not in scores.others:
+                prompt = str(shot.settings.get("prompt", ""))
+                tasks.append(ScoreTask(shot.name, subject.id, path, spec, subject.image, "", None, 0, prompt))
     return _Work(tasks, known, failed, found)
 
 
-def _keep(target: Target, task: ScoreTask, score: IdentityScore) -> None:
+def _keep(target: Target, task: ScoreTask, score: IdentityScore | float) -> None:
     """Adds a score to those of its shot. They are of the video that the sidecar lists."""
     from lynx_parallel.output.scores import ShotScores, read_scores, write_scores
 
@@ -232,7 +239,11 @@ def _keep(target: Target, task: ScoreTask, score: IdentityScore) -> None:
         return
     video = str(sidecar["outputs"]["video"].get("sha256"))
     path = target.output.scores(task.name)
-    write_scores(path, (read_scores(path, video) or ShotScores(video)).with_identity(score))
+    scores = read_scores(path, video) or ShotScores(video)
+    if isinstance(score, float):
+        write_scores(path, scores.with_other(task.recognizer.name, score))
+    else:
+        write_scores(path, scores.with_identity(score))
 
 
 def in_words(score: IdentityScore) -> str:

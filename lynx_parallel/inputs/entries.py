@@ -218,6 +218,11 @@ class ManifestFile(Strict):
     )
     faces: Faces = Field(default="inherit", description="who can read the face crops in the output folder")
     takes: Text | None = Field(default=None, description="a file of takes, by lynx-render takes export")
+    scorers: Any = Field(
+        default=None,
+        description="Other scorers for lynx-render score, by the name of their entry point, with options: "
+        "{clip: {model: models/clip}}.",
+    )
     quality: QualityEntry | None = Field(
         default=None, description="Score each video, and render it again with another seed if it is not good enough."
     )

@@ -24,11 +24,12 @@ from lynx_parallel.inputs.prompts_section import read_prompts
 from lynx_parallel.inputs.quality import quality_of
 from lynx_parallel.inputs.records import Record, find_record
 from lynx_parallel.inputs.sampling import Sampling
+from lynx_parallel.inputs.scorers import read_scorers
 from lynx_parallel.inputs.shipped import shipped_dir, shipped_names
 from lynx_parallel.inputs.site import load_site
 from lynx_parallel.inputs.sources import reading
 from lynx_parallel.inputs.subject_entry import check_vars
-from lynx_parallel.inputs.subjects_section import face_gaps, read_subjects
+from lynx_parallel.inputs.subjects_section import face_gaps, is_pattern, read_subjects
 from lynx_parallel.inputs.takes_file import read_all_takes
 from lynx_parallel.inputs.validate import read_model
 from lynx_parallel.inputs.variants_section import read_variants
@@ -75,6 +76,9 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
     if top:
         check_vars(top.vars, lambda path, message: document.blame(problems, ("vars", *path), message))
     warn_of_lost_text(document, problems)
+    if forced.subjects is not None:
+        _replace_subjects(document, forced.subjects)
+    scorers = read_scorers(document, problems)
     subjects, prompts = read_subjects(document, problems), read_prompts(document, problems)
     from_table = isinstance(document.data.get("shots"), dict)
     if "prompts" not in document.data and not from_table:
@@ -127,6 +131,7 @@ def _load_campaign(manifest: Path | str | Record, overrides: Sequence[str], only
         reference_sizes=sizes,
         crf_place=_crf_place(document, top.video, forced.video, pipeline_path, pipeline.video),
         quality=quality,
+        scorers=scorers,
         site=load_site(),
     )
     pipelines, places = {}, {pipeline_path: campaign.crf_place}
@@ -181,6 +186,13 @@ def _find_manifest(manifest: Path | str, problems: Problems) -> tuple[Path | Non
     shown, hint = shown_path(name) or repr(name), nearest(name, names, "shipped")
     problems.option(f"{shown}: no such file, and no shipped manifest of that name; {hint}")
     return None, None
+
+
+def _replace_subjects(document: Document, text: str) -> None:
+    """Takes the subjects from other pictures, relative to the working folder. What holds for all of them stays."""
+    given = document.data.get("subjects")
+    shared = {key: value for key, value in given.items() if key != "from"} if is_pattern(given) else {}
+    document.data["subjects"] = {**shared, "from": os.path.abspath(os.path.expanduser(text))}
 
 
 def _pattern(document: Document, problems: Problems) -> str | None:

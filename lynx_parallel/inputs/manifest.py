@@ -14,6 +14,7 @@ from lynx_parallel.inputs.notices import Notice
 from lynx_parallel.inputs.pipeline import PipelineSpec
 from lynx_parallel.inputs.quality import Audition, Quality
 from lynx_parallel.inputs.sampling import Sampling, SamplingOverrides
+from lynx_parallel.inputs.scorers import ScorerSpec
 from lynx_parallel.inputs.site import Site
 from lynx_parallel.output.takes import Past, TakeState
 
@@ -149,6 +150,7 @@ class Campaign:
         reference_sizes: ``reference_size`` of each subject's shots, those left out by ``--only`` included.
         crf_place: what sets ``video.crf``, for messages: the option, or the file with the key.
         quality: how videos are scored and which are good enough; None if they are not scored.
+        scorers: other scorers than recognisers, for ``lynx-render score``.
         site: rules of the machine.
         parts: if variants have pipelines of their own, a campaign for each pipeline, with its shots; else empty.
     """
@@ -169,6 +171,7 @@ class Campaign:
     parts: tuple[Campaign, ...] = ()
     quality: Quality | None = None
     site: Site = field(default_factory=Site)
+    scorers: tuple[ScorerSpec, ...] = ()
 
     @property
     def each(self) -> tuple[Campaign, ...]:

@@ -24,17 +24,19 @@ SETTABLE = (
     *(f"video.{name}" for name in Video.model_fields),
     "output",
     "save_latents",
+    "subjects",
 )
 
 
 @dataclass
 class Forced:
-    """The settings of ``--set``. ``output`` is relative to the working folder."""
+    """The settings of ``--set``. ``output`` and ``subjects`` are relative to the working folder."""
 
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
     video: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
     save_latents: bool | None = None
+    subjects: str | None = None
 
 
 def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
@@ -56,6 +58,11 @@ def read_overrides(overrides: Sequence[str], problems: Problems) -> Forced:
                 forced.output = text
             else:
                 problems.option(f"{shown}: must be a folder")
+        elif key == "subjects":
+            if text.strip():
+                forced.subjects = text
+            else:
+                problems.option(f"{shown}: must be a folder or a pattern of pictures")
         elif key == "save_latents":
             value = read_scalar(text)
             if isinstance(value, bool):

@@ -23,8 +23,7 @@ from lynx_parallel.text import shown_path
 
 def read_subjects(document: Document, problems: Problems) -> dict[str, Subject | None]:
     """Subjects by id, None for those that are wrong (recorded)."""
-    data = document.data.get("subjects")
-    if isinstance(data, dict) and "from" in data and not isinstance(data["from"], dict):
+    if is_pattern(document.data.get("subjects")):
         return _subjects_from(document, problems)
     out: dict[str, Subject | None] = {}
     for name in section_ids(document, "subjects", problems):
@@ -32,6 +31,11 @@ def read_subjects(document: Document, problems: Problems) -> dict[str, Subject |
         blame = _blame_entry(document, name, problems)
         out[name] = make_subject(name, entry, document.file.parent, blame) if entry else None
     return out
+
+
+def is_pattern(data: object) -> bool:
+    """Returns whether ``subjects:`` names pictures or a table: ``{from: …}``. A subject may be called ``from``, too."""
+    return isinstance(data, dict) and "from" in data and not isinstance(data["from"], dict)
 
 
 def face_gaps(subject: Subject, pipeline: PipelineSpec) -> str | None:
@@ -80,6 +84,7 @@ def _from_pictures(document: Document, entry: SubjectsFrom, problems: Problems) 
     if not files:
         near = "" if PATTERN.search(entry.from_) else near_file(resolve_file(document.file.parent, entry.from_))
         only = f"matches no picture, only {', '.join(others[:3])}" if others else f"matches no file{near}"
+        only += "; --set subjects=FOLDER names other pictures"
         document.blame(problems, path, f"{shown}: {only}")
     for other in others:
         message = "subjects.from matches files that are no pictures; they were left out"

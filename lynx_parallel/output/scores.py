@@ -92,6 +92,10 @@ class ShotScores:
         """Returns the scores with one more recogniser's, or with its new one."""
         return ShotScores(self.video, {**self.identity, score.recognizer: score}, self.others)
 
+    def with_other(self, name: str, value: float) -> ShotScores:
+        """Returns the scores with the value of one more scorer, or with its new one."""
+        return ShotScores(self.video, self.identity, {**self.others, name: value})
+
 
 def read_scores(path: Path, video: str | None = None) -> ShotScores | None:
     """Returns the scores in a file, or None if there are none that this version can read.

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from lynx_parallel.errors import LynxError
 from lynx_parallel.inputs.manifest import Points
 from lynx_parallel.inputs.recognizers import Recognizer
+from lynx_parallel.inputs.scorers import ScorerSpec, VideoScorer
 from lynx_parallel.output.scores import IdentityScore
-from lynx_parallel.text import in_words
+from lynx_parallel.text import first_line, in_words
 
 if TYPE_CHECKING:
     from lynx_parallel.stages.score import Scorer
@@ -30,28 +31,30 @@ class ScoreTask:
     Attributes:
         name: for lines.
         subject: whose face it shows; empty if unknown.
-        recognizer: with its files.
+        recognizer: with its files, or another scorer.
+        prompt: text of the video, for another scorer.
         picture, face, landmarks, frames: as in ``Scorer.score``.
     """
 
     name: str
     subject: str
     video: Path
-    recognizer: Recognizer
-    picture: Path
+    recognizer: Recognizer | ScorerSpec
+    picture: Path | None
     face: str | int
     landmarks: Points | None
     frames: int
+    prompt: str = ""
 
 
-def score_many(tasks: Iterable[ScoreTask], jobs: int) -> Iterator[tuple[ScoreTask, IdentityScore | str]]:
+def score_many(tasks: Iterable[ScoreTask], jobs: int) -> Iterator[tuple[ScoreTask, IdentityScore | float | str]]:
     """Yields each task with its score, or with the reason why there is none, in the order in which they end.
 
     Args:
         jobs: processes. Each loads a recogniser once.
     """
     with _pool(jobs) as pool:
-        futures: dict[Future[IdentityScore], ScoreTask] = {pool.submit(_score, task): task for task in tasks}
+        futures: dict[Future[IdentityScore | float], ScoreTask] = {pool.submit(_score, task): task for task in tasks}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
@@ -59,6 +62,8 @@ def score_many(tasks: Iterable[ScoreTask], jobs: int) -> Iterator[tuple[ScoreTas
                 yield futures[future], in_words(error)
             except BrokenProcessPool:
                 yield futures[future], "the process that scored it ended"
+            except Exception as error:  # another package's scorer may raise anything
+                yield futures[future], f"{type(error).__name__}: {first_line(error)}"
 
 
 @contextmanager
@@ -77,10 +82,18 @@ def _use_one_core() -> None:
         os.environ.setdefault(name, "1")
 
 
-def _score(task: ScoreTask) -> IdentityScore:
+def _score(task: ScoreTask) -> IdentityScore | float:
+    if isinstance(task.recognizer, ScorerSpec):
+        return float(_other(task.recognizer).score(task.video, task.prompt, task.picture))
+    assert task.picture is not None
     return _scorer(task.recognizer).score(
         task.video, task.picture, face=task.face, landmarks=task.landmarks, frames=task.frames
     )
+
+
+@cache
+def _other(spec: ScorerSpec) -> VideoScorer:
+    return spec.load()
 
 
 @cache

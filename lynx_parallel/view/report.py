@@ -20,6 +20,7 @@ from lynx_parallel.output.journal import now
 from lynx_parallel.output.posters import POSTER_FRAMES, REPORT
 from lynx_parallel.output.scores import read_scores
 from lynx_parallel.output.shot_states import ShotState, shot_states
+from lynx_parallel.view.table import make_table, scored_videos
 
 REPORT_VERSION = 1
 _DATA = '<script type="application/json" id="data">{}</script>'
@@ -96,6 +97,7 @@ def report_data(output: Output, campaign: Campaign | None, options: ReportOption
         "variants": list(dict.fromkeys(row["variant"] for row in rows)),
         "counts": count,
         "shots": rows,
+        "table": None if options.client else _table(output),
         "timings": [] if options.client else list(_timings(states)),
     }
 
@@ -231,6 +233,12 @@ def _timings(states: Sequence[ShotState]) -> Iterator[dict[str, Any]]:
     for stage, found in every.items():
         total = round(sum(found), 3)
         yield {"stage": stage, "shots": len(found), "median": round(statistics.median(found), 3), "total": total}
+
+
+def _table(output: Output) -> dict[str, Any] | None:
+    """Returns the table of scores by variant, or None without scores."""
+    table = make_table(scored_videos(output)) if (output.private / "scores").is_dir() else None
+    return table.as_json() if table is not None and table.columns else None
 
 
 def missing_posters(output: Output) -> list[str]:
