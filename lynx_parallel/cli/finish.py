@@ -62,6 +62,8 @@ class Ended:
         )
         if summary.auditioned or summary.not_chosen:
             say(f"{shown}{summary.auditioned} auditioned, {len(summary.not_chosen)} not chosen")
+            for line in correlation_lines(self.campaign):
+                say(line)
         if summary.waiting:
             say(
                 f"{shown}{counted(len(summary.waiting), 'take')} wait for a choice: "
@@ -90,6 +92,14 @@ class Ended:
             "fault_code": FAULT_CODE if self.summary.fault else "", "exit_code": self.exit_code,
             "warnings": notices_as_json(self.campaign.notices),
         }  # fmt: skip
+
+
+def correlation_lines(campaign: Campaign) -> list[str]:
+    """Returns how early scores of this model foretold final ones so far, over all runs."""
+    from lynx_parallel.inputs.early_scores import correlations
+
+    base = campaign.pipeline.model.base
+    return [str(one) for one in correlations() if one.base == base]
 
 
 def print_json(ended: Sequence[Ended], exit_code: int) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lynx_parallel.cli.finish import correlation_lines
 from lynx_parallel.text import escaped
 
 if TYPE_CHECKING:
@@ -49,6 +50,23 @@ def by_shot(items: Sequence[Item]) -> Iterator[str]:
     for item in items:
         yield f"{item.action + ' ':8}{item.shot.name}{': ' * bool(item.reason)}{item.reason}"
         yield f"        {escaped(item.shot.text)}"
+
+
+def audition_lines(items: Sequence[Item]) -> Iterator[str]:
+    """Yields the cost of each kind of audition, in whole renders."""
+    takes_of = Counter(item.shot.takes_of for item in items)
+    groups: dict[tuple[int, int, int, int], set[object]] = {}
+    for item in items:
+        if item.shot.audition is not None:
+            audition, steps = item.shot.audition, item.shot.sampling.num_inference_steps
+            key = takes_of[item.shot.takes_of], audition.keep, audition.step, steps
+            groups.setdefault(key, set()).add(item.shot.takes_of)
+    for (takes, keep, step, steps), shots in groups.items():
+        cost = (takes * step + keep * (steps - step)) / steps
+        yield (
+            f"audition: {keep} of {takes} takes after step {step} of {steps}, {len(shots)} times: "
+            f"{cost:.2f} renders each instead of {takes}"
+        )
 
 
 class Page:
@@ -106,6 +124,9 @@ class Page:
         yield from (f"{change}{'; render asks first' if change.causes else ''}" for change in self._changes)
         yield from (f"missing {name}: {fetch_hint(part.campaign)}" for name, part in self._missing.items())
         yield from self.forecast.lines(now)
+        if any(item.shot.audition for item in planned.items):
+            yield from audition_lines(planned.items)
+            yield from correlation_lines(self._loaded.campaign)
         if (site := self._loaded.campaign.site).path is not None:
             yield f"site: {site.shown}: {site}"
         for text in dict.fromkeys(self._licences.values()):

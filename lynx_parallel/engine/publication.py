@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.sidecar import make_sidecar
+from lynx_parallel.inputs.early_scores import Pair, record_pair
 from lynx_parallel.output.atomic import publish
-from lynx_parallel.output.auditions import AuditionRecord, write_audition
+from lynx_parallel.output.auditions import AuditionRecord, read_audition, write_audition
 from lynx_parallel.output.candidates import candidate_name
 from lynx_parallel.output.finished_latents import read_record, unpublished_path
 from lynx_parallel.output.journal import now
@@ -79,7 +80,22 @@ def publish_made(
         scores = {made.score.recognizer: made.score}
         write_scores(output.scores(target), ShotScores(made.outputs["video"]["sha256"], scores))
     output.commit(target, kinds, sidecar, {**parts, "latents": latents})
+    _compare_with_preview(run, item, made)
     return kept
+
+
+def _compare_with_preview(run: Run, item: Item, made: Rendered) -> None:
+    """Records how the score of a take's preview foretold that of its video."""
+    record = read_audition(run.output.audition(item.shot.name), item.digests.resume)
+    if record is None or made.score is None or record.similarity is None or made.score.mean is None:
+        return
+    if record.score.recognizer == made.score.recognizer:
+        record_pair(
+            Pair(
+                made.score.recognizer, run.campaign.pipeline.model.base, record.step, record.total, record.similarity,
+                made.score.mean, item.digests.latents,
+            )
+        )  # fmt: skip
 
 
 def _publish_preview(run: Run, item: Item, made: Rendered, parts: Mapping[str, Path]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.errors import RenderError
 from lynx_parallel.inputs.cluster import ClusterSpec
+from lynx_parallel.inputs.early_scores import correlations
 from lynx_parallel.inputs.load import load_campaign
 from lynx_parallel.inputs.manifest import Campaign
 from lynx_parallel.output.auditions import read_audition
@@ -158,6 +159,28 @@ def test_a_winner_passes_the_gate_or_gets_another_seed(load: Load) -> None:
     assert sorted(steps.values()) == [50, 50]
     _, plan, _ = run(load(more="quality: {min_identity: 0.9, attempts: 2}\n"), world)
     assert [item.action for item in plan.items[:4]] == ["not chosen", "not chosen", "done", "not chosen"]
+
+
+def test_early_and_final_scores_are_compared_over_all_runs(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores are stand-ins, because the demo's frames are noise: previews score as ``by_seed``, videos as given."""
+    monkeypatch.setenv("LYNX_CACHE", str(tmp_path / "cache"))
+    finals = iter([0.45, 0.44, 0.35, 0.36, 0.26, 0.25])
+    early: list[int] = []
+
+    def similarity(seed: int) -> float:
+        early.append(seed)
+        return by_seed(seed) if early.count(seed) <= 2 else next(finals)
+
+    assert correlations() == []
+    for keep in (1, 2, 3):
+        run(load(f"{{step: 12, keep: {keep}}}"), World(iter(()), similarity=similarity))
+    [one] = correlations()
+    assert (one.recognizer, one.base, one.step, one.total, one.pairs) == ("dlib", "demo:tiny", 12, 50, 6)
+    assert one.value is not None
+    assert one.value > 0.9
+    assert str(one).startswith("correlation of early and final scores at step 12 of 50 by dlib: 0.9")
 
 
 def test_another_recognizer_needs_new_previews(load: Load) -> None:
