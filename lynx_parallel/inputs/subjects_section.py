@@ -13,6 +13,7 @@ from lynx_parallel.inputs.pipeline import PipelineSpec
 from lynx_parallel.inputs.problems import Problems, shown_value
 from lynx_parallel.inputs.sections import section_ids
 from lynx_parallel.inputs.sheet import is_table
+from lynx_parallel.inputs.shipped import shipped_dir
 from lynx_parallel.inputs.sources import is_file
 from lynx_parallel.inputs.subject_entry import Blame, as_consent, check_vars, make_subject
 from lynx_parallel.inputs.validate import read_model
@@ -84,7 +85,8 @@ def _from_pictures(document: Document, entry: SubjectsFrom, problems: Problems) 
     if not files:
         near = "" if PATTERN.search(entry.from_) else near_file(resolve_file(document.file.parent, entry.from_))
         only = f"matches no picture, only {', '.join(others[:3])}" if others else f"matches no file{near}"
-        only += "; --set subjects=FOLDER names other pictures"
+        if document.file.parent == shipped_dir("manifests"):  # no pictures are shipped for a benchmark
+            only += "; --set subjects=FOLDER names your pictures"
         document.blame(problems, path, f"{shown}: {only}")
     for other in others:
         message = "subjects.from matches files that are no pictures; they were left out"

@@ -93,7 +93,7 @@ def test_a_table_without_scores(folder: Path) -> None:
 
 def test_the_shipped_benchmark(folder: Path) -> None:
     [line] = refused("plan", "benchmark", cwd=folder)
-    assert line.endswith("subjects.from: 'people': matches no file; --set subjects=FOLDER names other pictures")
+    assert line.endswith("subjects.from: 'people': matches no file; --set subjects=FOLDER names your pictures")
     page = json.loads(light("plan", "benchmark", "--set", "subjects=people", "--json", cwd=folder).stdout)
     assert len(page["shots"]) == 2 * 20 * 3
     campaign = load_campaign("benchmark", [f"subjects={folder / 'people'}"])

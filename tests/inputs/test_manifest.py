@@ -416,7 +416,7 @@ TOP_CASES = [
         [
             "m.yaml:1: output: missing: the folder for the videos, relative to this file",
             "m.yaml:3: outptu: unknown key; did you mean 'output'? (allowed: version, pipeline, output, sampling,"
-            " video, vars, subjects, prompts, variants, shots, save_latents, faces, takes, quality, name)",
+            " video, vars, subjects, prompts, variants, shots, save_latents, faces, takes, scorers, quality, name)",
         ],
     ),
     (
