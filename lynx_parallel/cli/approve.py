@@ -56,8 +56,9 @@ def approve_plan(loaded: Loaded, plan: Plan, request: Request, yes: bool, say: C
     from lynx_parallel.output.approvals import Approvals
     from lynx_parallel.output.folder import Output
     from lynx_parallel.plan.parts import changes_of_parts
+    from lynx_parallel.plan.plan import TODO
 
-    changes = changes_of_parts(loaded.parts, plan.of("render", "encode"), request.set)
+    changes = changes_of_parts(loaded.parts, plan.of(*TODO), request.set)
     approve(changes, Approvals(Output(loaded.campaign.output).approvals), yes, say)
 
 

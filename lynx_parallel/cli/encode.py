@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lynx_parallel.engine.decoders import DecoderProcess
     from lynx_parallel.inputs.formats import Format
     from lynx_parallel.output.made_files import MadeFiles, Source
-    from lynx_parallel.output.marks import Mark, mark_of
+    from lynx_parallel.output.marks import Mark
     from lynx_parallel.plan.saved_latents import SavedLatents
     from lynx_parallel.view.lines import Lines
 
@@ -75,6 +75,7 @@ def encode(
     from lynx_parallel.inputs.finished import names_of
     from lynx_parallel.inputs.formats import read_format
     from lynx_parallel.output.made_files import MadeFiles, Source
+    from lynx_parallel.output.marks import mark_of
     from lynx_parallel.plan.saved_latents import LatentsFinder
 
     say = lines_of(as_json)

@@ -37,6 +37,7 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
     from lynx_parallel.inputs.records import find_record
     from lynx_parallel.output.folder import Output
     from lynx_parallel.output.found_drivers import find_drivers
+    from lynx_parallel.output.shot_states import shot_states
     from lynx_parallel.output.verify import Kind, by_kind
     from lynx_parallel.output.verify import verify as verify_output
     from lynx_parallel.text import shown_size
@@ -53,6 +54,7 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
         campaign = load_campaign(target, set_ or ())
         folder, shots = campaign.output, {shot.name for shot in campaign.shots}
         expected = {shot.name for shot in campaign.shots if not _expired(shot.subject.consent)}
+        expected -= {one.name for one in shot_states(Output(folder), expected, read=False) if one.state in _NOT_MADE}
     output = Output(folder)
     if not as_json:
         typer.echo(f"reading {shown_path(folder)}")
@@ -69,6 +71,10 @@ def verify(target: Target, set_: Set = None, as_json: Json = False, debug: Debug
     counts = ", ".join(f"{report.count(kind)} {kind}" for kind in get_args(Kind))
     typer.echo(f"{report.files} files read, {shown_size(report.bytes).strip()}: {counts}")
     raise typer.Exit(report.exit_code)
+
+
+_NOT_MADE = ("not chosen", "auditioned", "withheld")
+"""States of shots that have no video, and need none."""
 
 
 def _expired(consent: object) -> bool:

@@ -23,6 +23,7 @@ KINDS = {
     "damaged": "damaged files",
     "states": "abandoned resume states",
     "logs": "logs of finished shots",
+    "candidates": "candidates of finished shots",
 }
 """Descriptions of what can be removed, by kind."""
 _STATE = re.compile(r"([0-9a-f]{64})\.safetensors")
@@ -66,6 +67,11 @@ def find_prunable(output: Output, states_in_use: Set[str] | None) -> list[Entry]
         attempt = path.parent
         if attempt.name.isdecimal() and attempt.parent.relative_to(logs).as_posix() in finished:
             found.setdefault(("logs", attempt), []).append(path)
+    candidates = private / "candidates"
+    finished = finished or (_finished(output) if candidates.is_dir() else set())
+    for path in _files(candidates):
+        if path.parent.relative_to(candidates).as_posix() in finished:
+            found.setdefault(("candidates", _without_suffix(path)), []).append(path)
     entries = (_entry(kind, files) for (kind, _), files in found.items())
     return [entry for entry in entries if entry is not None]
 
@@ -108,7 +114,7 @@ def prune(output: Output, entries: Iterable[Entry]) -> tuple[list[Entry], dict[P
                 break
         else:
             removed.append(entry)
-    for kind in ("superseded", "damaged", "logs"):
+    for kind in ("superseded", "damaged", "logs", "candidates"):
         remove_empty_folders(output.private / kind)
     return removed, errors
 

@@ -65,7 +65,7 @@ def find_changes(
     groups: dict[tuple[Any, ...], list[tuple[Item, str, dict[str, tuple[Any, Any]]]]] = {}
     history = _History(campaign, weights, set_)
     for item in items:
-        if not item.stale or item.action not in ("encode", "render"):
+        if not item.stale or not (item.denoises or item.action == "encode"):
             continue
         old = history.output.sidecar(item.shot.name)
         if old is None:

@@ -26,7 +26,7 @@ from lynx_parallel.output.verify import verify
 from lynx_parallel.stages.resume_state import save_resume_state
 from tests.helpers.campaigns import MANIFEST, edit_sidecar, finish, load, tree, write
 from tests.helpers.damage import flip, state
-from tests.helpers.light_command import errors_of
+from tests.helpers.light_command import errors_of, lynx_render
 from tests.helpers.planned import parts_of
 
 ADA = "ada/walk-t01"
@@ -54,6 +54,20 @@ def found(campaign: Campaign, *, manifest: bool = True) -> tuple[list[tuple[str,
     assert tree(campaign.output) == before
     assert all(finding.reason and "\n" not in finding.reason for finding in report.findings)
     return sorted((finding.kind, finding.path) for finding in report.findings), report.exit_code
+
+
+@pytest.mark.parametrize("event", ["not chosen", "auditioned", "withheld"])
+def test_shots_that_need_no_video_are_not_missing(campaign: Campaign, event: str) -> None:
+    output = Output(campaign.output)
+    for kind in ("video", "latents", "sidecar"):
+        output.path(ADA, kind).unlink()
+    folder = campaign.path.parent
+    assert lynx_render("verify", "m.yaml", cwd=folder).returncode == 1
+    journal = Journal(output.journal)
+    journal.append(event, name=ADA)
+    journal.close()
+    done = lynx_render("verify", "m.yaml", cwd=folder)
+    assert done.returncode == 0, done.stdout
 
 
 def test_all_is_well(campaign: Campaign) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lynx_parallel.output.candidates import candidate_name
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal
 from lynx_parallel.output.prune import Entry, choose, find_prunable, prune, resume_states
@@ -44,6 +45,10 @@ def output(tmp_path: Path) -> Output:
         put(output.resume_state(digest), 30)
     for name in (ADA, BOB):
         put(output.logs(name, 1) / "rank0.log", 5)
+    for name in (ADA, BOB):
+        for suffix in (".json", ".mp4"):
+            put(output.folder / (candidate_name(name, 7) + suffix), 7)
+        put(output.audition(name))
     put(output.private / "partial" / "mine.safetensors")
     put(output.private / "logs" / "ray" / "2026.log")
     put(output.private / "latents" / f"{BOB}.latents.safetensors")
@@ -62,8 +67,9 @@ def test_what_can_be_removed(output: Output) -> None:
         "damaged": ["walk-t01.latents.safetensors"],
         "states": [f"{ABANDONED}.safetensors"],
         "logs": ["rank0.log"],
+        "candidates": ["s7.mp4", "s7.json"],  # of the finished shot alone
     }
-    assert sorted(entry.size for entry in entries) == [5, 20, 30, 30]
+    assert sorted(entry.size for entry in entries) == [5, 14, 20, 30, 30]
     assert tree(output.folder) == before
 
 
@@ -158,7 +164,7 @@ def test_a_file_that_cannot_be_removed_keeps_its_sidecar(output: Output) -> None
     removed, errors = prune(output, entries)
     assert list(errors) == [video]
     assert video.with_suffix(".json").exists()
-    assert kinds(removed).keys() == {"damaged", "states", "logs"}
+    assert kinds(removed).keys() == {"damaged", "states", "logs", "candidates"}
 
 
 def test_a_folder_without_anything(tmp_path: Path) -> None:

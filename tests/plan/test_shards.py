@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lynx_parallel.inputs.quality import Audition
 from lynx_parallel.output.shard import Shard
 from lynx_parallel.plan.parts import Part
 from lynx_parallel.plan.plan import Item, Plan, make_plan
@@ -39,6 +40,19 @@ def test_a_division(items: list[Item], count: int, data: st.DataObject) -> None:
     assert set().union(*shards) == {item.shot.name for item in items}
     most = max(sum(work[name] for name in shard) for shard in shards)
     assert most <= sum(work.values()) / count + max(work.values())
+
+
+@given(st.integers(2, 90))
+def test_takes_of_an_audition_stay_together(items: list[Item], count: int) -> None:
+    held = [replace(item, shot=replace(item.shot, audition=Audition(12))) for item in items]
+    takes = [replace(item, shot=replace(item.shot, take=2, name=f"{item.shot.name}-2")) for item in held]
+    both = [item for pair in zip(held, takes, strict=True) for item in pair]
+    work = {item.shot.name: 1.0 for item in both}
+    shards = [names_of_shard(both, work, Shard(number, count)) for number in range(1, count + 1)]
+    assert sum(map(len, shards)) == len(both)
+    for shard in shards:
+        second = {name for name in shard if name.endswith("-2")}
+        assert {f"{name}-2" for name in shard - second} == second
 
 
 def test_a_subject_belongs_to_one_shard(items: list[Item]) -> None:
