@@ -28,7 +28,7 @@ def table(
     The scores are those of lynx-render score. The table is in Markdown.
 
     Examples:
-        lynx-render score renders/benchmark
+        lynx-render table renders/benchmark
         lynx-render table renders/benchmark --csv videos.csv
     """
     from lynx_parallel.output.atomic import atomic_write
