@@ -67,7 +67,7 @@ class Ended:
         if summary.waiting:
             say(
                 f"{shown}{counted(len(summary.waiting), 'take')} wait for a choice: "
-                "pick in the report, then lynx-render render MANIFEST --review review.csv"
+                "pick in the report, then run again with --review review.csv"
             )
         if summary.candidates:
             accepted = max(len(summary.rendered), 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lynx_parallel.cli.finish import correlation_lines
-from lynx_parallel.text import escaped
+from lynx_parallel.text import counted, escaped
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,7 +64,7 @@ def audition_lines(items: Sequence[Item]) -> Iterator[str]:
     for (takes, keep, step, steps), shots in groups.items():
         cost = (takes * step + keep * (steps - step)) / steps
         yield (
-            f"audition: {keep} of {takes} takes after step {step} of {steps}, {len(shots)} times: "
+            f"audition: {keep} of {takes} takes after step {step} of {steps} ({counted(len(shots), 'group')}): "
             f"{cost:.2f} renders each instead of {takes}"
         )
 

@@ -179,6 +179,9 @@ class CampaignRun:
         self.journal.extend(
             {"event": "blocked", "name": name, "reason": why, "code": BLOCKED_CODE} for name, why in blocked
         )
+        self.journal.extend(
+            {"event": "not chosen", "name": item.shot.name, "reason": item.reason} for item in plan.of("not chosen")
+        )
         self.summary.left = len(self.todo)
 
     def choose(self, sample: Sample | None) -> list[Item]:

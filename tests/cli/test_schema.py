@@ -22,5 +22,5 @@ def test_it_prints_the_committed_schema(tmp_path: Path, arguments: list[str], ki
 
 def test_another_kind(tmp_path: Path) -> None:
     assert refused("schema", "manifst", cwd=tmp_path) == [
-        "schema manifst: no such kind of file; did you mean 'manifest'? (kinds: manifest, pipeline, takes)"
+        "schema manifst: no such kind of file; did you mean 'manifest'? (kinds: manifest, pipeline, takes, site)"
     ]

@@ -81,6 +81,15 @@ def test_a_changed_video_differs(folder: Path) -> None:
     assert (code, row["verdict"]) == (1, "differs from its sidecar: other content than was written")
 
 
+def test_a_sidecar_of_another_digest_differs(folder: Path) -> None:
+    path = folder / "out" / f"{ADA}.json"
+    sidecar = json.loads(path.read_text())
+    sidecar["digests"]["video"] = "e" * 64
+    path.write_text(json.dumps(sidecar))
+    code, [row] = shown(folder, VIDEO)
+    assert (code, row["verdict"]) == (1, "differs from its sidecar: another digest")
+
+
 def test_a_copy_elsewhere(folder: Path) -> None:
     shutil.copy(folder / VIDEO, folder / "copy.mp4")
     code, [row] = shown(folder, "copy.mp4")

@@ -54,10 +54,13 @@ def refused(*arguments: str | Path, cwd: Path) -> list[str]:
 
 
 def errors_of(run: subprocess.CompletedProcess[str]) -> list[str]:
-    """Returns the lines of a failed command's errors, without the last one, which names the help."""
+    """Returns the lines of a failed command's errors, without the last one, which names the help.
+
+    A slow machine also says that it is reading, see ``Lines.if_slow``.
+    """
     *lines, last = run.stderr.splitlines()
     assert re.fullmatch(r"help: lynx-render help LX\d{3}( LX\d{3})*", last)
-    return lines
+    return [line for line in lines if not line.startswith(("reading ", "comparing "))]
 
 
 def of_shots(printed: str) -> list[str]:
