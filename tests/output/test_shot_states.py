@@ -47,7 +47,7 @@ def test_states(output: Output) -> None:
     assert states[1].logs == ".lynx/logs/ada/run-t01"
     assert states[0].sidecar is not None
     assert count_states(states) == {
-        "done": 1, "failed": 1, "blocked": 1, "auditioned": 0, "not chosen": 0, "left": 2,
+        "done": 1, "failed": 1, "blocked": 1, "withheld": 0, "auditioned": 0, "not chosen": 0, "left": 2,
     }  # fmt: skip
     assert {shot.name for shot in shot_states(output)} == set(names[:4])
 
