@@ -20,7 +20,7 @@ class Auditions:
         self._board = board
         self._decided: set[tuple[str, tuple[str, str, str]]] = set()
 
-    def heard(self, work: Work, score: IdentityScore, attempt: int, seconds: float) -> None:
+    def previewed(self, work: Work, score: IdentityScore, attempt: int, seconds: float) -> None:
         """Records that a take's preview exists, and decides its audition if it was the last one.
 
         Args:

@@ -74,7 +74,7 @@ class Outcomes:
         elif work.item.action == "audition":
             assert rendered.score is not None
             self._board.warn(rendered.warnings)
-            self.auditions.heard(work, rendered.score, attempt.number, seconds)
+            self.auditions.previewed(work, rendered.score, attempt.number, seconds)
         else:
             self._not_good_enough(work, rendered, attempt.number)
 

@@ -19,13 +19,13 @@ Verdict = Literal["chosen", "not chosen", "undecided"]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class AuditionTake:
     """A take in its audition.
 
     Attributes:
         name: of the shot.
         number: of the take.
-        heard: whether its preview exists.
+        has_preview: whether its preview exists.
         similarity: of its preview; None without a face, or before the preview exists.
         chosen: whether it is finished already, or a person accepted it.
         rejected: whether a person rejected it.
@@ -33,25 +33,25 @@ class Candidate:
 
     name: str
     number: int
-    heard: bool
+    has_preview: bool
     similarity: float | None = None
     chosen: bool = False
     rejected: bool = False
 
 
-def choose(candidates: Sequence[Candidate], audition: Audition) -> dict[str, Verdict]:
+def choose(takes: Sequence[AuditionTake], audition: Audition) -> dict[str, Verdict]:
     """Returns the verdict on each take, by name.
 
     Takes that are finished or accepted count first. By score, the others are decided once all previews exist: the
     highest similarity wins, a preview without a face comes last, and the lower number wins a tie. By a person, they
     are undecided until enough takes are accepted.
     """
-    verdicts: dict[str, Verdict] = {one.name: "undecided" for one in candidates}
-    verdicts |= {one.name: "not chosen" for one in candidates if one.rejected}
-    verdicts |= {one.name: "chosen" for one in candidates if one.chosen}
-    free = [one for one in candidates if verdicts[one.name] == "undecided"]
+    verdicts: dict[str, Verdict] = {one.name: "undecided" for one in takes}
+    verdicts |= {one.name: "not chosen" for one in takes if one.rejected}
+    verdicts |= {one.name: "chosen" for one in takes if one.chosen}
+    free = [one for one in takes if verdicts[one.name] == "undecided"]
     places = audition.keep - sum(verdict == "chosen" for verdict in verdicts.values())
-    if places > 0 and (audition.choose == "person" or not all(one.heard for one in free)):
+    if places > 0 and (audition.choose == "person" or not all(one.has_preview for one in free)):
         return verdicts
     best = sorted(free, key=lambda one: (one.similarity is None, -(one.similarity or 0.0), one.number))
     winners = {one.name for one in best[: max(places, 0)]}
@@ -85,8 +85,8 @@ def _decided(group: Sequence[Item], output: Output, quality: Quality | None) -> 
     audition = group[0].shot.audition
     assert audition is not None
     records = {item.shot.name: _record(item, output, quality) for item in group}
-    candidates = [_candidate(item, records[item.shot.name]) for item in group]
-    verdicts = choose(candidates, audition)
+    takes = [_take(item, records[item.shot.name]) for item in group]
+    verdicts = choose(takes, audition)
     chosen = [records[name] for name, verdict in verdicts.items() if verdict == "chosen"]
     similarities = [record.similarity for record in chosen if record is not None]
     least = min((one for one in similarities if one is not None), default=None)
@@ -105,10 +105,10 @@ def _record(item: Item, output: Output, quality: Quality | None) -> AuditionReco
     return None if quality is not None and record.score.recognizer != quality.recognizer.name else record
 
 
-def _candidate(item: Item, record: AuditionRecord | None) -> Candidate:
+def _take(item: Item, record: AuditionRecord | None) -> AuditionTake:
     shot = item.shot
     finished = item.action in ("done", "encode")
-    return Candidate(
+    return AuditionTake(
         shot.name, shot.take, record is not None, record.similarity if record else None,
         finished or shot.state == "accepted", shot.state == "rejected" and not finished,
     )  # fmt: skip
@@ -126,7 +126,7 @@ def _item(
         return replace(item, action="render", reason=why, share=1.0 if record is None else 1 - before)
     if verdict == "not chosen":
         best = "" if least is None else f", the chosen ones have {least:.3f} or more"
-        return replace(item, action="not chosen", reason=f"{shown or 'not heard'}{best}", share=0.0)
+        return replace(item, action="not chosen", reason=f"{shown or 'no preview'}{best}", share=0.0)
     expected = audition.keep / takes * (1 - before)
     if record is None:
         return replace(item, action="audition", share=before + expected)

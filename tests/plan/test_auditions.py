@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lynx_parallel.inputs.quality import Audition, audition_mistake
-from lynx_parallel.plan.auditions import Candidate, choose, shown_similarity
+from lynx_parallel.plan.auditions import AuditionTake, choose, shown_similarity
 
 
-def takes(*similarities: float | str | None) -> list[Candidate]:
+def takes(*similarities: float | str | None) -> list[AuditionTake]:
     """Takes by their scores; None has no face, ``-`` no preview, ``+`` is finished or accepted, ``x`` rejected."""
     found = []
     for number, one in enumerate(similarities, 1):
         heard = one is None or isinstance(one, float)
         similarity = one if isinstance(one, float) else None
-        found.append(Candidate(f"t{number}", number, heard, similarity, one == "+", one == "x"))
+        found.append(AuditionTake(f"t{number}", number, heard, similarity, one == "+", one == "x"))
     return found
 
 
-def chosen(candidates: list[Candidate], audition: Audition) -> str:
+def chosen(candidates: list[AuditionTake], audition: Audition) -> str:
     """The verdicts in order: c, n or u."""
     verdicts = choose(candidates, audition)
     return "".join(verdicts[one.name][0] for one in candidates)
