@@ -69,7 +69,7 @@ class Gate:
         self.quality: Quality = campaign.quality
         self._output = output
         self._planned = item
-        self._safety = campaign.site.safety.digest if campaign.site.safety else None
+        self._safety = campaign.site.safety
         seeds = _seeds(campaign, item.shot, self.quality.attempts)
         self.items = [item, *(_reseeded(campaign, item, seed, weights) for seed in seeds[1:])]
 
@@ -84,7 +84,8 @@ class Gate:
         ]
 
     def _is_withheld(self, item: Item) -> bool:
-        return self._safety is not None and bool(withheld_reason(self._output, item.digests.latents, self._safety))
+        safety = self._safety
+        return safety is not None and bool(withheld_reason(self._output, item.digests.latents, lambda: safety.digest))
 
     def number(self, seed: int) -> int:
         """Returns the number of the attempt with this seed, from 1."""

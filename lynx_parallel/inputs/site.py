@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,13 +72,21 @@ class Safety:
     Attributes:
         folder: of the classifier.
         labels: that count as unsafe.
-        digest: of the classifier's files, the labels and the threshold.
     """
 
     folder: Path
     threshold: float
     labels: tuple[str, ...]
-    digest: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the classifier's files, the labels and the threshold. Reading the files may take a second.
+
+        Raises:
+            InputErrors: a file cannot be read.
+        """
+        files = [content_digest(self.folder / name) for name in CHECKER_FILES]
+        return hashlib.sha256(json.dumps([files, sorted(self.labels), self.threshold]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,9 @@ def _safety(document: Document, entry: SafetyEntry, problems: Problems) -> Safet
     if missing := [name for name in CHECKER_FILES if not (folder / name).is_file()]:
         blame(f"{shown}: {'no such folder' if not folder.is_dir() else f'has no {missing[0]}'}")
         return None
+    if closed := [name for name in CHECKER_FILES if not os.access(folder / name, os.R_OK)]:
+        blame(f"{shown}: {closed[0]} cannot be read")
+        return None
     known = _labels_of(folder / "config.json")
     if not known:
         blame(f"{shown}: its config.json has no id2label: not an image classifier")
@@ -170,15 +182,7 @@ def _safety(document: Document, entry: SafetyEntry, problems: Problems) -> Safet
         blame(f"{shown_value(unknown[0])}: no label of the classifier (labels: {', '.join(known)})", "labels")
     elif not wanted:
         blame(f"{shown}: no label is called nsfw or unsafe: name the unsafe ones in labels ({', '.join(known)})")
-    if unknown or not wanted:
-        return None
-    try:
-        files = [content_digest(folder / name) for name in CHECKER_FILES]
-    except InputErrors as error:
-        blame("; ".join(error.lines))
-        return None
-    text = json.dumps([files, sorted(wanted), entry.threshold])
-    return Safety(folder, entry.threshold, tuple(wanted), hashlib.sha256(text.encode()).hexdigest())
+    return None if unknown or not wanted else Safety(folder, entry.threshold, tuple(wanted))
 
 
 def _labels_of(config: Path) -> list[str]:

@@ -7,6 +7,7 @@ torch nor Ray.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from lynx_parallel.output.atomic import atomic_write
@@ -34,11 +35,15 @@ def record_withheld(output: Output, name: str, latents: str, checker: str, reaso
         part.write_bytes(encode_text(json.dumps(record, ensure_ascii=False) + "\n"))
 
 
-def withheld_reason(output: Output, latents: str, checker: str) -> str:
-    """Returns why a shot of these settings was withheld by this checker, or an empty text."""
+def withheld_reason(output: Output, latents: str, checker: Callable[[], str]) -> str:
+    """Returns why a shot of these settings was withheld by this checker, or an empty text.
+
+    Args:
+        checker: returns the digest of the safety checker. It is called if there is a record.
+    """
     try:
         found = json.loads(_path(output, latents).read_bytes())
-        same = found["version"] == WITHHELD_VERSION and found["checker"] == checker
+        same = found["version"] == WITHHELD_VERSION and found["checker"] == checker()
         return str(found["reason"]) if same else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""

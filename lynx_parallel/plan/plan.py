@@ -188,7 +188,7 @@ def _item(
     if (
         safety
         and item.action in ("render", "encode")
-        and (why := withheld_reason(output, digests.latents, safety.digest))
+        and (why := withheld_reason(output, digests.latents, lambda: safety.digest))
     ):
         return Item(shot, digests, "withheld", why)
     if item.action in ("render", "unknown") and (wrong := known.unreadable.get(shot.subject.id)):

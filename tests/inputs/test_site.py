@@ -108,16 +108,17 @@ def test_the_safety_checker(file: Path) -> None:
     for name in ("preprocessor_config.json", "model.safetensors"):
         (folder / name).write_text(name)
     file.write_text("version: 1\nsafety: {checker: checker}\n")
-    first = load_site().safety
-    assert first is not None
-    assert (first.folder, first.threshold, first.labels) == (folder, 0.85, ("NSFW",))
+    safety = load_site().safety
+    assert safety is not None
+    assert (safety.folder, safety.threshold, safety.labels) == (folder, 0.85, ("NSFW",))
+    digests = [safety.digest]
     file.write_text("version: 1\nsafety: {checker: checker, labels: [gore, NSFW]}\n")
-    second = load_site().safety
-    (folder / "model.safetensors").write_text("other weights")
-    third = load_site().safety
-    assert second is not None
-    assert third is not None
-    assert len({first.digest, second.digest, third.digest}) == 3
+    for weights in ("model.safetensors", "other weights"):
+        (folder / "model.safetensors").write_text(weights)
+        safety = load_site().safety
+        assert safety is not None
+        digests.append(safety.digest)
+    assert len(set(digests)) == 3
 
 
 @pytest.mark.parametrize(
