@@ -324,7 +324,8 @@ def test_a_reader_that_goes_away(folder: Path, demo: Path) -> None:
     assert process.stderr
     assert b"12000 shots" in process.stdout.readline()
     process.stdout.close()
-    assert process.stderr.read() == b""
+    # A slow machine says that it is reading, see ``Lines.if_slow``.
+    assert [line for line in process.stderr.read().splitlines() if not line.startswith(b"reading ")] == []
     assert process.wait(timeout=60) == 128 + signal.SIGPIPE, "as other programs; 1 has a meaning of its own"
 
 
