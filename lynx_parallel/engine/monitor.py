@@ -157,6 +157,8 @@ class Monitor:
             failures=tuple(self._failures())[-MOST_FAILURES:], exit_code=exit_code,
             steps=self._steps, auditioned=sum(one.auditioned for one in summaries),
             not_chosen=self._first.not_chosen + sum(len(one.not_chosen) for one in summaries),
+            withheld=sum(len(one.withheld) for one in summaries),
+            ended=sum(len(one.not_chosen) + len(one.waiting) + len(one.withheld) for one in summaries),
             waiting=sum(len(one.waiting) for one in summaries), candidates=sum(one.candidates for one in summaries),
             below=sum(len(one.below) for one in summaries),
         )  # fmt: skip

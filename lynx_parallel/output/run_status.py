@@ -78,6 +78,8 @@ class RunStatus:
         auditioned: previews that this run has made.
         not_chosen: takes that were not chosen in their audition, before the run or in it.
         waiting: takes that wait for a person's choice.
+        withheld: shots that the safety checker withheld in this run.
+        ended: takes of this run that were not chosen or wait, and withheld shots: no more work for this run.
         candidates: videos of this run that were not good enough.
         below: finished shots of this run whose best video is not good enough.
         steps: denoising steps that this run has made. Steps that a failed attempt loses, and that are made again, count
@@ -119,13 +121,15 @@ class RunStatus:
     auditioned: int = 0
     not_chosen: int = 0
     waiting: int = 0
+    withheld: int = 0
+    ended: int = 0
     candidates: int = 0
     below: int = 0
 
     @property
     def finished(self) -> int:
         """Shots of this run that need no more work."""
-        return self.rendered + self.encoded + self.failed
+        return self.rendered + self.encoded + self.failed + self.ended
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
