@@ -24,8 +24,9 @@ from lynx_parallel.output.finished_latents import find_latents
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import Journal, now
 from lynx_parallel.output.scores import IdentityScore
-from lynx_parallel.output.takes import Past, Take, attempt_seed, changing
+from lynx_parallel.output.takes import Past, Take, changing
 from lynx_parallel.output.withheld import withheld_reason
+from lynx_parallel.plan.attempts import attempt_shots
 from lynx_parallel.plan.digests import shot_digests
 from lynx_parallel.plan.parts import Part
 from lynx_parallel.plan.plan import Item
@@ -70,8 +71,17 @@ class Gate:
         self._output = output
         self._planned = item
         self._safety = campaign.site.safety
-        seeds = _seeds(campaign, item.shot, self.quality.attempts)
-        self.items = [item, *(_reseeded(campaign, item, seed, weights) for seed in seeds[1:])]
+        others = attempt_shots(campaign, item.shot)[1:]
+        self.items = [
+            item,
+            *(
+                replace(
+                    item, shot=shot, digests=shot_digests(campaign, shot, weights), action="render", latents=None,
+                    reason="", share=1.0,
+                )
+                for shot in others
+            ),
+        ]  # fmt: skip
 
     def attempts(self) -> list[Attempted]:
         """Returns all attempts, as the output folder shows them."""
@@ -166,22 +176,6 @@ def bind_seed(output: Output, shot: Shot, seed: int, tried: Sequence[int]) -> No
         takes[(subject, prompt, variant, shot.take)] = Take(
             subject, prompt, shot.take, seed, variant, "", time, shot.given_seed, (*history, *earlier)
         )
-
-
-def _seeds(campaign: Campaign, shot: Shot, attempts: int) -> list[int]:
-    """Returns the seed of each attempt, the shot's own first."""
-    taken = {other.seed for other in campaign.shots if other.takes_of == shot.takes_of}
-    seeds = [shot.seed]
-    for number in range(2, attempts + 1):
-        seeds.append(attempt_seed(shot.seed, number, {*taken, *seeds}))
-    return seeds
-
-
-def _reseeded(campaign: Campaign, item: Item, seed: int, weights: Mapping[str, str]) -> Item:
-    """Returns the shot with another seed, to be rendered."""
-    shot = replace(item.shot, sampling=item.shot.sampling.model_copy(update={"seed": seed}))
-    digests = shot_digests(campaign, shot, weights)
-    return replace(item, shot=shot, digests=digests, action="render", latents=None, reason="", share=1.0)
 
 
 def record_kept(journal: Journal, candidate: Candidate) -> None:

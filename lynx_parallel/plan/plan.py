@@ -19,7 +19,15 @@ from lynx_parallel.output.finished_latents import find_latents
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.sidecar import SUFFIXES
 from lynx_parallel.output.withheld import withheld_reason
-from lynx_parallel.plan.digests import CampaignDigests, ShotDigests, as_in_sidecar, as_model_sees, changed
+from lynx_parallel.plan.attempts import attempt_shots
+from lynx_parallel.plan.digests import (
+    CampaignDigests,
+    ShotDigests,
+    as_in_sidecar,
+    as_model_sees,
+    changed,
+    shot_digests,
+)
 from lynx_parallel.text import counted
 
 _log = logging.getLogger(__name__)
@@ -184,12 +192,7 @@ def _item(
     if lacking := campaign.site.lacks_consent(consent):
         return Item(shot, digests, "blocked", f"subject {shot.subject.id}: {lacking}")
     item = (_compared if known.all_weights else _without_weights)(campaign, shot, digests, output, verify)
-    safety = campaign.site.safety
-    if (
-        safety
-        and item.action in ("render", "encode")
-        and (why := withheld_reason(output, digests.latents, lambda: safety.digest))
-    ):
+    if item.action in ("render", "encode") and (why := _withheld(campaign, shot, digests, output, known)):
         return Item(shot, digests, "withheld", why)
     if item.action in ("render", "unknown") and (wrong := known.unreadable.get(shot.subject.id)):
         return Item(shot, digests, "blocked", wrong)
@@ -201,6 +204,18 @@ def _item(
         warnings = tuple(f"{what}: {known.cut[text]}" for what, text in texts if text in known.cut)
         return replace(item, warnings=warnings) if warnings else item
     return item
+
+
+def _withheld(campaign: Campaign, shot: Shot, digests: ShotDigests, output: Output, known: Known) -> str:
+    """Returns why the safety checker withholds a shot, or an empty text. With a gate, it is so for all attempts."""
+    safety = campaign.site.safety
+    if safety is None or not (why := withheld_reason(output, digests.latents, lambda: safety.digest)):
+        return ""
+    for other in attempt_shots(campaign, shot)[1:]:
+        latents = shot_digests(campaign, other, known.weights).latents
+        if not withheld_reason(output, latents, lambda: safety.digest):
+            return ""
+    return why
 
 
 def _without_weights(campaign: Campaign, shot: Shot, digests: ShotDigests, output: Output, verify: bool) -> Item:

@@ -17,7 +17,7 @@ from lynx_parallel.engine.placement import Machine, NoRoom, StartOptions, UnfitR
 from lynx_parallel.engine.run import Run
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.engine.supervisor import Supervisor
-from lynx_parallel.errors import LynxError, RenderError, SubjectError
+from lynx_parallel.errors import LynxError, RenderError, SubjectError, WithheldError
 from lynx_parallel.inputs.cluster import ClusterSpec
 from lynx_parallel.inputs.layout import Layout
 from lynx_parallel.inputs.manifest import Campaign, Shot
@@ -88,6 +88,7 @@ class World:
         encode_s: seconds that an encoding takes; a rendering takes 60.
         one_expert: whether gangs hold one of two experts at a time.
         similarity: of a video to its subject, by the seed; None without a face.
+        unsafe: seeds whose videos the safety checker withholds.
         steps: denoising steps that were made, by shot and seed.
         phases: shots in the order of their renderings: through the first expert, or the rest.
         most_decoded: most shots of one gang that were decoded and not yet encoded.
@@ -112,6 +113,7 @@ class World:
     starts: int = 0
     one_expert: bool = False
     similarity: Callable[[int], float | None] = lambda seed: 1.0
+    unsafe: frozenset[int] = frozenset()
     steps: Counter[tuple[str, int]] = field(default_factory=Counter)
     phases: list[tuple[str, str]] = field(default_factory=list)
 
@@ -282,6 +284,8 @@ class FakeGang:
                     raise self._failure(outcome, outcome)
         finally:
             world.at_work.remove(place)
+        if shot.seed in world.unsafe:
+            raise WithheldError("withheld by the safety checker: nsfw 0.99 in frame 1, threshold 0.85")
         parts["video"].write_text("whole")
         if order.until is None:
             world.made[order.digest] += 1
