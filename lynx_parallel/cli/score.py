@@ -257,10 +257,13 @@ def in_words(score: IdentityScore) -> str:
 
 def summary(results: Sequence[Result]) -> Iterator[str]:
     """Yields lines with the means of each subject and of all, by recogniser."""
+    from lynx_parallel.inputs.recognizers import parse_recognizer
+
     for name in dict.fromkeys(one.score.recognizer for one in results):
         mine = [one for one in results if one.score.recognizer == name]
         scale = mine[0].score
-        yield f"{name} ({scale.scale}; the same person from {scale.threshold:g}):"
+        note = parse_recognizer(name).scale.note
+        yield f"{name} ({scale.scale}; the same person from {scale.threshold:g}{'; ' * bool(note)}{note}):"
         subjects = list(dict.fromkeys(one.subject for one in mine))
         for subject in subjects if len(subjects) > 1 else ():
             yield f"  {subject or 'unknown subject'}: {_means([one for one in mine if one.subject == subject])}"

@@ -110,7 +110,7 @@ def make_table(videos: Sequence[ScoredVideo], scales: Mapping[str, str] = {}) ->
     """
     recognizers: list[RecognizerName] = [name for name in SCALES if any(name in video.identity for video in videos)]
     others = sorted({name for video in videos for name in video.others})
-    columns: dict[str, str] = {name: f"identity, {SCALES[name].meaning}" for name in recognizers}
+    columns: dict[str, str] = {name: _meaning(name) for name in recognizers}
     columns |= {name: scales.get(name, "") for name in others}
     by_variant: dict[str, list[ScoredVideo]] = {}
     for video in videos:
@@ -119,6 +119,11 @@ def make_table(videos: Sequence[ScoredVideo], scales: Mapping[str, str] = {}) ->
     first, *rest = by_variant.items() or [("", [])]
     differences = {variant: {column: _difference(own, first[1], column) for column in columns} for variant, own in rest}
     return Table(columns, rows, differences)
+
+
+def _meaning(name: RecognizerName) -> str:
+    scale = SCALES[name]
+    return f"identity, {scale.meaning}{'; ' * bool(scale.note)}{scale.note}"
 
 
 def _subject_means(videos: Sequence[ScoredVideo], column: str) -> dict[str, float]:

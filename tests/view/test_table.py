@@ -70,3 +70,10 @@ def test_a_row_for_each_video() -> None:
     assert len(rows) == len(VIDEOS)
     assert (rows[0]["dlib"], rows[0]["clip"], rows[0]["dlib state"]) == ("0.8", "0.3", "scored")
     assert (rows[2]["dlib"], rows[2]["dlib state"], rows[4]["dlib state"]) == ("", "no face", "")
+
+
+def test_the_network_of_the_model_is_marked() -> None:
+    own = ScoredVideo(
+        "a", "ada", "p", "full", 1, 42, "a.mp4", {"arcface_ir_se50": score_of(0.7, "arcface_ir_se50")}, {}
+    )
+    assert make_table([own]).columns["arcface_ir_se50"].endswith("the network that the model was conditioned on")
