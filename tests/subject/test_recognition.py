@@ -1,4 +1,4 @@
-"""Recognisers with tiny networks of known answers, and the pose. ``tests/stages/test_score.py`` has real ones."""
+"""Recognisers with tiny networks of known answers, and the pose. ``tests/stages/slow/test_score.py`` has real ones."""
 
 from __future__ import annotations
 
