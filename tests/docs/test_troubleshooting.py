@@ -68,7 +68,8 @@ def test_every_code_has_a_section_and_every_section_a_code() -> None:
 
 
 def test_every_error_class_has_a_code() -> None:
-    found = list(classes())
+    # Ray makes classes of its own of those that its workers raised.
+    found = [one for one in classes() if one.__module__.startswith("lynx_parallel.")]
     assert len(found) >= 15
     assert all(re.fullmatch(r"LX\d{3}", one.code) for one in found)
     own = {one.__name__ for one in found if "code" not in vars(one)}
