@@ -128,11 +128,17 @@ class Slot:
         return frozenset(hello.place for hello in self.gang.hellos) if self.gang is not None else frozenset()
 
     async def finished(self, most: int = 0) -> None:
-        """Waits until at most ``most`` of its shots are not finished."""
-        self.finishing = [task for task in self.finishing if not task.done()]
+        """Waits until at most ``most`` of its shots are not finished. Raises what their tasks raised."""
         while len(self.finishing) > most:
             await self.finishing[0]
-            self.finishing = [task for task in self.finishing if not task.done()]
+            self._drop_finished()
+        self._drop_finished()
+
+    def _drop_finished(self) -> None:
+        done = [task for task in self.finishing if task.done()]
+        self.finishing = [task for task in self.finishing if not task.done()]
+        for task in done:
+            task.result()
 
     def end(self) -> None:
         """Kills all ranks of the gang."""

@@ -652,3 +652,21 @@ def test_a_resumed_shot_says_where_it_resumes(campaign_of: Any, tmp_path: Path) 
     supervise(campaign_of(tmp_path), world, ClusterSpec(), say=lines.append)
     found = sorted(line.partition("] ")[2] for line in lines if "resuming" in line)
     assert found == ["a/walk-t01: resuming at step 2 of 4", "b/talk-t02: resuming after its last step"]
+
+
+@pytest.mark.parametrize("shot", [0, 5, 12])
+def test_an_unexpected_error_beside_the_next_shot_ends_the_run(
+    campaign_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shot: int
+) -> None:
+    """It is a bug of this package. The run says so instead of leaving the shot without a word."""
+    numbers = itertools.count()
+    finish = FakeGang._finish
+
+    async def broken(gang: FakeGang, order: RenderOrder) -> Rendered:
+        if next(numbers) == shot:
+            raise ZeroDivisionError("a bug")
+        return await finish(gang, order)
+
+    monkeypatch.setattr(FakeGang, "_finish", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run_with(campaign_of, tmp_path, [])
