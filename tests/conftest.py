@@ -66,7 +66,8 @@ def _set_environment() -> None:
             del os.environ[name]
     for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "PYTHONSAFEPATH", "LC_ALL"):
         os.environ.pop(name, None)
-    os.environ |= {"LANG": "C.UTF-8", "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    # Idle OpenMP threads must not spin: other tests need the cores.
+    os.environ |= {"LANG": "C.UTF-8", "TERM": "xterm", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     os.environ.setdefault("PATH", os.defpath)
 
 

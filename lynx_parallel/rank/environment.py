@@ -17,6 +17,10 @@ KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
+_CPU = KEEP_FREED_MEMORY | {
+    # Idle OpenMP threads otherwise spin, and keep the cores from each other, see benchmarks/results/openmp.md.
+    "OMP_WAIT_POLICY": "passive",
+}
 _CUDA = {
     # Shots of different sizes otherwise fragment the allocator's memory.
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
@@ -39,7 +43,7 @@ def rank_environment(device: str, threads: int | None, given: Mapping[str, str] 
         threads: of OpenMP; None leaves the variable to Ray, because the rank's machine is not known yet.
         given: the driver's environment.
     """
-    wanted = _CUDA if device == "cuda" else KEEP_FREED_MEMORY
+    wanted = _CUDA if device == "cuda" else _CPU
     known = {name.replace("PYTORCH_CUDA_ALLOC", "PYTORCH_ALLOC") for name in given}  # its older name
     chosen = {name: value for name, value in wanted.items() if name not in known}
     if threads is not None:

@@ -48,5 +48,4 @@ def test_help_of_a_command_stays(tmp_path: Path) -> None:
 
 
 def test_nothing_is_printed_where_nothing_failed(tmp_path: Path, demo: Path) -> None:
-    printed = light("plan", "demo", cwd=tmp_path).stderr.splitlines()
-    assert [line for line in printed if not line.startswith("reading ")] == [], "a slow machine says what it reads"
+    assert light("plan", "demo", cwd=tmp_path).stderr == ""

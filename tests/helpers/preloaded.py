@@ -1,8 +1,10 @@
-"""Imports what the ranks of a gang import. The server of ``processes.run_gang`` imports this module once."""
+"""Imports what a driver and its ranks import. The server of ``processes.server_context`` imports this module once."""
 
+from lynx_parallel.cli import entry
+from lynx_parallel.engine import campaign_run, driver, supervisor
 from lynx_parallel.parallel import xdit
 from lynx_parallel.rank import rank
 
-__all__ = ["rank"]
+__all__ = ["campaign_run", "driver", "entry", "rank", "supervisor"]
 
 xdit._import_xfuser("cpu")

@@ -30,6 +30,13 @@ def _child(rank: int, world: int, function: Callable[..., Any], args: tuple[Any,
         raise
 
 
+def server_context() -> Any:
+    """Returns the context whose processes are forks of a server that has imported ``PRELOADED``."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    return context
+
+
 def run_gang(world: int, function: Callable[..., Any], *args: Any, fresh: bool = False) -> list[Any]:
     """Runs ``function(rank, store, *args)`` in ``world`` processes, and returns their results by rank.
 
@@ -41,9 +48,7 @@ def run_gang(world: int, function: Callable[..., Any], *args: Any, fresh: bool =
         fresh: each process starts without any import.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.get_context("spawn" if fresh else "forkserver")
-        if not fresh:
-            context.set_forkserver_preload([PRELOADED])
+        context = mp.get_context("spawn") if fresh else server_context()
         ranks = [context.Process(target=_child, args=(r, world, function, args, folder)) for r in range(world)]
         for rank in ranks:
             rank.start()

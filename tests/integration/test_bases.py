@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.helpers import forked_command
 from tests.helpers.command import sidecars
-from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 from tests.helpers.tiny_bases import Kind, write_base
 
@@ -18,7 +18,7 @@ NAME = "astronaut/beach-t01"
 
 
 @pytest.mark.parametrize("kind", ["T2V-A14B", "I2V"])
-def test_render(head: Head, campaign: Path, tmp_path: Path, demo: Path, kind: Kind) -> None:
+def test_render(campaign: Path, tmp_path: Path, demo: Path, kind: Kind) -> None:
     folder = campaign.parent
     write_base(folder / kind, demo, kind)
     pipeline = (REPOSITORY / "pipelines" / "demo-tiny.yaml").read_text()
@@ -35,10 +35,10 @@ def test_render(head: Head, campaign: Path, tmp_path: Path, demo: Path, kind: Ki
     for ranks, more in (("1", ()), ("2", ("--one-expert",))):
         output = tmp_path / f"ranks{ranks}"
         options = ("--only", "astronaut/*", "--ulysses", ranks, "--set", f"output={output}", *more)
-        run = head.render(campaign, *options, cwd=tmp_path)
+        run = forked_command.render(campaign, *options, cwd=tmp_path)
         assert run.returncode == 0, run.stdout + run.stderr
         made.append(load_file(output / f"{NAME}.latents.safetensors")["latents"])
-        again = head.render(campaign, *options, cwd=tmp_path)
+        again = forked_command.render(campaign, *options, cwd=tmp_path)
         assert f"0 to render, 0 to encode, {shots} done" in again.stdout
     # Two ranks add in another order. How far that moves the result depends on the CPU: I2V has reached 1.02e-6.
     assert (made[0] - made[1]).norm() / made[0].norm() <= (2e-6 if kind == "I2V" else 1e-6)

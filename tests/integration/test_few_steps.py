@@ -8,18 +8,18 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from tests.helpers import forked_command
 from tests.helpers.command import sidecars
 from tests.helpers.lora_files import make_known, whole_file
 from tests.helpers.lora_files import write as write_lora
 from tests.helpers.packagings import PACKAGINGS
 from tests.helpers.packagings import write as write_single
-from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
 NAME = "astronaut/beach-t01"
 
 
-def test_a_lora_on_a_scaled_file(head: Head, campaign: Path, tmp_path: Path, demo: Path) -> None:
+def test_a_lora_on_a_scaled_file(campaign: Path, tmp_path: Path, demo: Path) -> None:
     base = load_file(demo / "wan" / "transformer" / "diffusion_pytorch_model.safetensors")
     folder = campaign.parent
     write_single(folder / "model.safetensors", PACKAGINGS["fp8 scaled, Kijai"](base)[0])
@@ -37,7 +37,7 @@ def test_a_lora_on_a_scaled_file(head: Head, campaign: Path, tmp_path: Path, dem
     made = []
     for ranks in ("1", "2"):
         output = tmp_path / f"ranks{ranks}"
-        run = head.render(
+        run = forked_command.render(
             campaign, "--only", "astronaut/beach", "--ulysses", ranks, "--set", f"output={output}", cwd=tmp_path
         )
         assert run.returncode == 0, run.stdout + run.stderr

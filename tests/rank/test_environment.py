@@ -22,6 +22,8 @@ def test_what_the_user_has_set_stays() -> None:
     assert "NCCL_DEBUG" not in rank_environment("cuda", None, {"NCCL_DEBUG": "INFO"})
     assert "PYTORCH_ALLOC_CONF" not in rank_environment("cuda", None, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"})
     assert "MALLOC_ARENA_MAX" not in rank_environment("cpu", None, {"MALLOC_ARENA_MAX": "4"})
+    assert rank_environment("cpu", None, {})["OMP_WAIT_POLICY"] == "passive"
+    assert "OMP_WAIT_POLICY" not in rank_environment("cpu", None, {"OMP_WAIT_POLICY": "active"})
 
 
 def test_threads_are_given_only_where_the_machine_is_known() -> None:
