@@ -28,6 +28,7 @@ MARKERS = {
     "distributed": ("gang",),
     "doctor": ("slow",),
     "fetch": ("slow",),
+    "forked": ("gang", "slow"),
     "fuzz": ("slow",),
     "golden": ("slow",),
     "gpu": ("gpu",),
@@ -40,7 +41,9 @@ MARKERS = {
     "upstream": ("slow",),
 }
 """Markers of the tests in a folder. Within any other folder, tests in ``slow/`` are marked slow."""
-FIRST = ("integration", "chaos")
+RAY = ("integration", "chaos")
+"""Folders of tests that start Ray."""
+FIRST = (*RAY, "forked", "rank", "stages")
 """Folders whose tests take longest. They start first, so that all workers end at about the same time."""
 WAITING = ("test_two_hosts.py", "test_starting.py", "test_stopping.py")
 """Tests in them that wait most of their time."""
@@ -103,7 +106,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 class TwoWorkersForRay(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        if path.split("/")[1] not in FIRST:
+        if path.split("/")[1] not in RAY:
             return path
         return "ray, waiting" if path.rpartition("/")[2] in WAITING else "ray, working"
 

@@ -10,8 +10,8 @@ from tests.helpers.repository import REPOSITORY
 
 TESTS = REPOSITORY / "tests"
 OTHERS = {
-    "benchmarks", "chaos", "cluster", "distributed", "docs", "fuzz", "golden", "gpu", "gpu_dry_run", "helpers",
-    "integration", "parity", "recorded", "upstream",
+    "benchmarks", "chaos", "cluster", "distributed", "docs", "forked", "fuzz", "golden", "gpu", "gpu_dry_run",
+    "helpers", "integration", "parity", "recorded", "upstream",
 }  # fmt: skip
 """Folders that mirror no room of the package."""
 

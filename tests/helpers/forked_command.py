@@ -35,21 +35,51 @@ RANKS = 8
 """Ranks for which the machine has room, as a Ray of two CPUs."""
 
 
-def render(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs ``lynx-render ARGUMENTS`` to its end.
+class Driver:
+    """A driver at work.
 
     Args:
         variables: of the environment, beside those of this process.
+        folder: for the files that take what it prints.
     """
-    words = ["lynx-render", *map(str, arguments)]
+
+    def __init__(self, words: list[str], cwd: Path, variables: Mapping[str, str], folder: Path):
+        self._streams = [folder / name for name in ("stdout", "stderr")]
+        environment_ = {**environment(), **variables}
+        self._process = server_context().Process(target=_drive, args=(words, cwd, environment_, self._streams))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kills it, and with it its ranks."""
+        self._process.kill()
+        self._process.join(PATIENCE_S)
+
+    def ended(self) -> subprocess.CompletedProcess[str]:
+        """Waits until it ends."""
+        self._process.join(PATIENCE_S)
+        assert self._process.exitcode is not None, f"not done after {PATIENCE_S} s"
+        return subprocess.CompletedProcess([], self._process.exitcode, *(path.read_text() for path in self._streams))
+
+
+@contextlib.contextmanager
+def started(*arguments: str | Path, cwd: Path, **variables: str) -> Iterator[Driver]:
+    """Runs ``lynx-render ARGUMENTS``. It does not outlive the block."""
     with tempfile.TemporaryDirectory() as folder:
-        streams = [Path(folder) / name for name in ("stdout", "stderr")]
-        driver = server_context().Process(target=_drive, args=(words, cwd, {**environment(), **variables}, streams))
-        driver.start()
-        driver.join(PATIENCE_S)
-        assert driver.exitcode is not None, f"{words}: not done after {PATIENCE_S} s"
-        stdout, stderr = (path.read_text() for path in streams)
-    return subprocess.CompletedProcess(words, driver.exitcode, stdout, stderr)
+        driver = Driver(["lynx-render", *map(str, arguments)], cwd, variables, Path(folder))
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+def render(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``lynx-render ARGUMENTS`` to its end."""
+    with started(*arguments, cwd=cwd, **variables) as driver:
+        return driver.ended()
 
 
 def _drive(words: list[str], cwd: Path, variables: Mapping[str, str], streams: Sequence[Path]) -> None:
@@ -164,6 +194,7 @@ def _serve(pipe: Connection, variables: Mapping[str, str], arguments: tuple[Any,
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.update(variables)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, closefd=False) for n in (1, 2))  # the driver's are its own
     ray.util.get_node_ip_address = lambda: "127.0.0.1"
     groups = {name: ThreadPoolExecutor(1) for name in ("", "ctl", "finish", "ahead")}
     actor = groups[""].submit(RankActor, *arguments)

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from lynx_parallel.stages.video import probe, read_frames
+from tests.helpers import forked_command
 from tests.helpers.command import PATIENCE_S, environment, lynx_render
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.golden_cases import relative_error
 from tests.helpers.light_command import errors_of
-from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
 # Runs the command as ``lynx-render`` does. At the end it writes which heavy packages were imported.
@@ -92,7 +92,7 @@ def test_what_is_delivered(first: FirstRun) -> None:
         assert abs(render - again).mean() < 0.1
 
 
-def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun, head: Head) -> None:
+def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun) -> None:
     folder, campaign = first.folder, first.folder / "manifests" / "demo.yaml"
     output = folder / "renders" / "demo"
 
@@ -125,7 +125,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun, head: Head
 
     # Another crf: the saved latents are encoded, nothing is denoised.
     crf = ("--set", "video.crf=40")
-    encoded = head.render(campaign, *crf, cwd=folder)
+    encoded = forked_command.render(campaign, *crf, cwd=folder)
     assert encoded.returncode == 0, encoded.stderr
     assert "0 rendered, 4 encoded" in encoded.stdout
     assert digests(output, ".latents.safetensors") == latents
@@ -143,7 +143,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun, head: Head
     assert re.search(r"render +drawn/pumpkin-t01: changed: prompt$", planned.stdout, re.M)
     assert re.search(r"render +drawn/beach-t01: latents missing or damaged$", planned.stdout, re.M)
     assert re.search(r"done +astronaut/beach-t01$", planned.stdout, re.M)
-    changed = head.render(campaign, *crf, cwd=folder)
+    changed = forked_command.render(campaign, *crf, cwd=folder)
     assert changed.returncode == 0, changed.stderr
     assert "3 rendered, 0 encoded, 1 already done" in changed.stdout
     rendered = digests(output, ".latents.safetensors")
@@ -168,7 +168,7 @@ def test_a_layout_that_does_not_fit_is_one_line(campaign: Path, tmp_path: Path) 
     assert not (tmp_path / "renders").exists()
 
 
-def test_bad_pictures_and_a_long_prompt(head: Head, campaign: Path, tmp_path: Path) -> None:
+def test_bad_pictures_and_a_long_prompt(campaign: Path, tmp_path: Path) -> None:
     """One picture is cut off, one file is no picture, and one prompt is too long for the model.
 
     Each costs its own shots alone. The sidecar has the words that the model did not see.
@@ -180,7 +180,7 @@ def test_bad_pictures_and_a_long_prompt(head: Head, campaign: Path, tmp_path: Pa
     words = " ".join(f"word{number}" for number in range(100))
     text = campaign.read_text().replace("the wind in the hair.", f"the wind in the hair. {words}")
     campaign.write_text(text.replace("  drawn:\n", "  text: {image: faces/text.jpg, vars: {person: man}}\n  drawn:\n"))
-    run = head.render(campaign, cwd=tmp_path)
+    run = forked_command.render(campaign, cwd=tmp_path)
     assert run.returncode == 1
     assert "2 rendered, 0 encoded, 0 already done, 2 failed, 2 blocked" in run.stdout
     assert re.search(r"^astronaut/beach-t01: failed: .*astronaut\.jpg", run.stdout, re.M)
@@ -194,12 +194,10 @@ def test_bad_pictures_and_a_long_prompt(head: Head, campaign: Path, tmp_path: Pa
     assert sidecar(output, "drawn/pumpkin-t01")["warnings"] == []
 
 
-def test_two_gangs_of_one_rank_give_the_latents_of_two_ranks(
-    first: FirstRun, head: Head, campaign: Path, tmp_path: Path
-) -> None:
+def test_two_gangs_of_one_rank_give_the_latents_of_two_ranks(first: FirstRun, campaign: Path, tmp_path: Path) -> None:
     """Each gang takes a subject of its own first. Which renders the other shots depends on their speed."""
     output = tmp_path / "renders" / "demo"
-    run = head.render(campaign, "--gangs", "2", "--ulysses", "1", cwd=tmp_path)
+    run = forked_command.render(campaign, "--gangs", "2", "--ulysses", "1", cwd=tmp_path)
     assert run.returncode == 0, run.stdout
     assert "starting 2 gangs of 1 rank on cpu" in run.stdout
     assert "4 rendered" in run.stdout

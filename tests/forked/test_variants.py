@@ -6,28 +6,28 @@ import json
 import re
 from pathlib import Path
 
+from tests.helpers import forked_command
 from tests.helpers.command import sidecars
-from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
 
-def test_two_pipelines(head: Head, campaign: Path, tmp_path: Path) -> None:
+def test_two_pipelines(campaign: Path, tmp_path: Path) -> None:
     output = tmp_path / "renders" / "demo"
     options = ("--only", "astronaut/*", "--ulysses", "1")
-    first = head.render(campaign, *options, cwd=tmp_path)
+    first = forked_command.render(campaign, *options, cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     lite = (REPOSITORY / "pipelines" / "demo-tiny.yaml").read_text()
     lite = re.sub(r"resampler: .*\n +id: .*\n +ref: .*\n", "resampler: demo:lite\n    id: demo:lite\n", lite)
     (campaign.parent / "lite.yaml").write_text(lite.replace("steps: 4", "steps: 2"))
     with campaign.open("a") as manifest:
         manifest.write("\nvariants: {full: {}, lite: {pipeline: ./lite.yaml}, strong: {sampling: {ip_scale: 2.0}}}\n")
-    plan = head.render("plan", campaign, *options[:2], "--json", cwd=tmp_path)
+    plan = forked_command.render("plan", campaign, *options[:2], "--json", cwd=tmp_path)
     assert {shot["name"]: shot["action"] for shot in json.loads(plan.stdout)["shots"]} == {
         f"astronaut/{prompt}-t01{variant}": "render" if variant else "done"
         for prompt in ("pumpkin", "beach")
         for variant in ("", "-lite", "-strong")
     }
-    run = head.render(campaign, *options, cwd=tmp_path)
+    run = forked_command.render(campaign, *options, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "4 rendered, 0 encoded, 2 already done" in run.stdout
     assert run.stdout.count("next pipeline: lite") == 1
@@ -41,7 +41,7 @@ def test_two_pipelines(head: Head, campaign: Path, tmp_path: Path) -> None:
     assert made["beach-t01-lite"]["shot"]["variant"] == "lite"
     assert made["beach-t01-lite"]["model"]["adapters"]["ref"] is None
     assert made["beach-t01-strong"]["settings"]["weights.ref"]
-    again = head.render(campaign, *options, cwd=tmp_path)
+    again = forked_command.render(campaign, *options, cwd=tmp_path)
     assert "0 to render, 0 to encode, 6 done" in again.stdout
     records = sorted((output / ".lynx" / "manifests").glob("*/run.json"))
     record = json.loads(records[-1].read_text())

@@ -7,18 +7,17 @@ import re
 from pathlib import Path
 
 from lynx_parallel.stages.video import probe
-from tests.helpers.command import lynx_render
+from tests.helpers import forked_command
 from tests.helpers.light_command import errors_of
-from tests.helpers.ray_head import Head
 
 ONE = ("--only", "astronaut/beach")
 NAME = "astronaut/beach-t01"
 
 
-def test_a_run_is_recorded_asked_for_and_repeated(head: Head, campaign: Path, tmp_path: Path) -> None:
+def test_a_run_is_recorded_asked_for_and_repeated(campaign: Path, tmp_path: Path) -> None:
     output = tmp_path / "renders" / "demo"
     fewer = ("--set", "sampling.num_inference_steps=2")
-    first = lynx_render(campaign, *ONE, *fewer, "--set", "video.crf=24", "--ulysses", "2", cwd=tmp_path)
+    first = forked_command.render(campaign, *ONE, *fewer, "--set", "video.crf=24", "--ulysses", "2", cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     sidecar = json.loads((output / f"{NAME}.json").read_text())
     record = output / ".lynx" / "manifests" / sidecar["run"]
@@ -30,13 +29,13 @@ def test_a_run_is_recorded_asked_for_and_repeated(head: Head, campaign: Path, tm
     latents = (output / f"{NAME}.latents.safetensors").read_bytes()
     video = (output / f"{NAME}.mp4").read_bytes()
 
-    plain = lynx_render(campaign, *ONE, *fewer, cwd=tmp_path)
+    plain = forked_command.render(campaign, *ONE, *fewer, cwd=tmp_path)
     assert plain.returncode == 2
     assert len(errors_of(plain)) == 1
     assert "video.crf 24 → 18: --set video.crf=24 was given when they were made" in plain.stderr
     assert (output / f"{NAME}.mp4").read_bytes() == video
 
-    approved = head.render(campaign, *ONE, *fewer, "--yes", cwd=tmp_path)
+    approved = forked_command.render(campaign, *ONE, *fewer, "--yes", cwd=tmp_path)
     assert approved.returncode == 0, approved.stdout + approved.stderr
     assert "0 rendered, 1 encoded, 0 already done" in approved.stdout
     [approval] = map(json.loads, (output / ".lynx" / "approvals.jsonl").read_text().splitlines())
@@ -47,7 +46,7 @@ def test_a_run_is_recorded_asked_for_and_repeated(head: Head, campaign: Path, tm
         path.unlink()
     for path in (output / "astronaut").iterdir():
         path.unlink()
-    again = head.render(record, cwd=tmp_path)
+    again = forked_command.render(record, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert re.search(r"^\[1/1\] rendered in .*: renders/demo/astronaut/beach-t01.mp4$", again.stdout, re.M)
     assert (output / f"{NAME}.latents.safetensors").read_bytes() == latents
@@ -57,9 +56,9 @@ def test_a_run_is_recorded_asked_for_and_repeated(head: Head, campaign: Path, tm
     assert made["layout"]["ulysses"] == 2
 
     # The shot alone again, by a manifest of its own.
-    written = lynx_render("again", output / f"{NAME}.mp4", "-o", "alone.yaml", cwd=tmp_path)
+    written = forked_command.render("again", output / f"{NAME}.mp4", "-o", "alone.yaml", cwd=tmp_path)
     assert written.returncode == 0, written.stdout + written.stderr
-    alone = head.render("alone.yaml", "--ulysses", "2", cwd=tmp_path)
+    alone = forked_command.render("alone.yaml", "--ulysses", "2", cwd=tmp_path)
     assert alone.returncode == 0, alone.stdout + alone.stderr
     assert (tmp_path / "alone-output" / f"{NAME}.latents.safetensors").read_bytes() == latents
     assert made["run"] != sidecar["run"]

@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from lynx_parallel.stages.video import probe
+from tests.helpers import forked_command
 from tests.helpers.command import lynx_render
-from tests.helpers.ray_head import Head
 
 REFUSES = """\
 #!/bin/sh
@@ -24,7 +24,7 @@ exec {ffmpeg} "$@" < "$0.input"
 
 @pytest.mark.parametrize("save_latents", ["true", "false"])
 def test_the_next_run_only_encodes(
-    head: Head, campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_latents: str
+    campaign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_latents: str
 ) -> None:
     output, name = tmp_path / "renders" / "demo", "astronaut/beach-t01"
     options = (campaign, "--only", name.removesuffix("-t01") + "*", "--set", f"save_latents={save_latents}")
@@ -34,7 +34,7 @@ def test_the_next_run_only_encodes(
     script.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
-        failed = lynx_render(*options, *one_rank, cwd=tmp_path)
+        failed = forked_command.render(*options, *one_rank, cwd=tmp_path)
     assert failed.returncode == 1
     assert "no video of more than three frames" in failed.stdout
     logs = output / ".lynx" / "logs" / name
@@ -47,7 +47,7 @@ def test_the_next_run_only_encodes(
     assert f"encode  {name}: its latents are finished, its video is not" in planned.stdout
     assert lynx_render("verify", output, cwd=tmp_path).stdout.count("missing     ") == 1
 
-    again = head.render(*options, *one_rank, cwd=tmp_path)
+    again = forked_command.render(*options, *one_rank, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "0 rendered, 1 encoded" in again.stdout
     assert probe(output / f"{name}.mp4").frames == 9

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
-from tests.helpers.command import COMMAND, PATIENCE_S
+from tests.helpers import forked_command
 from tests.helpers.documents import DOCUMENTS, TUTORIAL, blocks
-from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
 MANIFEST = """\
@@ -25,8 +23,7 @@ FIRST = "README.md"
 """Renders what the commands of other pages look at."""
 
 
-def test_every_command(head: Head, tmp_path: Path) -> None:
-    """``RAY_ADDRESS`` names a running Ray, so that no command has to start one."""
+def test_every_command(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "manifests" / "faces", tmp_path / "faces")
     (tmp_path / "campaign.yaml").write_text(MANIFEST)
     (tmp_path / "summer.yaml").write_text(MANIFEST.replace("renders/spring", "renders/summer"))
@@ -37,12 +34,8 @@ def test_every_command(head: Head, tmp_path: Path) -> None:
         program, *arguments = shlex.split(command, comments=True)
         assert program == "lynx-render"
         arguments, file = (arguments[:-2], arguments[-1]) if ">" in arguments else (arguments, "")
-        run = subprocess.run(
-            [*COMMAND, *arguments],
-            # Settings of one command are missing in the next one, which then asks.
-            cwd=tmp_path, env=head.env | {"RAY_ADDRESS": head.address, "LYNX_YES": "1"},
-            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+        # Settings of one command are missing in the next one, which then asks.
+        run = forked_command.render(*arguments, cwd=tmp_path, LYNX_YES="1")
         assert run.returncode == 0, f"{command}\n{run.stdout}{run.stderr}"
         if file:
             (tmp_path / file).write_text(run.stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,11 @@ from safetensors.torch import load_file
 from lynx_parallel import LynxPipeline
 from lynx_parallel.rank.environment import threads_here
 from lynx_parallel.stages.video import read_frames
+from tests.helpers import forked_command
 from tests.helpers.lora_files import LAYOUTS, make_known
 from tests.helpers.lora_files import write as write_lora
 from tests.helpers.mp4_boxes import without_mark
-from tests.helpers.ray_head import Head
+from tests.helpers.processes import run_gang
 from tests.helpers.repository import REPOSITORY
 
 PROMPTS = {
@@ -32,7 +32,7 @@ OWN_SAMPLING = """\
 
 
 @pytest.fixture
-def rendered(head: Head, campaign: Path, demo: Path, tmp_path: Path) -> Path:
+def rendered(campaign: Path, demo: Path, tmp_path: Path) -> Path:
     """The output of ``lynx-render`` on one rank, with a shipped pipeline and with one that changes what it can."""
     text = (REPOSITORY / "pipelines" / "demo-tiny.yaml").read_text()
     known = make_known(load_file(demo / "wan" / "transformer" / "diffusion_pytorch_model.safetensors"))
@@ -43,32 +43,31 @@ def rendered(head: Head, campaign: Path, demo: Path, tmp_path: Path) -> Path:
     (campaign.parent / "own.yaml").write_text(text)
     with campaign.open("a") as manifest:
         manifest.write("\nvariants: {plain: {}, own: {pipeline: ./own.yaml}}\n")
-    run = head.render(campaign, "--only", "astronaut/*", "--ulysses", "1", "--max-gpus", "1", cwd=tmp_path)
+    run = forked_command.render(campaign, "--only", "astronaut/*", "--ulysses", "1", "--max-gpus", "1", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     return tmp_path / "renders" / "demo" / "astronaut"
 
 
-@pytest.fixture
-def threads_of_a_rank() -> Iterator[None]:
-    """As many threads as the only rank of a machine has. On the CPU, another number of them moves the last bits."""
-    before = torch.get_num_threads()
+def call(rank: int, store: object, pipeline: str | Path, picture: Path, folder: Path) -> list[torch.Tensor]:
+    """Saves a video of each prompt. Returns their latents."""
+    # As many threads as the only rank of a machine has. On the CPU, another number of them moves the last bits.
     torch.set_num_threads(threads_here(sharing=1))
-    yield
-    torch.set_num_threads(before)
+    videos = LynxPipeline.from_pipeline(pipeline)(list(PROMPTS.values()), image=picture)
+    for name, video in zip(PROMPTS, videos, strict=True):
+        video.save(folder / f"{name}.mp4")
+        assert read_frames(folder / f"{name}.mp4").shape == video.frames.shape
+    return [video.latents for video in videos]
 
 
-@pytest.mark.usefixtures("threads_of_a_rank")
 def test_the_bits_of_the_command_line(rendered: Path, campaign: Path, tmp_path: Path) -> None:
     picture = campaign.parent / "faces" / "astronaut.jpg"
     for pipeline, suffix in (("demo-tiny", ""), (campaign.parent / "own.yaml", "-own")):
-        pipe = LynxPipeline.from_pipeline(pipeline)
-        videos = pipe(list(PROMPTS.values()), image=picture)
-        for name, video in zip(PROMPTS, videos, strict=True):
+        # In a process of its own, like a rank: how many threads this one has used before also moves bits.
+        [made] = run_gang(1, call, pipeline, picture, tmp_path)
+        for name, latents in zip(PROMPTS, made, strict=True):
             shot = rendered / f"{name}-t01{suffix}"
-            assert torch.equal(video.latents, load_file(f"{shot}.latents.safetensors")["latents"]), shot
-            video.save(tmp_path / "mine.mp4")
-            mine, theirs = ((tmp_path / "mine.mp4").read_bytes(), Path(f"{shot}.mp4").read_bytes())
+            assert torch.equal(latents, load_file(f"{shot}.latents.safetensors")["latents"]), shot
+            mine, theirs = ((tmp_path / f"{name}.mp4").read_bytes(), Path(f"{shot}.mp4").read_bytes())
             assert without_mark(mine) == without_mark(theirs), shot  # the marks differ: a call knows no digest
-        assert read_frames(tmp_path / "mine.mp4").shape == videos[-1].frames.shape
     plain, own = (load_file(rendered / f"beach-t01{end}.latents.safetensors")["latents"] for end in ("", "-own"))
     assert not torch.equal(plain, own)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -12,7 +10,8 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.helpers.command import lynx_render, started, wait_for
+from tests.helpers import forked_command
+from tests.helpers.command import lynx_render, wait_for
 
 SLOW = """\
 #!/bin/sh
@@ -50,14 +49,14 @@ def decoded(output: Path) -> list[str]:
 def test_the_gang_does_not_wait(campaign: Path, tmp_path: Path, encoder: Path) -> None:
     """While no video can be encoded, one shot is encoded, one waits, and a third one is rendered."""
     output = tmp_path / "renders" / "demo"
-    with started(campaign, *ONE_GANG, cwd=tmp_path) as driver:
+    with forked_command.started(campaign, *ONE_GANG, cwd=tmp_path) as driver:
         wait_for(lambda: len(decoded(output)) == 3, "three decoded shots")
         begun = [name for event, name in events(output) if event == "attempt"]
         assert len(begun) == 3
         assert not [name for event, name in events(output) if event == "done"]
         encoder.touch()
-        printed, _ = driver.communicate()
-        assert driver.returncode == 0, printed
+        run = driver.ended()
+        assert run.returncode == 0, run.stdout + run.stderr
     order = events(output)
     done = [name for event, name in order if event == "done"]
     assert done == [name for event, name in order if event == "attempt"]
@@ -69,19 +68,17 @@ def test_the_gang_does_not_wait(campaign: Path, tmp_path: Path, encoder: Path) -
 def test_a_crash_loses_no_decoded_shot(campaign: Path, tmp_path: Path, encoder: Path) -> None:
     """The driver and its ranks are killed while a shot is encoded and others are ready."""
     output = tmp_path / "renders" / "demo"
-    with started(campaign, *ONE_GANG, cwd=tmp_path) as driver:
+    with forked_command.started(campaign, *ONE_GANG, cwd=tmp_path) as driver:
         wait_for(lambda: len(decoded(output)) == 3, "three decoded shots")
-        family = psutil.Process(driver.pid).children(recursive=True)
-        os.killpg(driver.pid, signal.SIGKILL)
-        for process in family:
-            if process.is_running():
-                process.kill()
-        psutil.wait_procs(family, timeout=30)
+        ranks = psutil.Process(driver.pid).children()
+        assert ranks
+        driver.kill()
+        assert not psutil.wait_procs(ranks, timeout=30)[1]
     waiting = output / ".lynx" / "latents"
     found = waiting.rglob("*.safetensors")
     latents = {path.relative_to(waiting): load_file(path)["latents"] for path in found}
     encoder.touch()
-    again = lynx_render(campaign, *ONE_GANG, cwd=tmp_path)
+    again = forked_command.render(campaign, *ONE_GANG, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "1 rendered, 3 encoded" in again.stdout
     for name, before in latents.items():
