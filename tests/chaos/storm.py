@@ -34,7 +34,6 @@ from tests.helpers.repository import REPOSITORY
 DISK_BYTES = 32 * 2**20
 GONE_WITHIN_S = 20.0
 RUN_WITHIN_S = 900.0
-OPTIONS = ("--gangs", "2", "--ulysses", "2")
 STORMY = ("--hung-after", "12s", "--save-every", "0s")
 
 
@@ -92,9 +91,10 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 def storm(
-    folder: Path, seed: int, *, faults: int, takes: int, steps: int, pause: tuple[float, float], alone: bool
-) -> Report:
-    """Renders 2 subjects × 2 prompts × ``takes`` in two gangs of two, with faults until they are spent.
+    folder: Path, seed: int, *, faults: int, takes: int, steps: int, pause: tuple[float, float], alone: bool,
+    ranks: int = 2,
+) -> Report:  # fmt: skip
+    """Renders 2 subjects × 2 prompts × ``takes`` in two gangs of ``ranks``, with faults until they are spent.
 
     Args:
         folder: empty; everything is made in it.
@@ -106,12 +106,13 @@ def storm(
         AssertionError: a shot is lost, made twice or differs; something is left behind.
     """
     began, report, chance = time.monotonic(), Report(seed), random.Random(seed)
+    gangs = ("--gangs", "2", "--ulysses", str(ranks), "--max-gpus", str(2 * ranks))
     shutil.copytree(REPOSITORY / "manifests" / "faces", folder / "faces")
     text = (REPOSITORY / "manifests" / "demo.yaml").read_text()
     text += f'\nsampling: {{num_inference_steps: {steps}}}\nshots:\n- {{subject: "*", prompt: "*", takes: {takes}}}\n'
     (folder / "manifest.yaml").write_text(text)
     calm, output = folder / "calm", folder / "storm"
-    undisturbed = _start(folder, calm)
+    undisturbed = _start(folder, calm, *gangs)
     printed, _ = undisturbed.communicate(timeout=RUN_WITHIN_S)
     assert undisturbed.returncode == 0, printed
 
@@ -121,7 +122,7 @@ def storm(
         while report.ends[0] == 0:
             with (folder / "log").open("a") as log:
                 watch, memory = watch_memory() if alone else ({}, None)
-                driver = _start(folder, output, *STORMY, watch=watch, log=log)
+                driver = _start(folder, output, *gangs, *STORMY, watch=watch, log=log)
                 target = Target(psutil.Process(driver.pid), output, mounted, memory, chance)
                 try:
                     _run(driver, target, spells, faults, pause, report)
@@ -153,7 +154,7 @@ def _start(
     folder: Path, output: Path, *options: str, watch: Mapping[str, str] = {}, log: object = subprocess.PIPE
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "manifest.yaml", *OPTIONS, *options, "--set", f"output={output}"],
+        [*COMMAND, "manifest.yaml", *options, "--set", f"output={output}"],
         cwd=folder, env=environment() | watch, stdout=log, stderr=subprocess.STDOUT, text=True,  # type: ignore[call-overload]
         start_new_session=True,
     )  # fmt: skip

@@ -1,6 +1,7 @@
-"""The short storm: each kind of fault at least once, but for Ray's memory monitor, which sees other tests' memory.
+"""The short storm, with gangs of one rank: each kind of fault at least once.
 
-``make chaos`` is the long one, with all of them.
+Ray's memory monitor is left out, because it sees other tests' memory. ``make chaos`` is the long storm, with all faults
+and gangs of two ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tests.chaos.storm import storm
 
 def test_every_shot_ends_once(demo: Path, tmp_path: Path) -> None:
     faults = len(FAULTS) - 1
-    report = storm(tmp_path / "storm", seed=5, faults=faults, takes=2, steps=40, pause=(0.3, 1.0), alone=False)
+    report = storm(tmp_path / "storm", seed=5, faults=faults, takes=2, steps=40, pause=(0.3, 1.0), alone=False, ranks=1)
     print(report)
     assert report.shots == 8
     assert set(FAULTS) - set(report.faults) <= {

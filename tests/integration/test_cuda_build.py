@@ -64,7 +64,7 @@ def test_the_demo_renders_on_the_cpu(campaign: Path, tmp_path: Path) -> None:
     assert "Found no NVIDIA driver" in proof.stderr
 
     ended = subprocess.run(
-        [*COMMAND, str(campaign)],
+        [*COMMAND, str(campaign), "--ulysses", "1", "--max-gpus", "1"],
         cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -18,7 +18,8 @@ from tests.helpers.light_command import errors_of
 from tests.helpers.repository import REPOSITORY
 
 MARK = "import os; open(os.environ['MARKER'], 'a').write(__name__ + ' ')\n"
-ONE = ("--only", "astronaut/beach")
+ONE = ("--only", "astronaut/beach", "--ulysses", "1", "--max-gpus", "1")
+"""One shot on one rank."""
 
 
 def colours(text: str) -> bool:
@@ -48,7 +49,7 @@ def test_a_clients_folder_a_long_tmpdir_no_home_and_closed_streams(campaign: Pat
         assert "1 rendered" in run.stdout
         assert not (tmp_path / "marker").exists()
         wait_for(lambda: not list(scratch.glob("lynx-ray-*")), "Ray's folder gone")
-    phases = ["starting Ray on this machine", "starting 2 ranks on cpu", "loading the weights"]
+    phases = ["starting Ray on this machine", "starting 1 rank on cpu", "loading the weights"]
     assert [line for line in run.stdout.splitlines() if line in phases] == phases
     assert not colours(run.stdout)
     assert sorted(path.name for path in working.iterdir()) == ["numpy.py", "statistics.py", "xfuser", "yaml.py"]
@@ -78,7 +79,7 @@ def test_a_cluster_that_does_not_answer_is_given_up_at_a_signal(
 def test_a_ray_that_dies_is_one_line_and_leaves_nothing(campaign: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "renders" / "demo"
     with started(campaign, *ONE, "--set", "sampling.num_inference_steps=1000", cwd=tmp_path) as driver:
-        wait_for(lambda: steps(output, 1, rank=1), "rendering")
+        wait_for(lambda: steps(output, 1), "rendering")
         family = psutil.Process(driver.pid).children(recursive=True)
         [victim] = [process for process in family if process.name() == name]
         victim.kill()

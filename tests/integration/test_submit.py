@@ -16,6 +16,8 @@ from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.listeners import is_loopback, listeners
 from tests.helpers.ray_head import RAY, Head, ray_head
 
+ONE_RANK = ("--ulysses", "1", "--max-gpus", "1")
+
 
 @pytest.fixture(scope="module")
 def head(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
@@ -53,10 +55,10 @@ def test_the_head_is_reached_from_this_machine_alone(head: Head) -> None:
 def test_a_campaign_is_submitted(head: Head, campaign: Path, tmp_path: Path) -> None:
     # What is rendered must not land in the folder that is uploaded, nor in its copy.
     output, working = tmp_path / "renders" / "demo", campaign.parent
-    submitter = head.start(*submission("whole", "demo.yaml", "--set", f"output={output}"), cwd=working)
+    submitter = head.start(*submission("whole", "demo.yaml", *ONE_RANK, "--set", f"output={output}"), cwd=working)
     assert submitter.stdout is not None
     for line in submitter.stdout:
-        if line == "starting 2 ranks on cpu\n":
+        if line == "starting 1 rank on cpu\n":
             break
     else:
         pytest.fail("the log did not come")
@@ -83,12 +85,12 @@ def test_bad_input_is_1_for_the_submitter_and_2_for_the_job(head: Head, tmp_path
 
 def test_a_stopped_job_is_resumed(head: Head, campaign: Path, tmp_path: Path) -> None:
     output, working = tmp_path / "renders" / "demo", campaign.parent
-    settings = ("demo.yaml", "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=400")
+    settings = ("demo.yaml", *ONE_RANK, "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=400")
     settings += ("--set", f"output={output}")
     submitter = head.start(*submission("stopped", *settings), cwd=working)
     wait_for(lambda: len(steps(output, 1)) >= 5, "rendering")
     ranks = ranks_of(head.process.pid)
-    assert len(ranks) == 2
+    assert len(ranks) == 1
 
     code, printed = head.job("stop", "stopped", cwd=working)
     assert code == 0, printed
