@@ -6,19 +6,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.helpers import command_server
 from tests.helpers.campaigns import tree
+from tests.helpers.command_server import HEAVY
 
 COMMAND = [sys.executable, "-m", "lynx_parallel.cli"]
+WITHIN_S = 120.0
 
 
 # Runs the module as `python -m` does and says at the end which heavy packages it has imported.
-WATCHED = """\
+WATCHED = f"""\
 import atexit, runpy, sys
-heavy = ("torch", "ray", "diffusers", "transformers", "numpy")
-atexit.register(lambda: open("imported", "w").write(" ".join(m for m in heavy if m in sys.modules)))
+atexit.register(lambda: open("imported", "w").write(" ".join(m for m in {HEAVY} if m in sys.modules)))
 sys.path.insert(0, "")
 runpy.run_module("lynx_parallel.cli.__main__", run_name="__main__", alter_sys=True)
 """
@@ -26,25 +28,31 @@ runpy.run_module("lynx_parallel.cli.__main__", run_name="__main__", alter_sys=Tr
 
 def lynx_render(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs to the end; the result holds exit code, stdout and stderr."""
-    return _run([*COMMAND, *map(str, arguments)], cwd, {**os.environ, **environment})
+    done = _run(arguments, cwd, {**os.environ, **environment})
+    (cwd / "imported").unlink(missing_ok=True)
+    return done
 
 
-def _run(command: list[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def light(*arguments: str | Path, cwd: Path, allowed: str = "") -> subprocess.CompletedProcess[str]:
+    """``lynx_render``, and neither torch nor Ray may have been imported by its end. Embeddings are read with numpy."""
+    done = _run(arguments, cwd, os.environ)
+    assert (cwd / "imported").read_text() in ("", "numpy" if any(cwd.rglob("*.npy")) else "", allowed)
+    (cwd / "imported").unlink()
+    return done
+
+
+def _run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """The result lacks the lines that are printed on a slow machine alone, see ``Lines.if_slow``."""
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+    words = list(map(str, arguments))
+    done = command_server.run(words, cwd, env, WITHIN_S) or subprocess.run(
+        [sys.executable, "-c", WATCHED, *words],
+        cwd=cwd, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False,
+    )  # fmt: skip
     done.stdout, done.stderr = _IF_SLOW.sub("", done.stdout), _IF_SLOW.sub("", done.stderr)
     return done
 
 
 _IF_SLOW = re.compile(r"^(reading .* and the weights|comparing the campaign with its output folder)\n", re.M)
-
-
-def light(*arguments: str | Path, cwd: Path, allowed: str = "") -> subprocess.CompletedProcess[str]:
-    """``lynx_render``, and neither torch nor Ray may have been imported by its end. Embeddings are read with numpy."""
-    done = _run([sys.executable, "-c", WATCHED, *map(str, arguments)], cwd, os.environ)
-    assert (cwd / "imported").read_text() in ("", "numpy" if any(cwd.rglob("*.npy")) else "", allowed)
-    (cwd / "imported").unlink()
-    return done
 
 
 def refused(*arguments: str | Path, cwd: Path) -> list[str]:
