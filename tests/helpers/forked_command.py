@@ -1,8 +1,8 @@
 """Runs lynx-render without Ray: the driver and its ranks are forks of a server that has imported everything.
 
-To import the rank's code takes 7 s of a core, and to start Ray as much again. So tests of what a run makes use this
-module. The driver, the ranks and all files are the real ones. Tests of Ray, of start-up and of processes that die use
-``command`` or ``ray_head``.
+Importing the rank's code takes 7 s of a core, and so does starting Ray. Tests of what a run makes use this module.
+The driver, the supervisor, the ranks and all files are the real ones. Tests of Ray, of start-up and of processes that
+die use ``command`` or ``ray_head``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Driver:
 
     def __init__(self, words: list[str], cwd: Path, variables: Mapping[str, str], folder: Path):
         self._streams = [folder / name for name in ("stdout", "stderr")]
-        environment_ = {**environment(), **variables}
-        self._process = server_context().Process(target=_drive, args=(words, cwd, environment_, self._streams))
+        arguments = (words, cwd, {**environment(), **variables}, self._streams)
+        self._process = server_context().Process(target=_drive, args=arguments)
         self._process.start()
 
     @property
