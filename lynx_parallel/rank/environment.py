@@ -18,7 +18,7 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
 _CPU = KEEP_FREED_MEMORY | {
-    # Idle OpenMP threads otherwise spin, and keep the cores from each other, see benchmarks/results/openmp_2cores.md.
+    # Idle OpenMP threads otherwise spin, and keep the cores from each other, see benchmarks/openmp.py.
     "OMP_WAIT_POLICY": "passive",
 }
 _CUDA = {
