@@ -15,6 +15,7 @@ import psutil
 from safetensors.torch import load_file
 
 COMMAND = [sys.executable, "-m", "lynx_parallel.cli"]
+ONE_RANK = ("--ulysses", "1", "--max-gpus", "1")
 PATIENCE_S = 600.0
 """What is waited for comes much sooner; a slow, busy machine is no failure."""
 

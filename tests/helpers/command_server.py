@@ -1,6 +1,6 @@
 """Runs lynx-render in forks of a process that has imported the command line and neither torch nor Ray.
 
-A command then takes 20 ms of a core instead of 300. ``light_command`` uses it.
+A command then has nothing to import before it begins. ``light_command`` uses it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.helpers.command import COMMAND, PATIENCE_S, environment
+from tests.helpers.command import COMMAND, ONE_RANK, PATIENCE_S, environment
 
 # Python imports this module at the start of every process, before anything imports torch.
 SITECUSTOMIZE = '''
@@ -64,7 +64,7 @@ def test_the_demo_renders_on_the_cpu(campaign: Path, tmp_path: Path) -> None:
     assert "Found no NVIDIA driver" in proof.stderr
 
     ended = subprocess.run(
-        [*COMMAND, str(campaign), "--ulysses", "1", "--max-gpus", "1"],
+        [*COMMAND, str(campaign), *ONE_RANK],
         cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr

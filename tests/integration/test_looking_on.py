@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lynx_parallel.output.run_status import read_status
 from lynx_parallel.stages.video import probe
 from tests.helpers import forked_command
-from tests.helpers.command import environment, started, wait_for
+from tests.helpers.command import ONE_RANK, environment, started, wait_for
 from tests.helpers.demo_output import NAMES
 from tests.helpers.ray_head import Head
 from tests.helpers.reports import data_of
@@ -52,8 +52,6 @@ while not Path(sys.argv[2]).exists() and os.getppid() == parent:
     most, seen = done, seen + 1
 print(seen)
 """
-
-ONE_RANK = ("--ulysses", "1", "--max-gpus", "1")
 
 
 def samples_of(text: str, output: Path) -> dict[str, float]:

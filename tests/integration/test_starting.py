@@ -13,12 +13,12 @@ import psutil
 import pytest
 
 from lynx_parallel.engine.ray_folder import MAX_PARENT_BYTES
-from tests.helpers.command import COMMAND, PATIENCE_S, environment, started, steps, wait_for
+from tests.helpers.command import COMMAND, ONE_RANK, PATIENCE_S, environment, started, steps, wait_for
 from tests.helpers.light_command import errors_of
 from tests.helpers.repository import REPOSITORY
 
 MARK = "import os; open(os.environ['MARKER'], 'a').write(__name__ + ' ')\n"
-ONE = ("--only", "astronaut/beach", "--ulysses", "1", "--max-gpus", "1")
+ONE = ("--only", "astronaut/beach", *ONE_RANK)
 """One shot on one rank."""
 
 

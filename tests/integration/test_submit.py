@@ -11,12 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.command import COMMAND, PATIENCE_S, ranks_of, sidecars, steps, wait_for
+from tests.helpers.command import COMMAND, ONE_RANK, PATIENCE_S, ranks_of, sidecars, steps, wait_for
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.listeners import is_loopback, listeners
 from tests.helpers.ray_head import RAY, Head, ray_head
-
-ONE_RANK = ("--ulysses", "1", "--max-gpus", "1")
 
 
 @pytest.fixture(scope="module")
