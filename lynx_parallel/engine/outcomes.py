@@ -264,7 +264,7 @@ class Outcomes:
         elif given_up and elsewhere and place != DRIVER and not work.reason and not board.machines.proven(place):
             work.not_at, work.reason = place, str(failure)
             return Retry(0.0, board.sizes.footprint), False
-        elif not given_up and any(place not in other.places for other in board.others(slot)):
+        elif not given_up and not board.machines.only(place) and any(place not in s.places for s in board.others(slot)):
             work.not_at = place  # a place that fails fast must not take all retries while the others work
         if given_up:
             slot.shun = work.subject

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lynx_parallel.engine.placement import NoRoom
+from lynx_parallel.engine.placement import NoRoom, StartOptions
 from lynx_parallel.engine.summary import Summary
 from lynx_parallel.errors import CheckpointError, ClusterError, LynxError, RenderError
 from lynx_parallel.inputs.cluster import ClusterSpec
@@ -622,6 +622,34 @@ def test_ranks_that_die_at_first_do_not_cost_the_only_machine(campaign_of: Any, 
     assert not summary.fault
     assert not summary.left_out
     assert len(summary.rendered) == len(plan.items)
+
+
+def test_a_retry_does_not_wait_for_another_machine_than_the_only_one(campaign_of: Any, tmp_path: Path) -> None:
+    """Both gangs die at once. While neither has ranks, each seems to be elsewhere for the other one."""
+    excluded: list[frozenset[str]] = []
+    world = World(iter(()))
+    world.encode_s = 1.0
+    start, render, died = world.start, FakeGang.render, set()
+
+    async def noting(size: int, load: RankConfig, prompts: list[str], options: StartOptions, *rest: Any) -> FakeGang:
+        excluded.append(options.excluded)
+        return await start(size, load, prompts, options, *rest)
+
+    async def dying(gang: FakeGang, order: RenderOrder, prepared: Any) -> bool:
+        if len(world.attempts) >= 8 and order.shot.name not in died:
+            died.add(order.shot.name)
+            await asyncio.sleep(60)
+            raise gang._failure("ActorDiedError: The actor died unexpectedly.", "died")
+        return await render(gang, order, prepared)
+
+    world.start = noting  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeGang, "render", dying)
+        summary, plan, error = supervise(campaign_of(tmp_path), world, ClusterSpec(gangs=2))
+    assert not error
+    assert len(died) >= 2
+    assert len(summary.rendered) == len(plan.items)
+    assert excluded == [frozenset()] * (2 + len(died))
 
 
 @pytest.mark.parametrize("gangs", [1, 2])
