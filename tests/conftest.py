@@ -5,10 +5,12 @@ The folder of a test decides its markers, see ``MARKERS``. ``make quick`` runs t
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ from tests.helpers.repository import REPOSITORY
 
 MARKERS = {
     "benchmarks": ("slow",),
-    "chaos": ("ray", "slow"),
     "cli": ("slow",),
     "cluster": ("slow",),
     "demo": ("slow",),
@@ -41,7 +42,7 @@ MARKERS = {
     "upstream": ("slow",),
 }
 """Markers of the tests in a folder. Within any other folder, tests in ``slow/`` are marked slow."""
-RAY = ("integration", "chaos")
+RAY = ("integration",)
 """Folders of tests that start Ray."""
 FIRST = (*RAY, "forked", "rank", "stages")
 """Folders whose tests take longest. They start first, so that all workers end at about the same time."""
@@ -74,6 +75,7 @@ def _set_environment() -> None:
     os.environ.setdefault("PATH", os.defpath)
 
 
+gc.disable()  # until all tests are collected: imports make a million objects and no garbage
 _set_environment()
 settings.register_profile("patient", deadline=None)
 settings.register_profile("full", deadline=None, max_examples=400)
@@ -86,6 +88,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker in (*MARKERS.get(_folder(item), ()), *(["slow"] if item.path.parent.name == "slow" else [])):
             item.add_marker(getattr(pytest.mark, marker))
     items.sort(key=lambda item: FIRST.index(_folder(item)) if _folder(item) in FIRST else len(FIRST))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def _folder(item: pytest.Item) -> str:
@@ -120,13 +127,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    """Another number of threads rounds differently. Ranks that earlier tests ran in this process may have set one."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def no_ray_in_quick_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test without the marker ``ray`` that has started Ray."""
     yield
     if request.node.get_closest_marker("ray") is None:
-        import sys
-
         ray = sys.modules.get("ray")
         assert ray is None or not getattr(ray, "is_initialized", bool)(), "this test belongs into tests/integration"
 

@@ -5,6 +5,7 @@ An exception of a library becomes a RenderError here. Otherwise the driver would
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ class RankActor:
     """
 
     def __init__(self, device: str, sharing: int, config: RankConfig):
+        gc.disable()  # the imports make a million objects that stay, and no garbage
         from lynx_parallel.rank.rank import Rank
 
+        gc.freeze()
+        gc.enable()
         self._rank = Rank(device, sharing, config)
 
     def hello(self) -> Hello:

@@ -17,10 +17,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -90,11 +91,37 @@ def small_disk(folder: Path) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+class Driver(Protocol):
+    """A running ``lynx-render``, as ``subprocess.Popen``."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> Any: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float, /) -> int: ...
+    def kill(self) -> None: ...
+
+
+Start = Callable[[Sequence[str], Path, Mapping[str, str], Path], Driver]
+"""Starts a driver with these arguments, in a folder, with variables beside those of this process. Its output is added
+to a file."""
+
+
+def start_process(arguments: Sequence[str], folder: Path, variables: Mapping[str, str], log: Path) -> Driver:
+    """Starts ``lynx-render`` as a user does."""
+    with log.open("a") as file:
+        return subprocess.Popen(
+            [*COMMAND, *arguments], cwd=folder, env=environment() | variables, stdout=file, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+
+
 def storm(
     folder: Path, seed: int, *, faults: int, takes: int, steps: int, pause: tuple[float, float], alone: bool,
-    ranks: int = 2,
+    start: Start = start_process,
 ) -> Report:  # fmt: skip
-    """Renders 2 subjects × 2 prompts × ``takes`` in two gangs of ``ranks``, with faults until they are spent.
+    """Renders 2 subjects × 2 prompts × ``takes`` in two gangs of two ranks, with faults until they are spent.
 
     Args:
         folder: empty; everything is made in it.
@@ -106,28 +133,26 @@ def storm(
         AssertionError: a shot is lost, made twice or differs; something is left behind.
     """
     began, report, chance = time.monotonic(), Report(seed), random.Random(seed)
-    gangs = ("--gangs", "2", "--ulysses", str(ranks), "--max-gpus", str(2 * ranks))
+    command = ("manifest.yaml", "--gangs", "2", "--ulysses", "2", "--max-gpus", "4")
     shutil.copytree(REPOSITORY / "manifests" / "faces", folder / "faces")
     text = (REPOSITORY / "manifests" / "demo.yaml").read_text()
     text += f'\nsampling: {{num_inference_steps: {steps}}}\nshots:\n- {{subject: "*", prompt: "*", takes: {takes}}}\n'
     (folder / "manifest.yaml").write_text(text)
     calm, output = folder / "calm", folder / "storm"
-    undisturbed = _start(folder, calm, *gangs)
-    printed, _ = undisturbed.communicate(timeout=RUN_WITHIN_S)
-    assert undisturbed.returncode == 0, printed
+    undisturbed = start([*command, "--set", f"output={calm}"], folder, {}, folder / "calm.log")
+    assert undisturbed.wait(RUN_WITHIN_S) == 0, (folder / "calm.log").read_text()
 
     with small_disk(output) as mounted:
         names = [name for name in FAULTS if (mounted or name != "a full disk") and (alone or name != MEMORY_MONITOR)]
         spells = Spells(names, chance)
         while report.ends[0] == 0:
-            with (folder / "log").open("a") as log:
-                watch, memory = watch_memory() if alone else ({}, None)
-                driver = _start(folder, output, *gangs, *STORMY, watch=watch, log=log)
-                target = Target(psutil.Process(driver.pid), output, mounted, memory, chance)
-                try:
-                    _run(driver, target, spells, faults, pause, report)
-                finally:
-                    driver.kill()
+            watch, memory = watch_memory() if alone else ({}, None)
+            driver = start([*command, *STORMY, "--set", f"output={output}"], folder, watch, folder / "log")
+            target = Target(psutil.Process(driver.pid), output, mounted, memory, chance)
+            try:
+                _run(driver, target, spells, faults, pause, report)
+            finally:
+                driver.kill()
             assert time.monotonic() - began < RUN_WITHIN_S + 20 * faults, "the campaign does not end"
         report.seconds = time.monotonic() - began
         _check(calm, output, report)
@@ -150,18 +175,8 @@ class Spells:
         self._left.append(name)
 
 
-def _start(
-    folder: Path, output: Path, *options: str, watch: Mapping[str, str] = {}, log: object = subprocess.PIPE
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, "manifest.yaml", *options, "--set", f"output={output}"],
-        cwd=folder, env=environment() | watch, stdout=log, stderr=subprocess.STDOUT, text=True,  # type: ignore[call-overload]
-        start_new_session=True,
-    )  # fmt: skip
-
-
 def _run(
-    driver: subprocess.Popen[str], target: Target, spells: Spells, faults: int, pause: tuple[float, float],
+    driver: Driver, target: Target, spells: Spells, faults: int, pause: tuple[float, float],
     report: Report,
 ) -> None:  # fmt: skip
     """One driver, from its start to its end."""

@@ -386,7 +386,7 @@ STUBS = {
     "ray": LOG
     + """case $1 in
 start) [[ -z ${STUB_RAY_DIES:-} ]] || exit 1; exec sleep 60 ;;
-health-check) [[ -z ${STUB_RAY_DOWN:-} ]] ;;
+health-check) [[ -z ${STUB_RAY_DOWN:-} ]] && grep -q "^ray start --head" "$STUB_LOG" ;;
 status) grep -q "^ray start --address" "$STUB_LOG" || exit 1
   echo Active:; for node in ${STUB_JOINED-$STUB_NODES}; do echo " 1 node_$node"; done; echo Pending: ;;
 esac

@@ -40,18 +40,35 @@ class Driver:
 
     Args:
         variables: of the environment, beside those of this process.
-        folder: for the files that take what it prints.
+        streams: the two files to which it adds what it prints to stdout and stderr.
     """
 
-    def __init__(self, words: list[str], cwd: Path, variables: Mapping[str, str], folder: Path):
-        self._streams = [folder / name for name in ("stdout", "stderr")]
-        arguments = (words, cwd, {**environment(), **variables}, self._streams)
-        self._process = server_context().Process(target=_drive, args=arguments)
+    def __init__(self, arguments: Sequence[str | Path], cwd: Path, variables: Mapping[str, str], streams: list[Path]):
+        self._streams = streams
+        words = ["lynx-render", *map(str, arguments)]
+        self._process = server_context().Process(target=_drive, args=(words, cwd, environment() | variables, streams))
         self._process.start()
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, negative if a signal ended it; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, within: float = PATIENCE_S) -> int:
+        """Waits until it ends. Returns its exit code."""
+        self._process.join(within)
+        assert self.returncode is not None, f"not done after {within} s"
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kills it, and with it its ranks."""
@@ -59,17 +76,20 @@ class Driver:
         self._process.join(PATIENCE_S)
 
     def ended(self) -> subprocess.CompletedProcess[str]:
-        """Waits until it ends."""
-        self._process.join(PATIENCE_S)
-        assert self._process.exitcode is not None, f"not done after {PATIENCE_S} s"
-        return subprocess.CompletedProcess([], self._process.exitcode, *(path.read_text() for path in self._streams))
+        """Waits until it ends. Returns its exit code and what it has printed."""
+        return subprocess.CompletedProcess([], self.wait(), *(path.read_text() for path in self._streams))
+
+
+def start(arguments: Sequence[str], cwd: Path, variables: Mapping[str, str], log: Path) -> Driver:
+    """Runs ``lynx-render ARGUMENTS``, as ``chaos.storm.start_process``."""
+    return Driver(arguments, cwd, variables, [log, log])
 
 
 @contextlib.contextmanager
 def started(*arguments: str | Path, cwd: Path, **variables: str) -> Iterator[Driver]:
     """Runs ``lynx-render ARGUMENTS``. It does not outlive the block."""
     with tempfile.TemporaryDirectory() as folder:
-        driver = Driver(["lynx-render", *map(str, arguments)], cwd, variables, Path(folder))
+        driver = Driver(arguments, cwd, variables, [Path(folder, name) for name in ("stdout", "stderr")])
         try:
             yield driver
         finally:
@@ -82,13 +102,13 @@ def render(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.Co
         return driver.ended()
 
 
-def _drive(words: list[str], cwd: Path, variables: Mapping[str, str], streams: Sequence[Path]) -> None:
+def _drive(words: list[str], cwd: Path, variables: Mapping[str, str], streams: list[Path]) -> None:
     """The driver's process."""
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)
     for descriptor, path in enumerate(streams, 1):
-        with path.open("wb") as file:
+        with path.open("ab") as file:
             os.dup2(file.fileno(), descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = words
@@ -199,17 +219,23 @@ def _serve(pipe: Connection, variables: Mapping[str, str], arguments: tuple[Any,
     groups = {name: ThreadPoolExecutor(1) for name in ("", "ctl", "finish", "ahead")}
     actor = groups[""].submit(RankActor, *arguments)
     writing = threading.Lock()
+    ray._raylet.setproctitle("ray::RankActor")
 
-    def answer(number: int, method: str, given: tuple[Any, ...]) -> None:
+    def answer(number: int, group: str, method: str, given: tuple[Any, ...]) -> None:
+        if not group:
+            ray._raylet.setproctitle(f"ray::RankActor.{method}")
         result, error = None, None
         try:
             result = getattr(actor.result(), method)(*given)
         except BaseException as raised:
             error = raised
-        with writing:
-            pipe.send_bytes(cloudpickle.dumps((number, result, error)))
+        try:
+            with writing:
+                pipe.send_bytes(cloudpickle.dumps((number, result, error)))
+        except BaseException:
+            os._exit(1)  # no memory for the answer
 
     while True:
         number, method, given = cloudpickle.loads(pipe.recv_bytes())
         group = getattr(getattr(RankActor, method), "__ray_concurrency_group__", "")
-        groups[group].submit(answer, number, method, given)
+        groups[group].submit(answer, number, group, method, given)

@@ -10,15 +10,13 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from lynx_parallel.output.run_status import read_status
 from lynx_parallel.stages.video import probe
-from tests.helpers import forked_command
-from tests.helpers.command import ONE_RANK, environment, started, wait_for
+from tests.helpers.command import ONE_RANK, environment
 from tests.helpers.demo_output import NAMES
 from tests.helpers.ray_head import Head
 from tests.helpers.reports import data_of
@@ -147,43 +145,3 @@ def test_a_reader_never_sees_a_torn_file_or_a_wrong_count(head: Head, tmp_path: 
         assert probe(output / shot["video"]).frames == shot["num_frames"]
         assert shot["seconds"]["denoise"] > 0
     assert all((output / subject["crop"]).is_file() for subject in data["subjects"])
-
-
-def test_status_of_a_run_that_another_process_renders(campaign: Path, tmp_path: Path) -> None:
-    """Seen while it is at work, and after it was killed."""
-    slow = ("--set", "sampling.num_inference_steps=400", "--only", "drawn/beach", *ONE_RANK)
-    command = [sys.executable, "-m", "lynx_parallel.cli", "status", str(campaign), "--json"]
-
-    def look() -> dict[str, object]:
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    with started(campaign, *slow, cwd=tmp_path) as driver:
-
-        def denoising() -> bool:
-            run = look()["run"]
-            return bool(run and run["gangs"] and run["gangs"][0]["stage"] == "denoising" and run["gangs"][0]["step"])
-
-        wait_for(denoising, "a step", every=0.5)
-        seen = look()
-        assert seen["alive"] is True
-        assert f"process {driver.pid} on " in str(seen["driver"])
-        counts: Any = seen["counts"]
-        assert sum(counts.values()) == counts["left"] == 4
-        driver.kill()
-        driver.wait()
-    after = look()
-    assert after["alive"] is False
-    assert after["run"]["exit_code"] is None  # type: ignore[index]
-
-
-def test_sample_only_leaves_the_rest(tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    run = forked_command.render("demo", "--set", f"output={output}", "--sample-only", "1", "--quiet", cwd=tmp_path)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "1 rendered" in run.stdout
-    assert "3 left" in run.stdout
-    assert "step" not in run.stdout
-    counts = data_of(output / "report.html")["counts"]
-    assert counts == {"done": 1, "to render": 3}

@@ -20,8 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from tests.helpers import forked_command
 from tests.helpers.command import COMMAND, PATIENCE_S, environment, saved_steps, steps, wait_for
-from tests.helpers.ray_head import Head
 from tests.helpers.repository import REPOSITORY
 
 PORT = 6379
@@ -209,11 +209,11 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def expected(head: Head, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def expected(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The shot's latents, undisturbed, of two ranks on this machine."""
     folder = tmp_path_factory.mktemp("one-host")
     shutil.copytree(REPOSITORY / "manifests", folder / "manifests")
-    run = head.render(folder / "manifests" / "demo.yaml", *SHOT, cwd=folder)
+    run = forked_command.render(folder / "manifests" / "demo.yaml", *SHOT, cwd=folder)
     assert run.returncode == 0, run.stdout + run.stderr
     return (folder / "renders" / "demo" / f"{NAME}.latents.safetensors").read_bytes()
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.helpers.command import PATIENCE_S
 from tests.helpers.documents import TUTORIAL, all_blocks
-from tests.helpers.ray_head import Head
+from tests.helpers.forked_program import program
 from tests.helpers.repository import REPOSITORY
 
 
@@ -19,16 +19,13 @@ def lines_of(printed: str) -> list[str]:
     return [re.sub(r"in \d+ s", "in N s", line) for line in printed.splitlines()]
 
 
-def test_the_tutorial(head: Head, tmp_path: Path) -> None:
-    """``RAY_ADDRESS`` names a running Ray, so that no command has to start one."""
+def test_the_tutorial(demo: Path, tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "manifests", tmp_path / "manifests")
-    program = tmp_path / "bin" / "lynx-render"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lynx_parallel.cli "$@"\n')
-    program.chmod(0o755)
-    environment = head.env | {"RAY_ADDRESS": head.address, "PYTHONPATH": str(REPOSITORY)}
-    environment["PATH"] = f"{program.parent}:{environment['PATH']}"
+    with program() as folder:
+        run_all(tmp_path, os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"})
 
+
+def run_all(tmp_path: Path, environment: dict[str, str]) -> None:
     folder, printed, compared = tmp_path, "", 0
     for block in all_blocks(TUTORIAL):
         if block.mark.startswith("not run: "):

@@ -1,0 +1,33 @@
+"""The short storm, whose drivers and ranks are forks: each kind of fault at least once.
+
+Ray's memory monitor is left out, because there is no Ray. ``make chaos`` is the long storm, with Ray and all faults.
+With this seed, the driver is killed last, after the disk was full. The next driver does not wait 2 minutes for a retry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.chaos.faults import FAULTS, MEMORY_MONITOR
+from tests.chaos.storm import storm
+from tests.helpers.forked_command import start
+
+
+def test_every_shot_ends_once(demo: Path, tmp_path: Path) -> None:
+    report = storm(
+        tmp_path / "storm",
+        seed=168,
+        faults=len(FAULTS) - 1,
+        takes=2,
+        steps=40,
+        pause=(1.0, 3.0),
+        alone=False,
+        start=start,
+    )
+    print(report)
+    assert report.shots == 8
+    assert set(FAULTS) - set(report.faults) <= {
+        MEMORY_MONITOR,
+        "a full disk",
+    }  # a small one cannot be mounted everywhere
+    assert report.ends[-9] >= 1  # twice, where a kind was not to be had
