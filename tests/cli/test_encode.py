@@ -25,6 +25,7 @@ from tests.helpers.finished import ids_of
 from tests.helpers.light_command import errors_of, light, refused
 from tests.helpers.mp4_boxes import without_mark
 from tests.helpers.saved_latents import finish_with_latents
+from tests.helpers.stand_in_python import fast_children
 from tests.helpers.webp import read_webp
 
 NAMES = ["ada/run-t01", "ada/walk-t01", "bob/walk-t01"]
@@ -40,6 +41,12 @@ class Made:
 
     folder: Path
     frames: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def decoders_start_fast() -> Iterator[None]:
+    with fast_children():
+        yield
 
 
 @pytest.fixture(scope="module")

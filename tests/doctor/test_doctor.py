@@ -36,6 +36,7 @@ from lynx_parallel.rank.messages import Check
 from tests.helpers.campaigns import LITE
 from tests.helpers.command import COMMAND, wait_for
 from tests.helpers.light_command import light
+from tests.helpers.stand_in_python import fast_children
 
 TOPOLOGY = """\
 \t\x1b[4mGPU0\tGPU1\tGPU2\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m
@@ -85,7 +86,8 @@ def doctor(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_healthy_machine(tmp_path: Path, demo: Path) -> None:
-    run = light("doctor", "demo-tiny", "--device", "cpu", cwd=tmp_path)
+    with fast_children():
+        run = light("doctor", "demo-tiny", "--device", "cpu", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     lines = run.stdout.splitlines()
     for name in ("torch", "diffusers", "xfuser", "ray", "ffmpeg", "Python", "NVIDIA driver"):
@@ -231,7 +233,9 @@ def test_a_killed_child_keeps_what_it_found(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_two_devices_in_one_group() -> None:
-    for one in children.ask_links(["cpu", "cpu"]):
+    with fast_children():
+        links = children.ask_links(["cpu", "cpu"])
+    for one in links:
         assert one.failure is None
         (check,) = one.checks()
         assert (check.name, check.ok) == ("collectives", True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 
 from tests.helpers.dry_run import DRY_RUN
 from tests.helpers.repository import REPOSITORY
+from tests.helpers.stand_in_python import python
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ def test_a_dry_run_executes_the_tests() -> None:
     """One recorded case, and all but the campaign through the command line, which ``tests/e2e`` runs on the CPU."""
     chosen = ["tests/gpu", "--ignore=tests/gpu/test_command.py", "-k", "not full_a and not full_b and not mixed_a"]
     made = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *chosen],
+        [python(), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *chosen],
         cwd=REPOSITORY, env=os.environ | {DRY_RUN: "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stdout

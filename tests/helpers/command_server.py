@@ -26,8 +26,11 @@ from tests.helpers.repository import REPOSITORY
 HEAVY = ("torch", "ray", "diffusers", "transformers", "numpy")
 ALSO = ("lynx_parallel.engine.campaign_run", "lynx_parallel.engine.driver", "lynx_parallel.view.report")
 """Modules that commands import when they need them."""
-MAY_DIFFER = ("LYNX_", "PYTEST_", "HF_", "HOME", "PATH", "TMPDIR")
-"""Variables that no module reads when it is imported."""
+INTERPRETER = sys.executable
+PYTHON = "LYNX_TEST_PYTHON"
+"""Variable that names the interpreter of a command's children, see ``stand_in_python``."""
+MAY_DIFFER = ("LYNX_", "PYTEST_", "HF_", "HOME", "PATH", "TMPDIR", "GLOO_", "LD_LIBRARY_PATH", "QT_")
+"""Variables that no module reads when it is imported. cv2 and ranks set some of them in the process of the tests."""
 
 
 def run(
@@ -59,7 +62,7 @@ class _Server:
         self.address = f"{self._folder.name}/commands"
         self.environment = dict(os.environ)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.command_server", self.address],
+            [INTERPRETER, "-m", "tests.helpers.command_server", self.address],
             cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._process.stdout is not None
@@ -124,6 +127,7 @@ def _execute(arguments: list[str], cwd: str, environment: dict[str, str], stream
             os.dup2(file.fileno(), descriptor)
     os.setsid()
     sys.argv = [f"{lynx_parallel.cli.__path__[0]}/__main__.py", *arguments]
+    sys.executable = environment.get(PYTHON, sys.executable)
     code: Any = 0
     try:
         lynx_parallel.cli.main()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.helpers import command_server
 from tests.helpers.campaigns import tree
-from tests.helpers.command_server import HEAVY
+from tests.helpers.command_server import HEAVY, INTERPRETER
 
-COMMAND = [sys.executable, "-m", "lynx_parallel.cli"]
+COMMAND = [INTERPRETER, "-m", "lynx_parallel.cli"]
 WITHIN_S = 120.0
 
 
@@ -45,7 +44,7 @@ def _run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> 
     """The result lacks the lines that are printed on a slow machine alone, see ``Lines.if_slow``."""
     words = list(map(str, arguments))
     done = command_server.run(words, cwd, env, WITHIN_S) or subprocess.run(
-        [sys.executable, "-c", WATCHED, *words],
+        [INTERPRETER, "-c", WATCHED, *words],
         cwd=cwd, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False,
     )  # fmt: skip
     done.stdout, done.stderr = _IF_SLOW.sub("", done.stdout), _IF_SLOW.sub("", done.stderr)

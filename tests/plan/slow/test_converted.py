@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +29,9 @@ from lynx_parallel.rank.messages import RankConfig
 from lynx_parallel.rank.rank import Rank
 from tests.helpers import campaigns as small
 from tests.helpers.damage import flip
+from tests.helpers.light_command import light
 from tests.helpers.repository import REPOSITORY
+from tests.helpers.stand_in_python import fast_children
 
 FACES = REPOSITORY / "manifests" / "faces"
 FILE = "diffusion_pytorch_model.safetensors"
@@ -70,10 +70,7 @@ class Converted:
         names = {name: str(getattr(self.weights, name)) for name in ("resampler", "id", "ref")}
         model = {"base": "./wan", "adapters": names, "dtype": "bfloat16"}
         (self.folder / "p.yaml").write_text(json.dumps({"version": 1, "model": model}))
-        done = subprocess.run(
-            [sys.executable, "-m", "lynx_parallel.cli", "fetch", str(self.folder / "p.yaml"), "--convert"],
-            env=os.environ, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        done = light("fetch", self.folder / "p.yaml", "--convert", cwd=self.folder)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.splitlines()
 
@@ -82,6 +79,12 @@ class Converted:
         found = with_converted(self.weights, self.digests, "bfloat16").converted
         assert found is not None
         return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def conversions_start_fast() -> Iterator[None]:
+    with fast_children():
+        yield
 
 
 @pytest.fixture(scope="module")
