@@ -70,6 +70,7 @@ def render_in_every_layout(rank: int, store: Any, demo: Path) -> dict[Layout, di
     weights = {name: p.data_ptr() for name, p in pipeline.transformer.named_parameters()}
     device, config = torch.device("cpu"), pipeline.transformer.config
     bare = {heads: bare_model(heads) for heads in HEADS}
+    prepared = {count: prepare(pipeline, sampling(count)) for count in COUNTS} if rank == 0 else {}
     results: dict[Layout, dict[str, Any]] = {}
     for number, layout in enumerate(LAYOUTS):
         if rank >= layout.size:
@@ -88,7 +89,7 @@ def render_in_every_layout(rank: int, store: Any, demo: Path) -> dict[Layout, di
         membership.tokens._usp = counted
         result: dict[str, Any] = {"latents": {}, "block_inputs": {}, "usp_calls": {}}
         for count in COUNTS:
-            inputs = broadcast(prepare(pipeline, sampling(count)) if rank == 0 else None, ShotInputs, device=device)
+            inputs = broadcast(prepared.get(count), ShotInputs, device=device)
             pipeline.phase(inputs, sampling(count))  # the reference pass runs here, unsplit, before the hooks
             seen: list[int] = []
             hooks = [

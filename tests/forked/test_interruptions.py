@@ -46,7 +46,7 @@ def test_one_shot_through_every_interruption(start: Start, campaign: Path, tmp_p
     The first run ends by Ctrl-C, the second by SIGUSR1, the third by SIGKILL of the driver. In the fourth, one rank is
     killed and one hangs. Each costs an attempt.
     """
-    output, whole, total = fast_disk / "demo", tmp_path / "whole", 120
+    output, whole, total = fast_disk / "demo", tmp_path / "whole", 80
     settings = ("--set", f"sampling.num_inference_steps={total}")
     options = ("--save-every", "0s", "--hung-after", "12s", *settings, "--set", f"output={output}")
 

@@ -19,7 +19,7 @@ def test_every_shot_ends_once(demo: Path, tmp_path: Path) -> None:
         seed=168,
         faults=len(FAULTS) - 1,
         takes=2,
-        steps=40,
+        steps=25,
         pause=(1.0, 3.0),
         alone=False,
         start=start,

@@ -29,8 +29,10 @@ ALSO = ("lynx_parallel.engine.campaign_run", "lynx_parallel.engine.driver", "lyn
 INTERPRETER = sys.executable
 PYTHON = "LYNX_TEST_PYTHON"
 """Variable that names the interpreter of a command's children, see ``stand_in_python``."""
-MAY_DIFFER = ("LYNX_", "PYTEST_", "HF_", "HOME", "PATH", "TMPDIR", "GLOO_", "LD_LIBRARY_PATH", "QT_")
-"""Variables that no module reads when it is imported. cv2 and ranks set some of them in the process of the tests."""
+MAY_DIFFER = ("LYNX_", "PYTEST_", "HF_", "HOME", "PATH", "TMPDIR")
+"""Variables that no module reads when it is imported."""
+SET_HERE = ("GLOO_", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY", "QT_")
+"""Variables that cv2, insightface and ranks set in the process of the tests. A command sets its own."""
 
 
 def run(
@@ -45,7 +47,7 @@ def run(
     """
     server = _server()
     differ = {name for name, value in {*environment.items()} ^ {*server.environment.items()}}
-    if any(not name.startswith(MAY_DIFFER) for name in differ):
+    if any(not name.startswith((*MAY_DIFFER, *SET_HERE)) for name in differ):
         return None
     with tempfile.TemporaryDirectory() as folder, Client(server.address) as connection:
         streams = [f"{folder}/stdout", f"{folder}/stderr"]
