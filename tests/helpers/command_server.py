@@ -6,6 +6,7 @@ A command then has nothing to import before it begins. ``light_command`` uses it
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 import pkgutil
@@ -85,6 +86,7 @@ def serve(address: str) -> None:
     for name in ALSO:
         importlib.import_module(name)
     assert not [name for name in HEAVY if name in sys.modules]
+    gc.freeze()  # a collection in a fork would otherwise copy every page of these modules
     parent = os.getppid()
     listener = Listener(address)
     listener._listener._socket.settimeout(1.0)  # type: ignore[attr-defined]

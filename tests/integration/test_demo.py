@@ -21,8 +21,9 @@ from tests.helpers import forked_command
 from tests.helpers.command import PATIENCE_S, environment, lynx_render
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.golden_cases import relative_error
-from tests.helpers.light_command import errors_of
+from tests.helpers.light_command import errors_of, light
 from tests.helpers.repository import REPOSITORY
+from tests.helpers.stand_in_python import fast_children
 
 # Runs the command as ``lynx-render`` does. At the end it writes which heavy packages were imported.
 WATCHED = """\
@@ -83,9 +84,10 @@ def test_the_driver_imports_no_torch(first: FirstRun) -> None:
 def test_what_is_delivered(first: FirstRun) -> None:
     """Two ranks decoded rows of each video. Decoding it whole rounds a few values the other way, see parallel.vae."""
     output = first.folder / "renders" / "demo"
-    exported = lynx_render("export", output, "--to", "delivery", cwd=first.folder)
+    exported = light("export", output, "--to", "delivery", cwd=first.folder)
     assert (exported.returncode, len(list((first.folder / "delivery").glob("*.mp4")))) == (0, 4), exported.stdout
-    encoded = lynx_render("encode", output, "--format", "h264", "--to", "again", cwd=first.folder)
+    with fast_children():
+        encoded = light("encode", output, "--format", "h264", "--to", "again", cwd=first.folder)
     assert encoded.returncode == 0, encoded.stdout
     for name in NAMES:
         render, again = (read_frames(folder / f"{name}.mp4").astype(int) for folder in (output, first.folder / "again"))
@@ -117,7 +119,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun) -> None:
     assert not list(output.rglob("*.part"))
 
     # Nothing is left to do, and no Ray is needed to see it.
-    again = lynx_render(campaign, cwd=folder)
+    again = light(campaign, cwd=folder)
     assert again.returncode == 0
     assert "0 rendered, 0 encoded, 4 already done" in again.stdout
     assert "starting" not in again.stdout
@@ -139,7 +141,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun) -> None:
     # A changed prompt renders its two shots, a deleted output its one; the fourth is left alone.
     campaign.write_text(campaign.read_text().replace("carves a pumpkin", "paints a pumpkin"))
     (output / "drawn" / "beach-t01.latents.safetensors").unlink()
-    planned = lynx_render("plan", campaign, "--shots", *crf, cwd=folder)
+    planned = light("plan", campaign, "--shots", *crf, cwd=folder)
     assert re.search(r"render +drawn/pumpkin-t01: changed: prompt$", planned.stdout, re.M)
     assert re.search(r"render +drawn/beach-t01: latents missing or damaged$", planned.stdout, re.M)
     assert re.search(r"done +astronaut/beach-t01$", planned.stdout, re.M)
@@ -154,7 +156,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun) -> None:
 
     # What left the manifest is reported, and left alone.
     campaign.write_text(re.sub(r"(?m)^  beach:.*\n", "", campaign.read_text()))
-    planned = lynx_render("plan", campaign, *crf, cwd=folder)
+    planned = light("plan", campaign, *crf, cwd=folder)
     assert re.findall(r"orphan +(\S+)", planned.stdout) == ["astronaut/beach-t01", "drawn/beach-t01"]
     assert [event["rendered"] for event in journal(output, "run_ended")] == [4, 0, 3]
 

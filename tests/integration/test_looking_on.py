@@ -48,6 +48,7 @@ while not Path(sys.argv[2]).exists() and os.getppid() == parent:
         if file.endswith(".mp4"):
             (output.folder / file).read_bytes()
     most, seen = done, seen + 1
+    time.sleep(0.05)
 print(seen)
 """
 
