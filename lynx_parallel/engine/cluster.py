@@ -44,6 +44,8 @@ _ENVIRONMENT = {
     # impossible. A local Ray would then listen on every interface, and a head that listens on the loopback
     # interface alone would not be found. Other addresses are not affected. Read when ray is imported.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray would start an idle Python process for each CPU. No rank would use one: a rank has variables of its own.
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 # (pattern in Ray's log, its meaning). The first match counts.

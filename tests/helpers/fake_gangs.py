@@ -12,6 +12,7 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from lynx_parallel.engine.placement import Machine, NoRoom, StartOptions, UnfitRank
 from lynx_parallel.engine.run import Run
@@ -339,7 +340,7 @@ def supervise(
             await work
         assert stop_after is None or asyncio.get_running_loop().time() < stop_after + 12
 
-    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+    with asyncio.Runner(loop_factory=VirtualTime) as runner, mock.patch("os.fsync"):  # the disk is not the point
         try:
             if todo:
                 runner.run(go())

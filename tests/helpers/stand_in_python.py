@@ -91,7 +91,8 @@ def _run(connection: socket.socket) -> None:
     child = os.fork()
     if child == 0:
         connection.close()
-        _execute(*json.loads(request), streams)
+        arguments, folder, environment = json.loads(request)
+        _execute(arguments, folder, environment, streams)
     for stream in streams:
         os.close(stream)
     threading.Thread(target=_forward, args=(connection, child), daemon=True).start()

@@ -74,8 +74,10 @@ def test_sigterm_while_rendering_and_nothing_listens_beyond_this_machine(campaig
         process = psutil.Process(driver.pid)
         sockets = listeners(process)
         modes = [authentication(child) for child in process.children(recursive=True)]
+        idle = [child for child in process.children(recursive=True) if "ray::IDLE" in command_line(child)]
         _end(driver, signal.SIGTERM, output)
     assert [mode for mode in modes if mode] == [("token", 0o600)]
+    assert not idle  # every Python process that Ray has started for work is a rank
     # All were asked: Ray's servers, and ranks, which listen for Ray and for each other.
     assert {"gcs_server", "raylet"} <= {name for name, _ in sockets}
     assert len([name for name, _ in sockets if name.startswith("ray::Rank")]) > 2

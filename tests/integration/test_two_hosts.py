@@ -33,7 +33,7 @@ SHOT = (
     "--set", f"sampling.num_inference_steps={STEPS}",
 )  # fmt: skip
 
-PATIENT = {"RAY_health_check_failure_threshold": "30"}
+PATIENT = {"RAY_health_check_failure_threshold": "30", "RAY_prestart_worker_first_driver": "0"}
 """Ray takes a silent host for dead after minutes only, not after one: by then the driver must have done its work."""
 
 # Takes three quarters of each host's one CPU, so that only one rank, which takes a quarter, has room there: Ray would
