@@ -6,11 +6,13 @@ gets the signals of that process.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import multiprocessing as mp
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -43,6 +45,7 @@ os._exit(code[0] if code else 1)
 def python() -> str:
     """Returns the path of the stand-in. It takes ``-m MODULE``, perhaps after other options, and arguments."""
     folder = Path(tempfile.mkdtemp(prefix="lynx-", dir="/tmp"))  # short, for the limit on socket paths
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
     (folder / "client.py").write_text(CLIENT.format(address=address))
     command = folder / "python"

@@ -1,0 +1,40 @@
+"""The stand-in for Python behaves as Python does: streams, exit codes, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+
+from tests.helpers.command import wait_for
+from tests.helpers.ray_head import free_ports
+from tests.helpers.stand_in_python import python
+
+
+def format_json(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([python(), "-m", "json.tool"], input=text, capture_output=True, text=True, check=False)
+
+
+def test_streams_and_exit_codes() -> None:
+    done = format_json('{"a": 1}')
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{\n    "a": 1\n}\n', "")
+    failed = format_json("{")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith("Expecting property name")
+
+
+def test_the_process_ends_with_its_stand_in() -> None:
+    [port] = free_ports(1)
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    with subprocess.Popen(
+        [python(), "-m", "http.server", "--bind", "127.0.0.1", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as server:  # fmt: skip
+        wait_for(answers, "the server")
+        server.kill()
+    wait_for(lambda: not answers(), "its end")
