@@ -106,9 +106,11 @@ def _run(connection: socket.socket) -> None:
 
 
 def _forward(connection: socket.socket, child: int) -> None:
-    while number := connection.recv(1):
-        os.kill(child, number[0])
-    os.kill(child, signal.SIGKILL)  # the process that it stands in for has ended
+    with contextlib.suppress(ConnectionResetError):
+        while number := connection.recv(1):
+            os.kill(child, number[0])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)  # the process that it stands in for has ended
 
 
 def _execute(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
@@ -131,9 +133,10 @@ def _execute(arguments: list[str], folder: str, environment: dict[str, str], str
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1
-    if isinstance(code, str):
+    if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 0)
+    for printed in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError):  # the module has closed it
+            printed.flush()
+    os._exit(code or 0)
