@@ -30,7 +30,7 @@ ALSO = ("lynx_parallel.engine.campaign_run", "lynx_parallel.engine.driver", "lyn
 INTERPRETER = sys.executable
 PYTHON = "LYNX_TEST_PYTHON"
 """Variable that names the interpreter of a command's children, see ``stand_in_python``."""
-MAY_DIFFER = ("LYNX_", "PYTEST_", "HF_", "HOME", "PATH", "TMPDIR")
+MAY_DIFFER = ("COMP_", "LYNX_", "_LYNX_", "_TYPER_", "PYTEST_", "HF_", "HOME", "PATH", "TMPDIR")
 """Variables that no module reads when it is imported."""
 SET_HERE = ("GLOO_", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY", "QT_")
 """Variables that cv2, insightface and ranks set in the process of the tests. A command sets its own."""
