@@ -53,8 +53,11 @@ def test_one_shot_through_every_interruption(start: Start, campaign: Path, tmp_p
     # Ctrl-C.
     driver = start(*options)
     wait_for(lambda: 3 in steps(output, 1, rank=1), "rendering", every=0.01)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    assert family
     driver.send_signal(signal.SIGINT)
     ended = driver.ended()
+    assert not psutil.wait_procs(family, timeout=20)[1]
     assert ended.returncode == 130, ended
     assert "Traceback" not in ended.stdout + ended.stderr
     assert not (output / ".lynx" / "lock").exists()

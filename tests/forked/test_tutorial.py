@@ -8,10 +8,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.helpers.command import PATIENCE_S
+from tests.helpers.command import PATIENCE_S, environment
 from tests.helpers.documents import TUTORIAL, all_blocks
-from tests.helpers.forked_program import program
 from tests.helpers.repository import REPOSITORY
+from tests.helpers.stand_in_python import python
 
 
 def lines_of(printed: str) -> list[str]:
@@ -21,11 +21,12 @@ def lines_of(printed: str) -> list[str]:
 
 def test_the_tutorial(demo: Path, tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "manifests", tmp_path / "manifests")
-    with program() as folder:
-        run_all(tmp_path, os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"})
+    program = tmp_path / "bin" / "lynx-render"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{python()}" -m tests.helpers.forked_command "$@"\n')
+    program.chmod(0o755)
+    variables = environment() | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
 
-
-def run_all(tmp_path: Path, environment: dict[str, str]) -> None:
     folder, printed, compared = tmp_path, "", 0
     for block in all_blocks(TUTORIAL):
         if block.mark.startswith("not run: "):
@@ -36,7 +37,7 @@ def run_all(tmp_path: Path, environment: dict[str, str]) -> None:
             script = "\n".join([*block.commands, f"pwd > {tmp_path}/folder"])
             run = subprocess.run(
                 ["bash", "-eu", "-c", script],
-                cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+                cwd=folder, env=variables, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
             )  # fmt: skip
             assert run.returncode == 0, f"{block}\n{run.stdout}{run.stderr}"
             folder, printed = Path((tmp_path / "folder").read_text().strip()), run.stdout

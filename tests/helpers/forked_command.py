@@ -239,3 +239,11 @@ def _serve(pipe: Connection, variables: Mapping[str, str], arguments: tuple[Any,
         number, method, given = cloudpickle.loads(pipe.recv_bytes())
         group = getattr(getattr(RankActor, method), "__ray_concurrency_group__", "")
         groups[group].submit(answer, number, group, method, given)
+
+
+if __name__ == "__main__":  # in a process of ``stand_in_python``
+    sys.argv[0] = "lynx-render"
+    _replace_ray()
+    from lynx_parallel.cli.start import main
+
+    main()

@@ -69,6 +69,7 @@ def fast_children() -> Iterator[None]:
 def _serve(address: str, listening: mp.synchronize.Event, user: int) -> None:
     """Serves until the process that uses the stand-in has ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the processes of connections
+    mp.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # its forks may start processes
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)

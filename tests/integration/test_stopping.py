@@ -122,7 +122,9 @@ def test_a_second_driver_is_refused(campaign: Path, tmp_path: Path) -> None:
 
 
 def test_killed_and_hanging_processes(start: Start, fast_disk: Path) -> None:
-    """A rank is killed, a rank hangs, and at last the driver is killed. ``tests/forked/test_interruptions.py`` goes on.
+    """A rank is killed, a rank hangs, and at last the driver is killed.
+
+    ``tests/forked/test_interruptions.py`` resumes such runs to their end.
 
     SIGKILL of the driver leaves nothing behind: no process, stopped ones included, and no folder of Ray's.
     """

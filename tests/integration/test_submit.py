@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers import forked_command
 from tests.helpers.command import COMMAND, ONE_RANK, PATIENCE_S, ranks_of, sidecars, steps, wait_for
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.listeners import is_loopback, listeners
@@ -104,8 +103,8 @@ def test_a_stopped_job_is_resumed(head: Head, campaign: Path, tmp_path: Path) ->
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1
     assert not list(output.rglob("*.part")) + sidecars(output)
 
-    resumed = forked_command.render(*settings, cwd=working)
-    assert resumed.returncode == 0, resumed
-    assert "1 rendered" in resumed.stdout
+    code, printed = head.job(*submission("resumed", *settings), cwd=working)
+    assert code == 0, printed
+    assert "1 rendered" in printed
     assert steps(output, 2) == list(range(done + 1, 151))
     assert not list((output / ".lynx" / "partial").iterdir())
