@@ -96,7 +96,7 @@ def ray_head(home: Path, *, dashboard: bool) -> Iterator[Head]:
         "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_USAGE_STATS_ENABLED": "0",
         # Keeps it on the loopback interface, which --node-ip-address does not.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_prestart_worker_first_driver": "0",
-        "RAY_metrics_report_interval_ms": "1000",
+        "RAY_metrics_report_interval_ms": "200",
         "AUTOSCALER_METRIC_PORT": str(others[0]), "DASHBOARD_METRIC_PORT": str(others[1]),
     }  # fmt: skip
     url = f"http://127.0.0.1:{port}"
