@@ -128,10 +128,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
+def torch_settings() -> None:
     """Another number of threads rounds differently. Ranks that earlier tests ran in this process may have set one."""
     if torch := sys.modules.get("torch"):
+        from tests.helpers.small_convolutions import use_onednn
+
         torch.set_num_threads(1)
+        use_onednn()
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +150,9 @@ def no_ray_in_quick_tests(request: pytest.FixtureRequest) -> Iterator[None]:
 def demo(cache: Path) -> Path:
     """``demo:tiny``, built once: ``wan/``, ``full/``, ``lite/``."""
     from lynx_parallel.demo.checkpoint import ensure_demo
+    from tests.helpers.small_convolutions import use_onednn
 
+    use_onednn()  # perhaps torch is imported only now
     return ensure_demo()
 
 

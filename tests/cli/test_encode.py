@@ -22,10 +22,10 @@ from lynx_parallel.stages.video import encode_video, probe
 from tests.helpers.campaigns import draw, edit_sidecar, finish, load, tree, write
 from tests.helpers.command import started, wait_for
 from tests.helpers.finished import ids_of
+from tests.helpers.fork_server import fast_children
 from tests.helpers.light_command import errors_of, light, refused
 from tests.helpers.mp4_boxes import without_mark
 from tests.helpers.saved_latents import finish_with_latents
-from tests.helpers.stand_in_python import fast_children
 from tests.helpers.webp import read_webp
 
 NAMES = ["ada/run-t01", "ada/walk-t01", "bob/walk-t01"]

@@ -35,8 +35,8 @@ from lynx_parallel.doctor.weights import find_all
 from lynx_parallel.rank.messages import Check
 from tests.helpers.campaigns import LITE
 from tests.helpers.command import COMMAND, wait_for
+from tests.helpers.fork_server import fast_children
 from tests.helpers.light_command import light
-from tests.helpers.stand_in_python import fast_children
 
 TOPOLOGY = """\
 \t\x1b[4mGPU0\tGPU1\tGPU2\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.helpers.command import PATIENCE_S, environment
 from tests.helpers.documents import TUTORIAL, all_blocks
+from tests.helpers.fork_server import python
 from tests.helpers.repository import REPOSITORY
-from tests.helpers.stand_in_python import python
 
 
 def lines_of(printed: str) -> list[str]:

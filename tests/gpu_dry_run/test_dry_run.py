@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from tests.helpers.dry_run import DRY_RUN
+from tests.helpers.fork_server import python
 from tests.helpers.repository import REPOSITORY
-from tests.helpers.stand_in_python import python
 
 
 @pytest.mark.slow

@@ -29,8 +29,11 @@ from ray import cloudpickle
 
 from lynx_parallel.errors import RenderError
 from tests.helpers.command import PATIENCE_S, environment
-from tests.helpers.processes import server_context
+from tests.helpers.fork_server import Fork
+from tests.helpers.small_convolutions import use_torch
 
+OWN_BITS = {"LYNX_TEST_OWN_BITS": "1"}
+"""Variable of a run with the bits of ranks on Ray. Other forks use ``small_convolutions``."""
 RANKS = 8
 """Ranks for which the machine has room, as a Ray of two CPUs."""
 
@@ -46,8 +49,9 @@ class Driver:
     def __init__(self, arguments: Sequence[str | Path], cwd: Path, variables: Mapping[str, str], streams: list[Path]):
         self._streams = streams
         words = ["lynx-render", *map(str, arguments)]
-        self._process = server_context().Process(target=_drive, args=(words, cwd, environment() | variables, streams))
-        self._process.start()
+        with open(os.devnull) as nothing, streams[0].open("ab") as printed, streams[1].open("ab") as errors:
+            files = [file.fileno() for file in (nothing, printed, errors)]
+            self._process = Fork("heavy", (_drive, (words,)), cwd, environment() | variables, files)
 
     @property
     def pid(self) -> int:
@@ -56,16 +60,16 @@ class Driver:
     @property
     def returncode(self) -> int | None:
         """Exit code, negative if a signal ended it; None while it runs."""
-        return self._process.exitcode
+        return self._process.wait(0)
 
     def poll(self) -> int | None:
         return self.returncode
 
     def wait(self, within: float = PATIENCE_S) -> int:
         """Waits until it ends. Returns its exit code."""
-        self._process.join(within)
-        assert self.returncode is not None, f"not done after {within} s"
-        return self.returncode
+        code = self._process.wait(within)
+        assert code is not None, f"not done after {within} s"
+        return code
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -73,7 +77,6 @@ class Driver:
     def kill(self) -> None:
         """Kills it, and with it its ranks."""
         self._process.kill()
-        self._process.join(PATIENCE_S)
 
     def ended(self) -> subprocess.CompletedProcess[str]:
         """Waits until it ends. Returns its exit code and what it has printed."""
@@ -102,16 +105,11 @@ def render(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.Co
         return driver.ended()
 
 
-def _drive(words: list[str], cwd: Path, variables: Mapping[str, str], streams: list[Path]) -> None:
+def _drive(words: list[str]) -> None:
     """The driver's process."""
-    os.environ.clear()
-    os.environ.update(variables)
-    os.chdir(cwd)
-    for descriptor, path in enumerate(streams, 1):
-        with path.open("ab") as file:
-            os.dup2(file.fileno(), descriptor)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = words
+    if "LYNX_TEST_OWN_BITS" in os.environ:
+        use_torch()
     _replace_ray()
     from lynx_parallel.cli.start import main
 
@@ -241,9 +239,5 @@ def _serve(pipe: Connection, variables: Mapping[str, str], arguments: tuple[Any,
         groups[group].submit(answer, number, group, method, given)
 
 
-if __name__ == "__main__":  # in a process of ``stand_in_python``
-    sys.argv[0] = "lynx-render"
-    _replace_ray()
-    from lynx_parallel.cli.start import main
-
-    main()
+if __name__ == "__main__":  # in a process of ``fork_server.python``
+    _drive(["lynx-render", *sys.argv[1:]])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.helpers import command_server
 from tests.helpers.campaigns import tree
-from tests.helpers.command_server import HEAVY, INTERPRETER
+from tests.helpers.fork_server import HEAVY, INTERPRETER, Fork, NoFork
 
 COMMAND = [INTERPRETER, "-m", "lynx_parallel.cli"]
 WITHIN_S = 120.0
@@ -42,11 +42,21 @@ def light(*arguments: str | Path, cwd: Path, allowed: str = "") -> subprocess.Co
 
 def _run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """The result lacks the lines that are printed on a slow machine alone, see ``Lines.if_slow``."""
-    words = list(map(str, arguments))
-    done = command_server.run(words, cwd, env, WITHIN_S) or subprocess.run(
-        [INTERPRETER, "-c", WATCHED, *words],
-        cwd=cwd, env=env, capture_output=True, text=True, timeout=WITHIN_S, check=False,
-    )  # fmt: skip
+    program = ["-c", WATCHED, *map(str, arguments)]
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors, open(os.devnull) as nothing:
+        streams = [file.fileno() for file in (nothing, printed, errors)]
+        try:
+            code = Fork("light", program, cwd, env, streams).wait(WITHIN_S)
+        except NoFork:
+            code = subprocess.run(
+                [INTERPRETER, *program], cwd=cwd, env=env, stdin=nothing, stdout=printed, stderr=errors,
+                timeout=WITHIN_S, check=False,
+            ).returncode  # fmt: skip
+        if code is None:
+            raise subprocess.TimeoutExpired(program, WITHIN_S)
+        for file in (printed, errors):
+            file.seek(0)
+        done = subprocess.CompletedProcess(program, code, printed.read().decode(), errors.read().decode())
     done.stdout, done.stderr = _IF_SLOW.sub("", done.stdout), _IF_SLOW.sub("", done.stderr)
     return done
 

@@ -1,18 +1,36 @@
-"""Imports what a driver and its ranks import. The server of ``processes.server_context`` imports this module once."""
+"""Imports what a driver and its ranks import. The heavy server of ``fork_server`` imports this module once."""
 
 # ruff: noqa: E402
 import gc
+import importlib
 
 gc.disable()
+
+from diffusers import UniPCMultistepScheduler
+from PIL import Image
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from lynx_parallel.cli import entry
 from lynx_parallel.engine import campaign_run, driver, supervisor
 from lynx_parallel.parallel import xdit
 from lynx_parallel.rank import rank
+from tests.helpers.small_convolutions import use_onednn
 
 __all__ = ["campaign_run", "driver", "entry", "rank", "supervisor"]
 
+LATER = (
+    "distvae.modules.adapters.vae.decoder_adapters", "ffmpeg", "imageio_ffmpeg", "lynx_parallel.engine.cluster",
+    "lynx_parallel.engine.metrics", "lynx_parallel.view.live", "lynx_parallel.view.report", "safetensors.numpy",
+)  # fmt: skip
+"""Modules that drivers and ranks import when they need them."""
+
 xdit._import_xfuser("cpu")
+for _name in LATER:
+    importlib.import_module(_name)
+_ = UniPCMultistepScheduler().compatibles  # its modules, which ``from_config`` imports
+get_checkpoint_conversion_mapping("")  # compiles a thousand patterns
+Image.init()
+use_onednn()
 
 gc.freeze()  # a collection in a fork would otherwise copy every page of these modules
 gc.enable()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-PRELOADED = "tests.helpers.preloaded"
+from tests.helpers.fork_server import Fork
 
 
 def _child(rank: int, world: int, function: Callable[..., Any], args: tuple[Any, ...], folder: str) -> None:
@@ -30,31 +30,21 @@ def _child(rank: int, world: int, function: Callable[..., Any], args: tuple[Any,
         raise
 
 
-def server_context() -> Any:
-    """Returns the context whose processes are forks of a server that has imported ``PRELOADED``."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED])
-    return context
-
-
 def run_gang(world: int, function: Callable[..., Any], *args: Any, fresh: bool = False) -> list[Any]:
     """Runs ``function(rank, store, *args)`` in ``world`` processes, and returns their results by rank.
 
-    The processes are forks of a server that has imported ``PRELOADED``, because importing takes each of them 9 s. A
-    rank that raises fails the test with its traceback.
+    The processes are forks of a server that has imported what ranks import. A rank that raises fails the test with its
+    traceback.
 
     Args:
         function: of a module's top level.
         fresh: each process starts without any import.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.get_context("spawn") if fresh else server_context()
-        ranks = [context.Process(target=_child, args=(r, world, function, args, folder)) for r in range(world)]
-        for rank in ranks:
-            rank.start()
+        ranks = [_start((r, world, function, args, folder), fresh) for r in range(world)]
         deadline = time.monotonic() + 300
         while any(rank.is_alive() for rank in ranks) and time.monotonic() < deadline:
-            if any(rank.exitcode for rank in ranks):
+            if any(not rank.is_alive() and rank.exitcode for rank in ranks):
                 time.sleep(2)  # its peers' own errors may tell more; they would wait for the timeout
                 break
             time.sleep(0.1)
@@ -65,3 +55,11 @@ def run_gang(world: int, function: Callable[..., Any], *args: Any, fresh: bool =
         assert not errors, "\n".join(errors)
         assert not alive, f"{len(alive)} of {world} ranks still ran after 300 s"
         return [torch.load(f"{folder}/{r}.pt", weights_only=False) for r in range(world)]
+
+
+def _start(arguments: tuple[Any, ...], fresh: bool) -> Any:
+    if not fresh:
+        return Fork("heavy", (_child, arguments), os.getcwd(), os.environ, [0, 1, 2])
+    process = mp.get_context("spawn").Process(target=_child, args=arguments)
+    process.start()
+    return process

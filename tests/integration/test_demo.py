@@ -20,10 +20,10 @@ from lynx_parallel.stages.video import probe, read_frames
 from tests.helpers import forked_command
 from tests.helpers.command import PATIENCE_S, environment, lynx_render
 from tests.helpers.demo_output import NAMES, digests
+from tests.helpers.fork_server import fast_children
 from tests.helpers.golden_cases import relative_error
 from tests.helpers.light_command import errors_of, light
 from tests.helpers.repository import REPOSITORY
-from tests.helpers.stand_in_python import fast_children
 
 # Runs the command as ``lynx-render`` does. At the end it writes which heavy packages were imported.
 WATCHED = """\
@@ -127,7 +127,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun) -> None:
 
     # Another crf: the saved latents are encoded, nothing is denoised.
     crf = ("--set", "video.crf=40")
-    encoded = forked_command.render(campaign, *crf, cwd=folder)
+    encoded = forked_command.render(campaign, *crf, cwd=folder, **forked_command.OWN_BITS)
     assert encoded.returncode == 0, encoded.stderr
     assert "0 rendered, 4 encoded" in encoded.stdout
     assert digests(output, ".latents.safetensors") == latents
@@ -145,7 +145,7 @@ def test_a_campaign_from_first_run_to_changed_prompt(first: FirstRun) -> None:
     assert re.search(r"render +drawn/pumpkin-t01: changed: prompt$", planned.stdout, re.M)
     assert re.search(r"render +drawn/beach-t01: latents missing or damaged$", planned.stdout, re.M)
     assert re.search(r"done +astronaut/beach-t01$", planned.stdout, re.M)
-    changed = forked_command.render(campaign, *crf, cwd=folder)
+    changed = forked_command.render(campaign, *crf, cwd=folder, **forked_command.OWN_BITS)
     assert changed.returncode == 0, changed.stderr
     assert "3 rendered, 0 encoded, 1 already done" in changed.stdout
     rendered = digests(output, ".latents.safetensors")

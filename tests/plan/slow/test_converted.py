@@ -29,9 +29,9 @@ from lynx_parallel.rank.messages import RankConfig
 from lynx_parallel.rank.rank import Rank
 from tests.helpers import campaigns as small
 from tests.helpers.damage import flip
+from tests.helpers.fork_server import fast_children
 from tests.helpers.light_command import light
 from tests.helpers.repository import REPOSITORY
-from tests.helpers.stand_in_python import fast_children
 
 FACES = REPOSITORY / "manifests" / "faces"
 FILE = "diffusion_pytorch_model.safetensors"

@@ -7,8 +7,8 @@ import socket
 import subprocess
 
 from tests.helpers.command import wait_for
+from tests.helpers.fork_server import python
 from tests.helpers.ray_head import free_ports
-from tests.helpers.stand_in_python import python
 
 
 def format_json(text: str) -> subprocess.CompletedProcess[str]:
