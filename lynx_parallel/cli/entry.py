@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -94,10 +95,16 @@ def _options(
 ) -> None: ...
 
 
+@cache
+def command_group() -> Any:
+    """Returns click's group of all commands."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. ``lynx-render MANIFEST`` is ``lynx-render render MANIFEST``."""
     words: list[str] = []
-    group: Any = typer.main.get_command(app)
+    group = command_group()
     ours = list(itertools.takewhile(lambda word: word != "--", arguments))  # not those of the command of ``each``
     if "--debug" in ours:
         show_log(sys.stderr)

@@ -172,6 +172,7 @@ class _Server:
 
     def __init__(self, name: str, address: str):
         importlib.import_module(MODULES[name])
+        assert name == "heavy" or not [package for package in HEAVY if package in sys.modules]
         self._environment = dict(os.environ) if name == "light" else None
         self._selector = selectors.DefaultSelector()
         self._listener = socket.socket(socket.AF_UNIX)

@@ -7,20 +7,19 @@ import importlib
 gc.disable()
 
 from diffusers import UniPCMultistepScheduler
-from PIL import Image
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from lynx_parallel.cli import entry
-from lynx_parallel.engine import campaign_run, driver, supervisor
+from lynx_parallel.engine import supervisor
 from lynx_parallel.parallel import xdit
 from lynx_parallel.rank import rank
+from tests.helpers import preloaded_light
 from tests.helpers.small_convolutions import use_onednn
 
-__all__ = ["campaign_run", "driver", "entry", "rank", "supervisor"]
+__all__ = ["preloaded_light", "rank", "supervisor"]
 
 LATER = (
     "distvae.modules.adapters.vae.decoder_adapters", "ffmpeg", "imageio_ffmpeg", "lynx_parallel.engine.cluster",
-    "lynx_parallel.engine.metrics", "lynx_parallel.view.live", "lynx_parallel.view.report", "safetensors.numpy",
+    "lynx_parallel.engine.metrics", "safetensors.numpy",
 )  # fmt: skip
 """Modules that drivers and ranks import when they need them."""
 
@@ -29,7 +28,6 @@ for _name in LATER:
     importlib.import_module(_name)
 _ = UniPCMultistepScheduler().compatibles  # its modules, which ``from_config`` imports
 get_checkpoint_conversion_mapping("")  # compiles a thousand patterns
-Image.init()
 use_onednn()
 
 gc.freeze()  # a collection in a fork would otherwise copy every page of these modules
