@@ -6,10 +6,14 @@ import errno
 import itertools
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PROBE_S = 600.0
+"""Age in seconds from which a probe counts as left by a killed process."""
 
 
 def part_path(path: Path, attempt: int = 1) -> Path:
@@ -149,6 +153,19 @@ def try_publishing(folder: Path, content: bytes = b"probe") -> None:
                 raise OSError(errno.EIO, "reads back other bytes than were written", str(path))
     finally:
         path.unlink(missing_ok=True)
+
+
+def left_probes(folder: Path) -> list[Path]:
+    """Returns the files of ``try_publishing`` that killed processes have left in a folder.
+
+    Younger ones may be in use: a driver makes one before it takes the lock of its output folder.
+    """
+    found = []
+    for path in folder.glob("probe-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > PROBE_S:
+                found.append(path)
+    return found
 
 
 def _fsync(path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from lynx_parallel.output.atomic import atomic_write, move, naming, part_path, publish
+from lynx_parallel.output.atomic import atomic_write, left_probes, move, naming, part_path, publish
 from lynx_parallel.output.checksums import sha256_file
 from lynx_parallel.output.posters import POSTER_SUFFIX, POSTERS
 from lynx_parallel.output.prompt_files import PromptFiles
@@ -161,7 +161,7 @@ class Output:
         if alone:
             for folder in _FOLDERS:
                 parts += (self.private / folder).rglob("*.part")
-            parts += self.private.glob("probe-*")
+            parts += left_probes(self.private)
         for path in parts:
             path.unlink(missing_ok=True)
         return len(parts)

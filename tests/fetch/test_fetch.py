@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import campaigns as small
+from tests.helpers.fork_server import python
 from tests.helpers.hub import COMMIT, Hub, serve, sha256
 
 # Larger than the chunks of 10 MiB in which huggingface_hub reads: what arrives of a chunk cut off is not written.
@@ -63,7 +63,7 @@ class User:
         }  # fmt: skip
         faces = [f"{self.hub.url}/files/{name}" for name in ("buffalo_l.zip", ARCFACE)]
         return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *faces, *arguments],
+            [python("light"), "-c", COMMAND, *faces, *arguments],
             cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,13 +29,6 @@ def start(campaign: Path, tmp_path: Path) -> Iterator[Start]:
         yield lambda *arguments: drivers.enter_context(
             forked_command.started(campaign, *TWO_RANKS, *arguments, cwd=tmp_path)
         )
-
-
-@pytest.fixture
-def fast_disk() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 def test_one_shot_through_every_interruption(start: Start, campaign: Path, tmp_path: Path, fast_disk: Path) -> None:

@@ -34,7 +34,10 @@ MODULES = {"light": "tests.helpers.preloaded_light", "heavy": "tests.helpers.pre
 INTERPRETER = sys.executable
 PYTHON = "LYNX_TEST_PYTHON"
 """Variable that replaces ``sys.executable`` in a fork, see ``python``."""
-MAY_DIFFER = ("COMP_", "LYNX_", "_LYNX_", "_TYPER_", "PYTEST_", "HF_", "HOME", "PATH", "TMPDIR")
+MAY_DIFFER = (
+    "COMP_", "HF_", "HOME", "HTTP_PROXY", "http_proxy", "LYNX_", "_LYNX_", "OLDPWD", "PATH", "PWD", "PYTEST_", "TMPDIR",
+    "_TYPER_",
+)  # fmt: skip
 """Variables that no module of the light server reads when it is imported."""
 SET_HERE = ("GLOO_", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY", "QT_")
 """Variables that cv2, insightface and ranks set in the process of the tests. A command sets its own."""
@@ -50,7 +53,8 @@ for number in (signal.SIGTERM, signal.SIGINT):
 request = pickle.dumps((sys.argv[1:], os.getcwd(), dict(os.environ)))
 socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
 connection.sendall(request)
-connection.recv(4)
+if connection.recv(4) == bytes(4):  # NoFork
+    os.execv({interpreter!r}, [{interpreter!r}, *sys.argv[1:]])
 code = int.from_bytes(connection.recv(4), "big", signed=True)
 os._exit(code if code >= 0 else 128 - code)
 """
@@ -114,16 +118,16 @@ class Fork:
 
 
 @cache
-def python() -> str:
-    """Returns the path of a stand-in for ``sys.executable``. Its processes are forks of the heavy server.
+def python(server: str = "heavy") -> str:
+    """Returns the path of a stand-in for ``sys.executable``. Its processes are forks of the server.
 
     The process dies with the one that stands in for it, and gets its SIGTERM and SIGINT.
     """
-    address = _address("heavy")
-    command, client = address.with_name("python"), address.with_name("client.py")
+    address = _address(server)
+    command, client = (address.with_name(f"{server}-{name}") for name in ("python", "client.py"))
     with _locked(address.parent):
         if not command.exists():
-            client.write_text(CLIENT.format(address=str(address)))
+            client.write_text(CLIENT.format(address=str(address), interpreter=INTERPRETER))
             command.write_text(f'#!/bin/sh\nexec "{INTERPRETER}" -IS "{client}" "$@"\n')
             command.chmod(0o755)
     return str(command)

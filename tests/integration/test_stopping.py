@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
 import signal
 import socket
 import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,13 +41,6 @@ def start(campaign: Path, tmp_path: Path) -> Iterator[Start]:
         yield lambda *arguments: drivers.enter_context(
             started(campaign, "--only", "astronaut/beach", *arguments, cwd=tmp_path)
         )
-
-
-@pytest.fixture
-def fast_disk() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

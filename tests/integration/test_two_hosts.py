@@ -219,14 +219,20 @@ def expected(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 class Run:
-    """A driver on the first host, and its output folder."""
+    """A driver on the first host.
 
-    def __init__(self, hosts: Hosts, campaign: Path, folder: Path, *arguments: str):
-        self.output = folder / "renders" / "demo"
+    Args:
+        output: its output folder.
+        folder: its working folder.
+    """
+
+    def __init__(self, hosts: Hosts, campaign: Path, output: Path, folder: Path, *arguments: str):
+        self.output = output
         self._said = folder / "said"
         with self._said.open("w") as file:
             self._driver = hosts.start(
-                hosts.a, *COMMAND, str(campaign), *SHOT, "--address", hosts.head, *arguments,
+                hosts.a, *COMMAND, str(campaign), *SHOT, "--set", f"output={output}",
+                "--address", hosts.head, *arguments,
                 cwd=folder, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -266,14 +272,14 @@ def difference(latents: bytes, expected: bytes) -> float:
 
 @pytest.mark.parametrize("room", [False, True], ids=["until the link is back", "on one host"])
 def test_a_cut_link_costs_an_attempt_and_no_shot(
-    hosts: Hosts, expected: bytes, campaign: Path, tmp_path: Path, room: bool
+    hosts: Hosts, expected: bytes, campaign: Path, tmp_path: Path, fast_disk: Path, room: bool
 ) -> None:
     """The gang has a rank on each host. The retry resumes after the saved step.
 
     It runs on the driver's host if there is room. Otherwise it runs on both hosts, when the link is back.
     """
     # The default is ring attention between the hosts. With Ulysses, the retry on one host has the same layout.
-    run = Run(hosts, campaign, tmp_path, "--hung-after", "15s", *(("--ulysses", "2") if room else ()))
+    run = Run(hosts, campaign, fast_disk, tmp_path, "--hung-after", "15s", *(("--ulysses", "2") if room else ()))
     run.until(lambda: saved_steps(run.output) >= 5, "a resume state")
     if room:
         hosts.release(hosts.a)

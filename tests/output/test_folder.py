@@ -14,7 +14,7 @@ import pytest
 
 import lynx_parallel.output.atomic
 from lynx_parallel.inputs.manifest import Campaign
-from lynx_parallel.output.atomic import part_path
+from lynx_parallel.output.atomic import PROBE_S, part_path
 from lynx_parallel.output.folder import Output
 from lynx_parallel.output.journal import History, Journal
 from lynx_parallel.plan.digests import shot_digests
@@ -328,6 +328,9 @@ def test_a_probe_is_there_for_a_while(campaign: Campaign) -> None:
     with output.probe() as probe:
         assert probe.exists()
     assert not probe.exists()
-    probe.touch()  # a driver was killed
+    probe.touch()  # a driver was killed, or is about to take the folder's lock
+    sweep(output)
+    assert probe.exists()
+    os.utime(probe, (0, probe.stat().st_mtime - PROBE_S - 5))
     sweep(output)
     assert not probe.exists()

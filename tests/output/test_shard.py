@@ -80,6 +80,7 @@ def test_a_sweep_leaves_what_may_be_another_shard_s(tmp_path: Path) -> None:
     for name in parts:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    os.utime(tmp_path / ".lynx/probe-1", (0, 0))
     assert output.sweep({"ada/walk"}, alone=False) == 1
     assert not (tmp_path / parts[0]).exists()
     assert all((tmp_path / name).exists() for name in parts[1:])
