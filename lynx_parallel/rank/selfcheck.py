@@ -220,6 +220,8 @@ def _decode(device: torch.device) -> str:
         vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1).eval()
         latents = torch.randn(1, 16, 2, 6, 10)  # five frames of 80 × 48
     expected = vae.decode(latents, return_dict=False)[0]
+    if device == expected.device:
+        return f"{expected.shape[2]} frames"  # the CPU is what other devices are compared with
     video = vae.to(device).decode(latents.to(device), return_dict=False)[0]
     remedy = "Convolutions compute wrongly here. Reinstall torch with its own NVIDIA packages (cuDNN)."
     error = _difference("decoding", video, expected, DECODE_TOLERANCE, remedy)

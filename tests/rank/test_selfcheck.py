@@ -29,9 +29,13 @@ CONFIG = {
 
 
 def by_name(
-    output: Path, kernel: Attention = sdpa, dtype: torch.dtype = torch.float32, need_lse: bool = False
+    output: Path,
+    kernel: Attention = sdpa,
+    dtype: torch.dtype = torch.float32,
+    need_lse: bool = False,
+    device: torch.device = CPU,
 ) -> dict[str, Check]:
-    return {check.name: check for check in check_rank(CPU, dtype, "sdpa", kernel, output, need_lse)}
+    return {check.name: check for check in check_rank(device, dtype, "sdpa", kernel, output, need_lse)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -102,7 +106,7 @@ def test_a_decoder_that_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return (video if len(calls) == 1 else video.bfloat16() * 0.9,)  # the first call is the CPU's
 
     monkeypatch.setattr(selfcheck.AutoencoderKLWan, "decode", wrong_on_the_device)
-    failed = by_name(tmp_path)["decode"]
+    failed = by_name(tmp_path, device=torch.device("cpu", 0))["decode"]  # which counts as another device
     assert (failed.ok, "decoding differs" in failed.detail, "cuDNN" in failed.remedy) == (False, True, True)
 
     def no_engine(self: Any, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
