@@ -32,6 +32,8 @@ from tests.helpers.repository import REPOSITORY
 
 MODULES = {"light": "tests.helpers.preloaded_light", "heavy": "tests.helpers.preloaded"}
 INTERPRETER = sys.executable
+SESSION = "LYNX_TEST_SESSION"
+"""Variable with the number of the process that the servers serve, for test workers."""
 PYTHON = "LYNX_TEST_PYTHON"
 """Variable that replaces ``sys.executable`` in a fork, see ``python``."""
 MAY_DIFFER = (
@@ -39,7 +41,7 @@ MAY_DIFFER = (
     "_TYPER_",
 )  # fmt: skip
 """Variables that no module of the light server reads when it is imported."""
-SET_HERE = ("GLOO_", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY", "QT_")
+SET_HERE = ("GLOO_", "GRPC_VERBOSITY", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY", "QT_")
 """Variables that cv2, insightface and ranks set in the process of the tests. A command sets its own."""
 HEAVY = ("torch", "ray", "diffusers", "transformers", "numpy")
 """Packages that the light server has not imported."""
@@ -140,13 +142,18 @@ def fast_children() -> Iterator[None]:
         yield
 
 
+def start_session() -> tuple[int, Path]:
+    """Returns the process with which the servers end, and their folder. The first call makes this process that one."""
+    session = int(os.environ.setdefault(SESSION, str(os.getpid())))
+    folder = Path(f"/tmp/lynx-forks-{os.getuid()}-{session}")  # short, for the limit on socket paths
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return session, folder
+
+
 @cache
 def _address(server: str) -> Path:
     """Returns the socket of a server that runs. The first test worker that needs it starts it."""
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    session = os.getppid() if worker else os.getpid()
-    folder = Path(f"/tmp/lynx-forks-{os.getuid()}-{session}")  # short, for the limit on socket paths
-    folder.mkdir(mode=0o700, exist_ok=True)
+    session, folder = start_session()
     address = folder / server
     with _locked(folder):
         if not address.exists():
