@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
+
+import pytest
 
 from tests.helpers.command import wait_for
 from tests.helpers.fork_server import python
@@ -21,6 +25,27 @@ def test_streams_and_exit_codes() -> None:
     failed = format_json("{")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith("Expecting property name")
+
+
+def test_light_processes_have_imported_the_command_line_unless_a_variable_differs() -> None:
+    code = "import os, sys; print('lynx_parallel.cli' in sys.modules, os.getcwd(), os.environ.get('ANOTHER'))"
+    for more, expected in (({}, "True / None\n"), ({"ANOTHER": "value"}, "False / value\n")):
+        done = subprocess.run(
+            [python("light"), "-c", code], cwd="/", env=os.environ | more, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_process(number: signal.Signals) -> None:
+    code = "import time; print('ready', flush=True); time.sleep(600)"
+    with subprocess.Popen(
+        [python(), "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
 
 
 def test_the_process_ends_with_its_stand_in() -> None:

@@ -277,6 +277,7 @@ def _run(what: Any, cwd: str, environment: dict[str, str], streams: list[int]) -
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.executable = environment.get(PYTHON, sys.executable)
     code: object = 0
+    interrupted = False
     try:
         if callable(what[0]):
             what[0](*what[1])
@@ -284,9 +285,9 @@ def _run(what: Any, cwd: str, environment: dict[str, str], streams: list[int]) -
             _run_program(list(what))
     except SystemExit as end:
         code = end.code
-    except BaseException:
+    except BaseException as error:
         sys.excepthook(*sys.exc_info())
-        code = 1
+        code, interrupted = 1, isinstance(error, KeyboardInterrupt)
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
@@ -295,6 +296,9 @@ def _run(what: Any, cwd: str, environment: dict[str, str], streams: list[int]) -
     for printed in (sys.stdout, sys.stderr):
         with contextlib.suppress(ValueError):  # the program has closed it
             printed.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(code or 0)
 
 
