@@ -41,8 +41,11 @@ MAY_DIFFER = (
     "_TYPER_",
 )  # fmt: skip
 """Variables that no module of the light server reads when it is imported."""
-SET_HERE = ("GLOO_", "GRPC_VERBOSITY", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY", "QT_")
-"""Variables that cv2, insightface and ranks set in the process of the tests. A command sets its own."""
+SET_HERE = (
+    "GLOO_", "GRPC_VERBOSITY", "LD_LIBRARY_PATH", "NO_ALBUMENTATIONS_UPDATE", "ORT_DISABLE_TELEMETRY", "QT_",
+    "RAY_AUTH_TOKEN_PATH", "TORCHINDUCTOR_CACHE_DIR",
+)  # fmt: skip
+"""Variables that the engine and libraries set in the process of the tests. A command sets its own."""
 HEAVY = ("torch", "ray", "diffusers", "transformers", "numpy")
 """Packages that the light server has not imported."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.helpers.campaigns import tree
-from tests.helpers.fork_server import HEAVY, INTERPRETER, Fork, NoFork
+from tests.helpers.fork_server import HEAVY, INTERPRETER, PYTHON, Fork, NoFork
 
 COMMAND = [INTERPRETER, "-m", "lynx_parallel.cli"]
 WITHIN_S = 120.0
@@ -18,7 +18,8 @@ WITHIN_S = 120.0
 
 # Runs the module as `python -m` does and says at the end which heavy packages it has imported.
 WATCHED = f"""\
-import atexit, runpy, sys
+import atexit, os, runpy, sys
+sys.executable = os.environ.get("{PYTHON}", sys.executable)
 atexit.register(lambda: open("imported", "w").write(" ".join(m for m in {HEAVY} if m in sys.modules)))
 sys.path.insert(0, "")
 runpy.run_module("lynx_parallel.cli.__main__", run_name="__main__", alter_sys=True)
