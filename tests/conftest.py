@@ -20,7 +20,6 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.helpers.fork_server import SESSION, python
 from tests.helpers.repository import REPOSITORY
 
 MARKERS = {
@@ -68,7 +67,7 @@ def _set_environment() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard >= 0 else 4096, hard))
     own = ("LYNX_", "RAY_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "XDG_", "IMAGEIO_", "NCCL_", "GLOO_", "TORCH")
     for name in [name for name in os.environ if name.startswith(own)]:
-        if name not in ("LYNX_GPU_DRY_RUN", SESSION):
+        if name != "LYNX_GPU_DRY_RUN":
             del os.environ[name]
     for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "PYTHONSAFEPATH", "LC_ALL"):
         os.environ.pop(name, None)
@@ -82,12 +81,6 @@ _set_environment()
 settings.register_profile("patient", deadline=None)
 settings.register_profile("full", deadline=None, max_examples=400)
 settings.load_profile("patient")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Makes the workers of ``pytest -n`` forks, which have imported torch already."""
-    if popen := [one for one in getattr(config.option, "tx", None) or () if one == "popen"]:
-        config.option.tx = [f"popen//python={python()}"] * len(popen)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,8 +32,6 @@ from tests.helpers.repository import REPOSITORY
 
 MODULES = {"light": "tests.helpers.preloaded_light", "heavy": "tests.helpers.preloaded"}
 INTERPRETER = sys.executable
-SESSION = "LYNX_TEST_SESSION"
-"""Variable with the number of the process that the servers serve, for test workers."""
 PYTHON = "LYNX_TEST_PYTHON"
 """Variable that replaces ``sys.executable`` in a fork, see ``python``."""
 MAY_DIFFER = (
@@ -145,18 +143,12 @@ def fast_children() -> Iterator[None]:
         yield
 
 
-def start_session() -> tuple[int, Path]:
-    """Returns the process with which the servers end, and their folder. The first call makes this process that one."""
-    session = int(os.environ.setdefault(SESSION, str(os.getpid())))
-    folder = Path(f"/tmp/lynx-forks-{os.getuid()}-{session}")  # short, for the limit on socket paths
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return session, folder
-
-
 @cache
 def _address(server: str) -> Path:
     """Returns the socket of a server that runs. The first test worker that needs it starts it."""
-    session, folder = start_session()
+    session = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    folder = Path(f"/tmp/lynx-forks-{os.getuid()}-{session}")  # short, for the limit on socket paths
+    folder.mkdir(mode=0o700, exist_ok=True)
     address = folder / server
     with _locked(folder):
         if not address.exists():
