@@ -33,9 +33,9 @@ def pages() -> dict[str, str]:
 def cli_page() -> str:
     import typer
 
-    from lynx_parallel.cli import app
+    from lynx_parallel.cli.entry import command_group
 
-    group: Any = typer.main.get_command(app)
+    group = command_group()
     parts = [
         f"# Commands and options\n\n{NOTE}\n\nThis page is for people who look up an option. `lynx-render COMMAND "
         "--help` prints the same.\n\n`lynx-render MANIFEST` is short for `lynx-render render MANIFEST`."

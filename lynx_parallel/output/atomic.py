@@ -156,7 +156,7 @@ def try_publishing(folder: Path, content: bytes = b"probe") -> None:
 
 
 def left_probes(folder: Path) -> list[Path]:
-    """Returns the files of ``try_publishing`` that killed processes have left in a folder.
+    """Returns the probes that killed processes have left in a folder, see ``try_publishing`` and ``Output.probe``.
 
     Younger ones may be in use: a driver makes one before it takes the lock of its output folder.
     """

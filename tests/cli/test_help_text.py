@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 
-from lynx_parallel.cli import app
-from lynx_parallel.cli.entry import COMMANDS
+from lynx_parallel.cli.entry import COMMANDS, command_group
 from lynx_parallel.cli.help_text import GROUPS, Group
 from lynx_parallel.cli.usage import completed
 from tests.helpers.light_command import light
 
-GROUP: Any = typer.main.get_command(app)
+GROUP = command_group()
 NAMES = list(GROUP.commands)
 OF_GROUPS = {typer.main.get_command_name(one.__name__): group for group, some in COMMANDS.items() for one in some}
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-import typer.main
 import yaml
 
-from lynx_parallel.cli import app
+from lynx_parallel.cli.entry import command_group
 from tests.helpers.documents import blocks
 from tests.helpers.repository import REPOSITORY
 
@@ -94,7 +93,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_every_command_line_parses() -> None:
-    group: Any = typer.main.get_command(app)
+    group = command_group()
     lines = list(command_lines())
     assert len(lines) >= 7
     assert {where.split(":")[0] for where, _ in lines} == {"rayjob.yaml", "slurm.sh", *PAGES}

@@ -27,14 +27,13 @@ def test_the_pages_are_up_to_date(generate: ModuleType) -> None:
 
 
 def test_every_command_option_and_key_is_there(generate: ModuleType) -> None:
-    import typer
 
-    from lynx_parallel.cli import app
+    from lynx_parallel.cli.entry import command_group
     from lynx_parallel.inputs.entries import ManifestFile
     from lynx_parallel.inputs.sampling import Sampling
 
     pages = generate.pages()
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in command_group().commands.items():
         section = pages["cli.md"].partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         for parameter in command.params:
             if parameter.param_type_name == "option":

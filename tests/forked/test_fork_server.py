@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import subprocess
 import pytest
 
 from tests.helpers.command import wait_for
-from tests.helpers.fork_server import python
+from tests.helpers.fork_server import _address, python
 from tests.helpers.ray_head import free_ports
 
 
@@ -46,6 +47,16 @@ def test_signals_reach_the_process(number: signal.Signals) -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.wait(60) == 128 + number
+
+
+def test_a_client_that_dies_ends_no_server() -> None:
+    request = pickle.dumps((["-c", "pass"], "/", dict(os.environ)))
+    size = len(request).to_bytes(4, "big")
+    for sent in (b"", size, size + request[:9], size + request):
+        with socket.socket(socket.AF_UNIX) as connection, open(os.devnull) as nothing:
+            connection.connect(str(_address("heavy")))
+            socket.send_fds(connection, [sent], [nothing.fileno()] * 3)
+    assert format_json("1").stdout == "1\n"
 
 
 def test_the_process_ends_with_its_stand_in() -> None:

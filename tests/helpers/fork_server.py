@@ -71,9 +71,13 @@ class Fork:
     """A process of a server. It dies with the process that has started it.
 
     Args:
+        server: ``light`` or ``heavy``.
         what: arguments for Python, ``-m MODULE ...``, ``-c CODE ...`` or ``FILE ...``, or a function of a module's top
             level and its arguments.
-        streams: files or descriptors for stdin, stdout and stderr.
+        streams: descriptors for stdin, stdout and stderr.
+
+    Raises:
+        NoFork: it must be a process of its own.
     """
 
     def __init__(
@@ -197,17 +201,23 @@ class _Server:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        size, streams, _, _ = socket.recv_fds(connection, 4, 3)
-        request = connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
-        if not request:
+        header, streams, _, _ = socket.recv_fds(connection, 4, 3)
+        size = int.from_bytes(header, "big")
+        request = connection.recv(size, socket.MSG_WAITALL)
+        if request and len(request) == size:  # its client lives
+            self._answer(connection, request, streams)
+        else:
             connection.close()
-            return
+        for stream in streams:
+            os.close(stream)
+
+    def _answer(self, connection: socket.socket, request: bytes, streams: list[int]) -> None:
         what, cwd, environment = pickle.loads(request)
         if self._environment is not None and not _same(self._environment, environment):
-            connection.sendall(bytes(4))
+            _send(connection, 0)
             connection.close()
         elif pid := os.fork():
-            connection.sendall(struct.pack(">i", pid))
+            _send(connection, pid)
             ended = os.pidfd_open(pid)
             self._selector.register(ended, selectors.EVENT_READ, partial(self._end, pid, ended, connection))
             self._selector.register(connection, selectors.EVENT_READ, _Signals(pid, connection, self._selector))
@@ -216,8 +226,6 @@ class _Server:
             for key in self._selector.get_map().values():
                 os.close(key.fd)
             _run(what, cwd, environment, streams)
-        for stream in streams:
-            os.close(stream)
 
     def _end(self, pid: int, ended: int, connection: socket.socket) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -225,8 +233,7 @@ class _Server:
         os.close(ended)
         if connection in self._selector.get_map():
             self._selector.unregister(connection)
-        with contextlib.suppress(OSError):  # who has started it has ended
-            connection.sendall(struct.pack(">i", code))
+        _send(connection, code)
         connection.close()
 
 
@@ -252,6 +259,11 @@ class _Signals:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
+
+
+def _send(connection: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # its client has ended
+        connection.sendall(struct.pack(">i", number))
 
 
 def _same(environment: Mapping[str, str], other: Mapping[str, str]) -> bool:
