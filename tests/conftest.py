@@ -73,6 +73,8 @@ def _set_environment() -> None:
         os.environ.pop(name, None)
     # Idle OpenMP threads must not spin: other tests need the cores.
     os.environ |= {"LANG": "C.UTF-8", "TERM": "xterm", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    # glibc then asks for huge pages: the many tensors of a test otherwise fault in a page at a time.
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.environ.setdefault("PATH", os.defpath)
 
 

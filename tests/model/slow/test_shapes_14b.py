@@ -8,8 +8,6 @@ documented sizes give.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -48,10 +46,9 @@ def adapters(request: pytest.FixtureRequest, pairings: dict[str, Adapters]) -> A
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Emptied afterwards: sparse files take no room here, but a copy of the folder would."""
-    yield tmp_path
-    shutil.rmtree(tmp_path)
+def folder(fast_disk: Path) -> Path:
+    """For sparse files, which take no room. Of a file on a disk, the kernel reads megabytes ahead for each tensor."""
+    return fast_disk
 
 
 def base_sources(base: Path) -> dict[str, checkpoints.Source]:
