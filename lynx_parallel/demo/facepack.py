@@ -13,6 +13,7 @@ Bytes are the same on every machine, as in ``demo.checkpoint``.
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,4 +179,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # the imports make a million objects that stay, and no garbage
     main(sys.argv[1:])

@@ -80,21 +80,21 @@ def test_an_output_folder(folder: Path) -> None:
 
 
 def test_a_second_call_scores_nothing_again(folder: Path) -> None:
-    first = light("score", "m.yaml", "--json", cwd=folder)
+    first = light("score", "m.yaml", "--jobs", "1", "--json", cwd=folder)
     times = {path: path.stat().st_mtime_ns for path in (folder / "out" / ".lynx" / "scores").rglob("*.json")}
     assert len(times) == 3
-    second = light("score", "m.yaml", "--json", cwd=folder)
+    second = light("score", "m.yaml", "--jobs", "1", "--json", cwd=folder)
     assert json.loads(second.stdout) == json.loads(first.stdout)
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    light("score", "m.yaml", "--again", "--only", "ada/walk", cwd=folder)
+    light("score", "m.yaml", "--jobs", "1", "--again", "--only", "ada/walk", cwd=folder)
     again = {path.name for path in times if path.stat().st_mtime_ns != times[path]}
     assert again == {"walk-t01.json"}
 
 
 def test_a_new_picture_needs_new_scores(folder: Path) -> None:
-    light("score", "m.yaml", cwd=folder)
+    light("score", "m.yaml", "--jobs", "1", cwd=folder)
     save(person(1), folder / "faces" / "ada.png")
-    done = light("score", "m.yaml", "--csv", "s.csv", cwd=folder)
+    done = light("score", "m.yaml", "--jobs", "1", "--csv", "s.csv", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert float(rows(folder / "s.csv")["ada/walk-t01"]["mean"]) < 0.4
 
@@ -103,7 +103,7 @@ def test_a_damaged_video_is_not_scored(folder: Path) -> None:
     (folder / "out" / "ada" / "walk-t01.mp4").write_bytes(
         b"x" * (folder / "out" / "ada" / "walk-t01.mp4").stat().st_size
     )
-    done = light("score", "m.yaml", cwd=folder)
+    done = light("score", "m.yaml", "--jobs", "1", cwd=folder)
     assert done.returncode == 1
     assert "ada/walk-t01: not scored: its video is damaged" in done.stdout
 

@@ -64,7 +64,7 @@ def folder(tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_scorer_of_another_package(folder: Path) -> None:
-    done = light("score", "m.yaml", cwd=folder)
+    done = light("score", "m.yaml", "--jobs", "1", cwd=folder)
     assert done.returncode == 1
     assert "ada/walk-t01: length: 30.000" in done.stdout
     assert "ada/walk-t01-fast: not scored: RuntimeError: too fast" in done.stdout

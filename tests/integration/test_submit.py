@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lynx_parallel.output.run_status import read_status
 from tests.helpers.command import COMMAND, ONE_RANK, PATIENCE_S, ranks_of, sidecars, steps, wait_for
 from tests.helpers.demo_output import NAMES, digests
 from tests.helpers.listeners import is_loopback, listeners
@@ -21,6 +22,11 @@ from tests.helpers.ray_head import RAY, Head, ray_head
 def head(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with ray_head(tmp_path_factory.mktemp("home"), dashboard=True) as head:
         yield head
+
+
+def status_of(output: Path) -> str | None:
+    status = read_status(output / ".lynx" / "status.json")
+    return status.state if status else None
 
 
 def submission(job: str, *arguments: str) -> list[str]:
@@ -83,21 +89,25 @@ def test_bad_input_is_1_for_the_submitter_and_2_for_the_job(head: Head, tmp_path
 
 def test_a_stopped_job_is_resumed(head: Head, campaign: Path, tmp_path: Path) -> None:
     output, working = tmp_path / "renders" / "demo", campaign.parent
-    settings = ("demo.yaml", *ONE_RANK, "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=150")
+    settings = ("demo.yaml", *ONE_RANK, "--only", "astronaut/beach", "--set", "sampling.num_inference_steps=60")
     settings += ("--set", f"output={output}")
     submitter = head.start(*submission("stopped", *settings), cwd=working)
     wait_for(lambda: len(steps(output, 1)) >= 5, "rendering")
     ranks = ranks_of(head.process.pid)
     assert len(ranks) == 1
+    ranks[0].suspend()  # it would perhaps make its last step before the job is asked to stop
 
-    code, printed = head.job("stop", "stopped", cwd=working)
-    assert code == 0, printed
+    stop = head.start("stop", "stopped", cwd=working)
+    wait_for(lambda: status_of(output) == "stopping", "the driver stopping")
+    ranks[0].resume()
+    printed, _ = stop.communicate(timeout=PATIENCE_S)
+    assert stop.returncode == 0, printed
     assert head.info("stopped")["status"] == "STOPPED"
     _, alive = psutil.wait_procs(ranks, timeout=60)
     assert not alive
     printed, _ = submitter.communicate(timeout=PATIENCE_S)
     done = steps(output, 1)[-1]
-    assert f"saved and stopped after step {done} of 150" in printed
+    assert f"saved and stopped after step {done} of 60" in printed
     assert submitter.returncode == 0  # Ray's submitter calls a stopped job no failure
     assert not (output / ".lynx" / "lock").exists()
     assert len(list((output / ".lynx" / "partial").iterdir())) == 1
@@ -106,5 +116,5 @@ def test_a_stopped_job_is_resumed(head: Head, campaign: Path, tmp_path: Path) ->
     code, printed = head.job(*submission("resumed", *settings), cwd=working)
     assert code == 0, printed
     assert "1 rendered" in printed
-    assert steps(output, 2) == list(range(done + 1, 151))
+    assert steps(output, 2) == list(range(done + 1, 61))
     assert not list((output / ".lynx" / "partial").iterdir())
