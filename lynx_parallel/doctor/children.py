@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -124,7 +124,11 @@ def ask_together(
 
     with ThreadPoolExecutor(len(questions)) as pool:
         try:
-            return list(pool.map(one, questions))
+            futures = [pool.submit(one, question) for question in questions]
+            # Python handles a signal that comes just before an endless wait only after that wait.
+            while wait(futures, _POLL_S).not_done:
+                pass
+            return [future.result() for future in futures]
         except BaseException:
             stop.set()
             raise

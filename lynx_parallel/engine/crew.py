@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 
 from lynx_parallel.inputs.cards import local_gpus
 
+_POLL_S = 0.1
 GRACE_S = 5.0
 """Seconds that a child process has to end after SIGTERM, before it is killed."""
 _T = TypeVar("_T")
@@ -108,8 +109,14 @@ class Crew:
             thread = threading.Thread(target=run, args=(place,), daemon=True)
             self._threads.append(thread)
             thread.start()
-        for _ in range(total):
-            task, result = results.get()
+        ended = 0
+        while ended < total:
+            try:
+                # Python handles a signal that comes just before an endless wait only after that wait.
+                task, result = results.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            ended += 1
             if isinstance(result, BaseException):
                 raise result
             yield task, result
