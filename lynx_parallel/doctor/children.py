@@ -125,10 +125,13 @@ def ask_together(
     with ThreadPoolExecutor(len(questions)) as pool:
         try:
             futures = [pool.submit(one, question) for question in questions]
-            # Python handles a signal that comes just before an endless wait only after that wait.
-            while wait(futures, _POLL_S).not_done:
-                pass
-            return [future.result() for future in futures]
+            answers = []
+            for future in futures:
+                # Python handles a signal that comes just before an endless wait only after that wait.
+                while wait([future], _POLL_S).not_done:
+                    pass
+                answers.append(future.result())
+            return answers
         except BaseException:
             stop.set()
             raise

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 from lynx_parallel.inputs.cards import local_gpus
 
 _POLL_S = 0.1
+"""Seconds between two looks for a signal, while the main thread waits for a result."""
 GRACE_S = 5.0
 """Seconds that a child process has to end after SIGTERM, before it is killed."""
 _T = TypeVar("_T")

@@ -27,7 +27,6 @@ def test_the_pages_are_up_to_date(generate: ModuleType) -> None:
 
 
 def test_every_command_option_and_key_is_there(generate: ModuleType) -> None:
-
     from lynx_parallel.cli.entry import command_group
     from lynx_parallel.inputs.entries import ManifestFile
     from lynx_parallel.inputs.sampling import Sampling
